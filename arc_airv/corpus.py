@@ -1,0 +1,221 @@
+"""Training examples: which tasks a model learns from, and the endless stream of their views.
+
+A `Source` is a named, weighted set of tasks, each a bag of known pairs. The stream draws a task,
+some of its pairs and an augmentation, fresh every time; it knows nothing of models or optimizers.
+Solutions of evaluation test pairs never enter: `demonstrations` drops all test pairs.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arc_airv.augment import sample_augmentations
+from arc_airv.grids import parse_grid
+from arc_airv.prompts import PromptFormat
+from arc_airv.tasks import Pair, Task
+
+IGNORED = -100  # the label that a loss passes over (PyTorch's convention)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named set of tasks as bags of known pairs, drawn with a relative weight."""
+
+    name: str
+    pairs: dict[str, list[Pair]]
+    weight: float = 1.0
+
+
+def all_pairs(tasks: dict[str, Task]) -> dict[str, list[Pair]]:
+    """Every known pair of each task, test pairs too: for training tasks only."""
+    return {
+        task_id: [pair for pair in (*task.train, *task.test) if pair.output is not None]
+        for task_id, task in tasks.items()
+    }
+
+
+def demonstrations(tasks: dict[str, Task]) -> dict[str, list[Pair]]:
+    """The demonstration pairs of each task: all that may be learnt from a task to be answered."""
+    return {task_id: list(task.train) for task_id, task in tasks.items()}
+
+
+def load_pairs(path: str | Path) -> dict[str, list[Pair]]:
+    """Read extra pairs: JSON lines of ``{"task_id", "pairs": [["012|345", "0|1"], ...]}``.
+
+    Raises
+    ------
+    ValueError
+        If a line is malformed; the message names the file and the line.
+    """
+    opener = gzip.open if str(path).endswith(".gz") else open
+    bags: dict[str, list[Pair]] = {}
+    with opener(path, "rt") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+                pairs = [Pair(parse_grid(i), parse_grid(o)) for i, o in row["pairs"]]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}: line {number}: {error}") from None
+            bags.setdefault(row["task_id"], []).extend(pairs)
+    return bags
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tokenized training example; both tuples have one entry a token."""
+
+    token_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+class ExampleStream:
+    """An endless, seeded stream of training examples.
+
+    Parameters
+    ----------
+    sources : list of Source
+        Tasks with fewer than two pairs that fit are left out.
+    prompt_format : PromptFormat
+    tokenizer : Hugging Face tokenizer
+    max_tokens : int
+        Longest example; pairs are drawn so that it holds.
+    seed : int
+        Example number `i` depends only on the seed and `i`, so a stream resumes at any position.
+    """
+
+    def __init__(
+        self,
+        sources: list[Source],
+        prompt_format: PromptFormat,
+        tokenizer: Any,
+        *,
+        max_tokens: int,
+        seed: int = 0,
+    ) -> None:
+        self.format = prompt_format
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.seed = seed
+        self.bags: list[list[tuple[str, list[Pair]]]] = []
+        for source in sources:
+            bags = [
+                (task_id, [pair for pair in pairs if self._cost(pair) <= max_tokens / 2])
+                for task_id, pairs in source.pairs.items()
+            ]
+            bags = [
+                (task_id, pairs)
+                for task_id, pairs in bags
+                if sum(sorted(map(self._cost, pairs))[:2]) <= max_tokens and len(pairs) > 1
+            ]
+            if not bags:
+                raise ValueError(f"source {source.name}: no two pairs within {max_tokens} tokens")
+            self.bags.append(bags)
+        weights = np.array([source.weight for source in sources], dtype=float)
+        self.weights = weights / weights.sum()
+
+    def __getitem__(self, i: int) -> Example:
+        rng = np.random.default_rng([self.seed, i])
+        while True:
+            bags = self.bags[rng.choice(len(self.bags), p=self.weights)]
+            task_id, pairs = bags[rng.integers(len(bags))]
+            chosen = self._draw(pairs, rng)
+            if len(chosen) < 2:
+                continue
+            task = Task(task_id, tuple(chosen[:-1]), (chosen[-1],))
+            # Plan entry 1 is a random augmentation; entry 0 is the identity.
+            plan = sample_augmentations(task, 2, seed=int(rng.integers(2**31)))
+            example = self.encode(plan[rng.random() < 0.95].apply_task(task))
+            if len(example.token_ids) <= self.max_tokens:
+                return example
+
+    def __iter__(self) -> Iterator[Example]:
+        i = 0
+        while True:
+            yield self[i]
+            i += 1
+
+    def encode(self, view: Task) -> Example:
+        """Tokenize one view, with the loss on its answers."""
+        ids: list[int] = []
+        labels: list[int] = []
+        for segment in self.format.training_segments(view, tokenizer=self.tokenizer):
+            tokens = self.tokenizer.encode(segment.text, add_special_tokens=False)
+            ids += tokens
+            labels += tokens if segment.is_answer else [IGNORED] * len(tokens)
+        return Example(tuple(ids), tuple(labels))
+
+    def _draw(self, pairs: list[Pair], rng: np.random.Generator) -> list[Pair]:
+        """Random pairs, at least 3 where there are, within the token limit."""
+        most = rng.integers(min(3, len(pairs)), min(len(pairs), 6) + 1)
+        chosen, total = [], 0
+        for i in rng.permutation(len(pairs)):
+            cost = self._cost(pairs[i])
+            if total + cost <= self.max_tokens:
+                chosen.append(pairs[i])
+                total += cost
+            if len(chosen) == most:
+                break
+        return chosen
+
+    @staticmethod
+    def _cost(pair: Pair) -> int:
+        """Tokens of a pair at one token a cell and a row: exact for the shipped tokenizer."""
+        return sum(grid.size + grid.shape[0] for grid in (pair.input, pair.output)) + 3
+
+
+def make_batches(
+    stream: ExampleStream, *, start: int, batch_tokens: int, bucket: int = 16, window: int = 64
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Length-bucketed batches, in a random order that depends only on the stream.
+
+    Parameters
+    ----------
+    stream : ExampleStream
+    start : int
+        The number of the first example: a value that an earlier batch gave as its position.
+    batch_tokens : int
+        Upper bound of rows x padded length.
+    bucket : int, default 16
+        Lengths are padded to a multiple of this.
+    window : int, default 64
+        How many batches' worth of examples are sorted together.
+
+    Yields
+    ------
+    position : int
+        Where to start again after the whole window of this batch (a window is the unit of resume).
+    token_ids, labels : ndarray of shape (rows, length), dtype int64
+        Padded on the right with 0 and `IGNORED`.
+    """
+    while True:
+        examples, tokens, i = [], 0, start
+        while tokens < window * batch_tokens:
+            examples.append(stream[i])
+            tokens += len(examples[-1].token_ids)
+            i += 1
+        examples.sort(key=lambda e: len(e.token_ids))
+        batches: list[list[Example]] = []
+        rest = examples
+        while rest:
+            length = -(-len(rest[-1].token_ids) // bucket) * bucket
+            rows = max(1, batch_tokens // length)
+            batches.append(rest[-rows:])
+            rest = rest[:-rows]
+        order = np.random.default_rng([stream.seed, start]).permutation(len(batches))
+        for k, b in enumerate(order):
+            batch = batches[b]
+            length = -(-max(len(e.token_ids) for e in batch) // bucket) * bucket
+            ids = np.zeros((len(batch), length), dtype=np.int64)
+            labels = np.full((len(batch), length), IGNORED, dtype=np.int64)
+            for row, example in enumerate(batch):
+                ids[row, : len(example.token_ids)] = example.token_ids
+                labels[row, : len(example.labels)] = example.labels
+            yield (i if k == len(order) - 1 else start), ids, labels
+        start = i
