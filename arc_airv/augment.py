@@ -12,6 +12,8 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import index
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +26,10 @@ SYMMETRIES = tuple((flip, rot90) for flip in (False, True) for rot90 in range(4)
 # nine of ten views (the proportion of the original).
 KEEP_BLACK = 0.9
 
-_KEY = re.compile(r"flip([01])\.rot([0-3])\.colors(\d{10})\.order((?:\d+(?:-\d+)*)?)")
+_INDEX = r"(?:0|[1-9]\d*)"
+_KEY = re.compile(
+    rf"flip([01])\.rot([0-3])\.colors(\d{{10}})\.order((?:{_INDEX}(?:-{_INDEX})*)?)", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,12 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         # Coerced, so that an augmentation that went through JSON or numpy equals its original.
+        if self.flip not in (0, 1):
+            raise ValueError(f"flip must be True or False, got {self.flip!r}")
         object.__setattr__(self, "flip", bool(self.flip))
-        object.__setattr__(self, "rot90", int(self.rot90))
-        object.__setattr__(self, "colors", tuple(int(c) for c in self.colors))
-        object.__setattr__(self, "train_order", tuple(int(i) for i in self.train_order))
+        object.__setattr__(self, "rot90", _integers("rot90", [self.rot90])[0])
+        object.__setattr__(self, "colors", _integers("colors", self.colors))
+        object.__setattr__(self, "train_order", _integers("train_order", self.train_order))
         if self.rot90 not in range(4):
             raise ValueError(f"rot90 must be 0, 1, 2 or 3, got {self.rot90}")
         if sorted(self.colors) != list(IDENTITY_COLORS):
@@ -97,7 +104,7 @@ class Augmentation:
         ValueError
             If `key` is not the key of an augmentation.
         """
-        match = _KEY.fullmatch(key)
+        match = _KEY.fullmatch(key) if isinstance(key, str) else None
         if match is None:
             raise ValueError(
                 f"not the key of an augmentation: {key!r} (one looks like {Augmentation()})"
@@ -216,6 +223,13 @@ def _plan(
                         break
                 seen.add(augmentation)
                 yield augmentation
+
+
+def _integers(name: str, values: Any) -> tuple[int, ...]:
+    try:
+        return tuple(int(v) if isinstance(v, str) else index(v) for v in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must hold integers, got {values!r}") from None
 
 
 def _sample_colors(rng: random.Random) -> tuple[int, ...]:

@@ -53,7 +53,12 @@ def as_grid(values: Any, *, name: str = "grid") -> Grid:
         widths = sorted({len(row) for row in values})
         if len(widths) > 1:
             raise ValueError(f"{name} is ragged: its rows have {widths} cells")
-    array = np.asarray(values)
+        if any(bool in map(type, row) for row in values):  # numpy would make 0 and 1 of them
+            raise ValueError(f"{name} must hold integers 0-9, got {_short(values)}")
+    try:
+        array = np.asarray(values)
+    except ValueError:  # numpy's message names neither the grid nor the cell
+        raise ValueError(f"{name} must hold integers 0-9, got {_short(values)}") from None
     if array.ndim != 2:
         raise ValueError(f"{name} must have 2 dimensions, got shape {array.shape}")
     if not np.issubdtype(array.dtype, np.integer):

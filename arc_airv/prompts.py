@@ -169,7 +169,10 @@ class PromptFormat:
         The plain template also takes the loss on every demonstration after the first: each is a
         question whose context is the demonstrations before it.
         """
-        answer = self.render_answer(view.test[test_index].output)
+        output = view.test[test_index].output
+        if output is None:
+            raise ValueError(f"task {view.task_id}: test output {test_index} is hidden")
+        answer = self.render_answer(output)
         prompt = self.render(view, test_index, tokenizer=tokenizer)
         if isinstance(self.template, ChatTemplate):
             return [Segment(prompt, False), Segment(answer, True)]
@@ -182,7 +185,7 @@ class PromptFormat:
         return [*segments, Segment(prompt, False), Segment(answer, True)]
 
     def render_answer(self, grid: Grid) -> str:
-        """The reply that a perfect model would give: what a continuation is scored or trained on."""
+        """The reply of a perfect model: what a continuation is scored or trained on."""
         answer = self.encoder.encode(grid)
         if isinstance(self.template, PlainTemplate):
             return answer + self.template.end_mark
@@ -251,9 +254,11 @@ class PromptFormat:
         """
         if not isinstance(content, dict) or set(content) != {"encoder", "template"}:
             raise ValueError(f"a prompt format has 'encoder' and 'template', got {content!r}")
+        if not isinstance(content["template"], dict):
+            raise ValueError(f"a template is an object, got {content['template']!r}")
         options = dict(content["template"])
         name = options.pop("name", None)
-        if name not in TEMPLATES:
+        if not isinstance(name, str) or name not in TEMPLATES:
             raise ValueError(f"unknown template {name!r}; known are {sorted(TEMPLATES)}")
         try:
             template = TEMPLATES[name](**options)
@@ -264,7 +269,8 @@ class PromptFormat:
     def save(self, folder: str | Path) -> Path:
         """Write ``prompt_format.json`` into a model folder."""
         path = Path(folder) / FORMAT_FILE
-        path.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        content = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        path.write_text(content, encoding="utf-8")
         return path
 
     @classmethod
@@ -280,7 +286,7 @@ class PromptFormat:
         if not path.is_file():
             return None
         try:
-            return cls.from_dict(json.loads(path.read_text()))
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from None
 

@@ -1,0 +1,11 @@
+"""Engines: what turns prompts into replies.
+
+`VllmEngine` is the main one, on CUDA and on CPU; `TransformersEngine` serves where vLLM cannot run.
+They share one contract (`Engine`), and heavy libraries are imported when an engine is made.
+"""
+
+from arc_airv.engines.base import Completion, Engine, Sampling
+from arc_airv.engines.transformers import TransformersEngine
+from arc_airv.engines.vllm import VllmEngine
+
+__all__ = ["Completion", "Engine", "Sampling", "TransformersEngine", "VllmEngine"]

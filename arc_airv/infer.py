@@ -1,0 +1,388 @@
+"""Inference: ask an engine for N predictions of every test output, and store them.
+
+The jobs come from the plan of augmentations, so a run is the same whenever it is started again: what
+the store holds is skipped, what is missing is asked. Prompts are rendered as the engine takes them
+and predictions are on disk about a second after they finish, however many there are.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import arc_airv
+from arc_airv.augment import Augmentation
+from arc_airv.encoders import PROMPT_TOO_LONG
+from arc_airv.engines.base import Completion, Engine, Request, Sampling
+from arc_airv.grids import format_grid
+from arc_airv.prompts import PlainTemplate, PromptFormat
+from arc_airv.questions import Job, Question, Renderer, plan_jobs
+from arc_airv.records import Prediction, PredictionStore
+from arc_airv.tasks import Task
+
+BATCHING = ("prompt", "task", "all")
+ROUND = 8  # views of every output that come before the next ones of any: one of each symmetry
+FLUSH_SECONDS = 1.0  # longest time that finished predictions wait in memory
+CHUNK = 512  # prompts a call, for an engine that only has `generate`
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What `generate_predictions` did.
+
+    Attributes
+    ----------
+    n_asked : int
+        Predictions that the store should hold.
+    n_stored : int
+        Predictions of these that it holds now.
+    n_new : int
+        Predictions made by this call.
+    seconds : float
+        Wall-clock time of this call.
+    engine_seconds : float
+        The part of it spent waiting for the engine.
+    stopped : {"done", "deadline"}
+    """
+
+    n_asked: int
+    n_stored: int
+    n_new: int
+    seconds: float
+    engine_seconds: float
+    stopped: str
+
+
+def generate_predictions(
+    tasks: dict[str, Task],
+    engine: Engine,
+    *,
+    n_predictions: int,
+    seed: int,
+    store: str | Path,
+    batching: str = "all",
+    deadline: float | None = None,
+    sampling: Sampling | None = None,
+    prompt_format: PromptFormat | None = None,
+    geometric: bool = True,
+    colors: bool = True,
+    train_order: bool = True,
+    drop_demonstrations: bool = False,
+    progress: bool = True,
+) -> RunSummary:
+    """Fill a store with `n_predictions` of every test output of every task.
+
+    Parameters
+    ----------
+    tasks : dict of str to Task
+    engine : Engine
+    n_predictions : int
+        For each test output; a positive multiple of ``sampling.n``.
+    seed : int
+        Of the augmentations, and of the sampling where the temperature is above 0.
+    store : str or Path
+        ``<name>.jsonl``. If it exists, the run goes on: nothing is repeated, and a larger
+        `n_predictions` or more tasks extend it.
+    batching : {"all", "task", "prompt"}, default "all"
+        What the engine gets at once: everything, the prompts of one task, or one prompt (the
+        baseline to measure against).
+    deadline : float, optional
+        Moment (``time.time()`` seconds) at which to stop cleanly. Every output gets its first
+        eight views before any gets its ninth.
+    sampling : Sampling, optional
+        Greedy by default. Its `max_tokens` is set for each prompt: a reply may take what an
+        output of the task can need.
+    prompt_format : PromptFormat, optional
+        By default the one that the model folder carries; another one is a warning.
+    geometric, colors, train_order : bool, default True
+        Kinds of augmentation, see `arc_airv.augment.sample_augmentations`.
+    drop_demonstrations : bool, default False
+        Drop the last demonstrations of a view, one at a time, until its prompt fits; at least
+        one stays. Otherwise, or if that is not enough, its predictions are "prompt_too_long".
+    progress : bool, default True
+        Show a progress bar, if tqdm is installed.
+
+    Returns
+    -------
+    RunSummary
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range, or the store was made with other settings.
+    RuntimeError
+        If another process is writing the store.
+    """
+    start = time.monotonic()
+    sampling = sampling or Sampling()
+    if batching not in BATCHING:
+        raise ValueError(f"batching must be one of {BATCHING}, got {batching!r}")
+    if n_predictions < 1 or n_predictions % sampling.n:
+        raise ValueError(
+            f"n_predictions must be a positive multiple of sampling.n = {sampling.n}, "
+            f"got {n_predictions}"
+        )
+    prompt_format = _choose_format(engine, prompt_format)
+    renderer = Renderer(
+        engine, prompt_format, sampling, seed=seed, drop_demonstrations=drop_demonstrations
+    )
+    plan = {"seed": seed, "geometric": geometric, "colors": colors, "train_order": train_order}
+    jobs = plan_jobs(tasks, n_predictions // sampling.n, sampling.n, **plan)
+    run = {
+        "settings": {
+            "model": Path(getattr(engine, "model", type(engine).__name__)).name,
+            "prompt_format": prompt_format.to_dict(),
+            "sampling": {k: v for k, v in asdict(sampling).items() if k != "max_tokens"},
+            "plan": plan,
+            "drop_demonstrations": drop_demonstrations,
+        },
+        "n_predictions": n_predictions,
+        "n_tasks": len(tasks),
+        "batching": batching,
+        "engine": engine.describe() if hasattr(engine, "describe") else type(engine).__name__,
+        "arc_airv": arc_airv.__version__,
+        "python": platform.python_version(),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    with PredictionStore(store, run) as opened:
+        stored = opened.prompt_hashes
+        todo = [job for job in jobs if any(key not in stored for key in job.keys(sampling.n))]
+        todo = _longest_first(todo, _lengths(jobs, renderer, stored), batching)
+        before = len(stored)
+        n_asked = len(jobs) * sampling.n
+        with _progress_bar(n_asked, n_asked - len(todo) * sampling.n, progress) as bar:
+            loop = _Loop(engine, renderer, opened, bar, deadline)
+            stopped = "done" if all(map(loop.run, _groups(todo, batching))) else "deadline"
+        return RunSummary(
+            n_asked=n_asked,
+            n_stored=sum(key in stored for job in jobs for key in job.keys(sampling.n)),
+            n_new=len(stored) - before,
+            seconds=time.monotonic() - start,
+            engine_seconds=loop.engine_seconds,
+            stopped=stopped,
+        )
+
+
+class _Loop:
+    """Sends groups of jobs to the engine and stores what comes back, until the deadline."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        renderer: Renderer,
+        store: PredictionStore,
+        bar: Any,
+        deadline: float | None,
+    ) -> None:
+        self.engine = engine
+        self.renderer = renderer
+        self.store = store
+        self.bar = bar
+        self.deadline = deadline
+        self.engine_seconds = 0.0
+        self.finished: list[Prediction] = []
+        self.last_flush = time.monotonic()
+
+    def run(self, jobs: list[Job]) -> bool:
+        """Answer one group of jobs; False if the deadline came first."""
+        sent: list[Question] = []
+        rendering = 0.0
+
+        def requests() -> Iterator[Request]:
+            nonlocal rendering
+            for job in jobs:
+                start = time.monotonic()
+                question = self.renderer.render(job)
+                rendering += time.monotonic() - start
+                if question.fits:
+                    sent.append(question)
+                    yield question.prompt, question.sampling
+                else:
+                    self.finished += _too_long(question)
+
+        start = time.monotonic()
+        try:
+            if self._late():
+                return False
+            with closing(_stream(self.engine, requests())) as stream:
+                for replies in stream:
+                    # The engine's time: since it was asked, less what rendering took of it.
+                    self.engine_seconds += time.monotonic() - start - rendering
+                    for index, completions in replies:
+                        self.finished += _predictions(
+                            sent[index], completions, self.renderer.format
+                        )
+                    if time.monotonic() - self.last_flush >= FLUSH_SECONDS:
+                        self._flush()
+                    if self._late():
+                        return False
+                    start, rendering = time.monotonic(), 0.0
+            return True
+        finally:
+            self._flush()
+
+    def _flush(self) -> None:
+        # A view of several samples may have been stored in part before a kill.
+        new = [p for p in self.finished if p.key not in self.store.prompt_hashes]
+        self.store.append(new)
+        self.bar.update(len(new))
+        self.finished = []
+        self.last_flush = time.monotonic()
+
+    def _late(self) -> bool:
+        return self.deadline is not None and time.time() >= self.deadline
+
+
+def _choose_format(engine: Engine, prompt_format: PromptFormat | None) -> PromptFormat:
+    own = getattr(engine, "prompt_format", None)
+    if prompt_format is None:
+        if own is not None:
+            return own
+        chat = getattr(getattr(engine, "tokenizer", None), "chat_template", None)
+        return PromptFormat() if chat else PromptFormat(template=PlainTemplate())
+    if own is not None and own != prompt_format:
+        warnings.warn(
+            "The model was trained with another prompt format than the one given: it will answer "
+            f"worse. Its own: {own.to_dict()}; given: {prompt_format.to_dict()}",
+            stacklevel=3,
+        )
+    return prompt_format
+
+
+def _lengths(
+    jobs: list[Job], renderer: Renderer, stored: dict[Any, str]
+) -> dict[tuple[str, int], int]:
+    """Tokens of prompt and reply of each output's first view, which the others are close to.
+
+    Raises
+    ------
+    ValueError
+        If the store's answer to that view was to another prompt.
+    """
+    lengths = {}
+    for job in jobs:
+        if job.view == 0:
+            question = renderer.render(job)
+            key = job.keys(1)[0]
+            if stored.get(key, question.prompt_hash) != question.prompt_hash:
+                raise ValueError(
+                    f"the store answers another prompt for {key}: the task, the tokenizer or the "
+                    "model's context changed since. Use another store."
+                )
+            lengths[key[:2]] = question.n_tokens + question.sampling.max_tokens
+    return lengths
+
+
+def _longest_first(
+    jobs: list[Job], lengths: dict[tuple[str, int], int], batching: str
+) -> list[Job]:
+    """Long jobs first, so that none is left to run alone at the end; by rounds of views."""
+
+    def order(job: Job) -> tuple:
+        length = lengths[job.task.task_id, job.test_index]
+        if batching == "task":
+            return -length, job.task.task_id, job.test_index, job.view
+        return job.view // ROUND, -length, job.task.task_id, job.test_index, job.view
+
+    return sorted(jobs, key=order)
+
+
+def _groups(jobs: list[Job], batching: str) -> Iterable[list[Job]]:
+    if batching == "prompt":
+        return ([job] for job in jobs)
+    if batching == "task":
+        return (list(group) for _, group in groupby(jobs, key=lambda job: job.task.task_id))
+    return [jobs]
+
+
+def _stream(
+    engine: Engine, requests: Iterator[Request]
+) -> Iterator[list[tuple[int, list[Completion]]]]:
+    if hasattr(engine, "stream"):
+        yield from engine.stream(requests)
+        return
+    sent = 0
+    while chunk := list(islice(requests, CHUNK)):
+        prompts = [prompt for prompt, _ in chunk]
+        widest = max((sampling for _, sampling in chunk), key=lambda s: s.max_tokens)
+        yield list(enumerate(engine.generate(prompts, widest), start=sent))
+        sent += len(chunk)
+
+
+def _predictions(
+    question: Question, completions: list[Completion], prompt_format: PromptFormat
+) -> list[Prediction]:
+    """Parse the replies to a question and revert their grids to the original frame."""
+    augmentation = Augmentation.parse(question.job.augmentation)
+    predictions = []
+    for sample, completion in enumerate(completions):
+        grid, status = prompt_format.parse(completion.text, completion.finish_reason)
+        predictions.append(
+            _prediction(
+                question,
+                sample,
+                grid=None if grid is None else format_grid(augmentation.revert_grid(grid)),
+                status=status,
+                text=completion.text,
+                cumulative_logprob=completion.cumulative_logprob,
+                n_tokens=completion.n_tokens,
+                finish_reason=completion.finish_reason,
+            )
+        )
+    return predictions
+
+
+def _too_long(question: Question) -> list[Prediction]:
+    return [
+        _prediction(
+            question,
+            sample,
+            grid=None,
+            status=PROMPT_TOO_LONG,
+            text=None,
+            cumulative_logprob=None,
+            n_tokens=0,
+            finish_reason=None,
+        )
+        for sample in range(question.sampling.n)
+    ]
+
+
+def _prediction(question: Question, sample: int, **reply: Any) -> Prediction:
+    job = question.job
+    return Prediction(
+        task_id=job.task.task_id,
+        test_index=job.test_index,
+        augmentation=job.augmentation,
+        sample_index=job.first_sample + sample,
+        n_prompt_tokens=question.n_tokens,
+        prompt_hash=question.prompt_hash,
+        n_train=question.n_train,
+        **reply,
+    )
+
+
+def _progress_bar(total: int, done: int, show: bool) -> Any:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        from contextlib import nullcontext
+
+        return nullcontext(_NoBar())
+    # A committed notebook keeps every refresh of the bar in its log, so few of them.
+    return tqdm(
+        total=total, initial=done, unit="prediction", mininterval=2.0, disable=not show
+    )
+
+
+class _NoBar:
+    def update(self, n: int) -> None:
+        pass

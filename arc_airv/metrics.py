@@ -1,0 +1,342 @@
+"""Metrics of a pool of predictions against the solutions.
+
+Every number is computed per test output, then averaged over *every* output of the data set: an
+output without predictions counts as 0 (as 1 for `unanswered`), it never drops out. Functions of the
+number of predictions use the exact expectation over all subsets where a closed form exists, seeded
+subsamples where none does.
+"""
+
+from __future__ import annotations
+
+from math import comb
+
+import numpy as np
+import pandas as pd
+
+from arc_airv.grids import Grid, format_grid, parse_grid, same_grid
+from arc_airv.tasks import Task
+from arc_airv.vote import POOL, rank_candidates
+
+AVERAGES = ("task", "output")
+# What a single prediction is worth; the value of an invalid one is 0.
+SCORES = ["correct", "correct_size", "correct_pixels", "answered"]
+
+
+def exact_score(target: Grid, prediction: Grid | None) -> float:
+    """1.0 if the grids are equal, else 0.0; None is no grid."""
+    return float(same_grid(target, prediction))
+
+
+def size_score(target: Grid, prediction: Grid | None) -> float:
+    """1.0 if the shapes are equal, else 0.0; None is no grid."""
+    return float(prediction is not None and target.shape == prediction.shape)
+
+
+def pixel_score(target: Grid, prediction: Grid | None) -> float:
+    """Fraction of cells that are equal; 0.0 if the shapes differ; None is no grid.
+
+    Examples
+    --------
+    >>> pixel_score(np.array([[1, 2]]), np.array([[1, 0]]))
+    0.5
+    """
+    return float((target == prediction).mean()) if size_score(target, prediction) else 0.0
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Chance that k of n predictions, drawn without replacement, hold one of the c right ones.
+
+    ``1 - C(n - c, k) / C(n, k)``, the unbiased estimator of Chen et al., "Evaluating Large
+    Language Models Trained on Code", 2021. A k above n counts as n.
+
+    Examples
+    --------
+    >>> pass_at_k(4, 1, 2)
+    0.5
+    """
+    if not 0 <= c <= n or k < 1:
+        raise ValueError(f"need 0 <= c <= n and k >= 1, got n={n}, c={c}, k={k}")
+    if c == 0:
+        return 0.0
+    k = min(k, n)
+    return 1.0 - comb(n - c, k) / comb(n, k)
+
+
+def expected_best(values: np.ndarray, k: int) -> float:
+    """Expected maximum of k of the values, drawn without replacement.
+
+    With the values in ascending order, the i-th (from 1) is the maximum of ``C(i - 1, k - 1)`` of
+    the ``C(n, k)`` subsets. A k above n counts as n; no values give 0.
+
+    Examples
+    --------
+    >>> round(expected_best(np.array([0.0, 0.5, 1.0]), 2), 3)
+    0.833
+    """
+    n = len(values)
+    if n == 0:
+        return 0.0
+    k = min(k, n)
+    ways = np.array([comb(i, k - 1) / comb(n, k) for i in range(n)])
+    return float(np.sort(values) @ ways)
+
+
+def score_predictions(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
+    """Compare every prediction with its solution.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        As `arc_airv.records.read_predictions` gives it.
+    tasks : dict of str to Task
+        With their test outputs.
+
+    Returns
+    -------
+    DataFrame
+        `predictions` with four more columns: correct, correct_size, correct_pixels, answered, all
+        floats in [0, 1]; 0 for an invalid prediction.
+
+    Raises
+    ------
+    ValueError
+        If a prediction is for an output that `tasks` does not have, or a solution is hidden.
+    """
+    targets = _targets(tasks)
+    keys = predictions[[*POOL, "grid"]].drop_duplicates()
+    unknown = set(map(tuple, keys[POOL].drop_duplicates().values.tolist())) - targets.keys()
+    if unknown:
+        raise ValueError(f"predictions for outputs that are not in the tasks: {sorted(unknown)[:5]}")
+    rows = []
+    for task_id, test_index, text in keys.itertuples(index=False):
+        target = targets[task_id, test_index]
+        grid = parse_grid(text) if isinstance(text, str) else None
+        scores = (exact_score, size_score, pixel_score)
+        rows.append([f(target, grid) for f in scores] + [float(grid is not None)])
+    keys[SCORES] = np.array(rows, dtype=float).reshape(-1, len(SCORES))
+    return predictions.drop(columns=SCORES, errors="ignore").merge(
+        keys, on=[*POOL, "grid"], how="left"
+    )
+
+
+def score_outputs(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
+    """The metrics of every test output of every task, from all its N predictions.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    tasks : dict of str to Task
+
+    Returns
+    -------
+    DataFrame
+        One row a test output, in the order of `tasks`: task_id, test_index, n_predictions, and
+        the columns
+
+        accuracy, correct_size, correct_pixels
+            Means over the N predictions.
+        best_correct_size, best_correct_pixels
+            The best of the N.
+        pass_n
+            1 if any is right.
+        unanswered
+            Fraction without a valid grid (1 if there are no predictions).
+        random_2
+            Expected pass of two drawn at random, without replacement.
+        vote_1, vote_2
+            1 if the right grid is among the first 1 or 2 candidates by votes.
+    """
+    scored = score_predictions(predictions, tasks)
+    n = scored.groupby(POOL).size().rename("n_predictions")
+    mean = scored.groupby(POOL)[SCORES].mean()
+    best = scored.groupby(POOL)[SCORES].max()
+    outputs = pd.DataFrame(list(_targets(tasks)), columns=POOL).set_index(POOL)
+    outputs["n_predictions"] = n.reindex(outputs.index).fillna(0).astype(int)
+    mean, best = (frame.reindex(outputs.index).fillna(0.0) for frame in (mean, best))
+    outputs["accuracy"] = mean["correct"]
+    outputs["correct_size"] = mean["correct_size"]
+    outputs["correct_pixels"] = mean["correct_pixels"]
+    outputs["best_correct_size"] = best["correct_size"]
+    outputs["best_correct_pixels"] = best["correct_pixels"]
+    outputs["pass_n"] = best["correct"]
+    outputs["unanswered"] = 1.0 - mean["answered"]
+    n_right = (mean["correct"] * outputs["n_predictions"]).round().astype(int)
+    outputs["random_2"] = [
+        pass_at_k(n, c, 2) for n, c in zip(outputs["n_predictions"], n_right)
+    ]
+    ranked = rank_candidates(predictions)
+    for k in (1, 2):
+        outputs[f"vote_{k}"] = vote_score(ranked, tasks, k=k)
+    return outputs.reset_index()
+
+
+def vote_score(ranked: pd.DataFrame, tasks: dict[str, Task], *, k: int) -> np.ndarray:
+    """Whether each test output has the right grid among its first k candidates.
+
+    Parameters
+    ----------
+    ranked : DataFrame
+        As `arc_airv.vote.rank_candidates` gives it, of any method.
+    tasks : dict of str to Task
+    k : int
+
+    Returns
+    -------
+    ndarray of shape (n_outputs,), dtype float64
+        0.0 or 1.0, in the order of `tasks`.
+    """
+    right = {(task_id, i, format_grid(grid)) for (task_id, i), grid in _targets(tasks).items()}
+    first = ranked[ranked["rank"] <= k]
+    hits = {
+        (task_id, test_index)
+        for task_id, test_index, grid in first[[*POOL, "grid"]].itertuples(index=False)
+        if (task_id, test_index, grid) in right
+    }
+    return np.array([float(key in hits) for key in _targets(tasks)])
+
+
+def average_outputs(outputs: pd.DataFrame, *, average: str = "task") -> pd.Series:
+    """Average the rows of `score_outputs` over the data set.
+
+    Parameters
+    ----------
+    outputs : DataFrame
+    average : {"task", "output"}, default "task"
+        "task": the mean of a task's outputs, then the mean of the tasks (the seed's). "output":
+        the mean of all outputs (Kaggle's).
+
+    Returns
+    -------
+    Series
+        One value a metric, and voting_accuracy = vote_2 / pass_n (NaN if pass_n is 0).
+    """
+    values = outputs.drop(columns=["test_index", "n_predictions"], errors="ignore")
+    values = _weighted_by(values, average).drop(columns="task_id").mean()
+    if "vote_2" in values:
+        pass_n = values["pass_n"]
+        values["voting_accuracy"] = values["vote_2"] / pass_n if pass_n else np.nan
+    return values
+
+
+def evaluate(
+    predictions: pd.DataFrame, tasks: dict[str, Task], *, average: str = "task"
+) -> pd.Series:
+    """Every metric of the predictions, averaged over all tasks; see `score_outputs`.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    tasks : dict of str to Task
+        All tasks of the data set: one without predictions counts as 0.
+    average : {"task", "output"}, default "task"
+
+    Returns
+    -------
+    Series
+    """
+    return average_outputs(score_outputs(predictions, tasks), average=average)
+
+
+def bootstrap_interval(
+    outputs: pd.DataFrame,
+    *,
+    average: str = "task",
+    level: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Percentile bootstrap interval over tasks of every mean in `average_outputs`.
+
+    Tasks are resampled whole, since the outputs of one task are not independent.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by metric, with the columns value, low, high.
+    """
+    columns = outputs.columns.difference(["task_id", "test_index", "n_predictions"], sort=False)
+    by_task = outputs.groupby("task_id")[columns]
+    total, count = by_task.sum().to_numpy(), by_task.size().to_numpy()
+    if average == "task":
+        total, count = total / count[:, None], np.ones_like(count)
+    value = average_outputs(outputs, average=average)[columns]
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(len(count), np.full(len(count), 1 / len(count)), size=n_resamples)
+    means = draws @ total / (draws @ count)[:, None]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return pd.DataFrame({"value": value.to_numpy(), "low": low, "high": high}, index=columns)
+
+
+def metric_curves(
+    predictions: pd.DataFrame,
+    tasks: dict[str, Task],
+    *,
+    n_predictions: list[int] | None = None,
+    average: str = "task",
+    n_subsamples: int = 20,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Metrics against the number of predictions per output.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    tasks : dict of str to Task
+    n_predictions : list of int, optional
+        Where to evaluate; by default 1, 2, 4, ... and the largest pool.
+    average : {"task", "output"}, default "task"
+    n_subsamples : int, default 20
+        Random subsets for vote_1 and vote_2; the other metrics are exact expectations over all
+        subsets (means do not depend on n; `pass_at_k`; `expected_best`).
+    seed : int, default 0
+
+    Returns
+    -------
+    DataFrame
+        Columns metric, n, value, low, high: the interval is a 95% bootstrap over tasks.
+    """
+    scored = score_predictions(predictions, tasks)
+    pools = {key: pool for key, pool in scored.groupby(POOL)}
+    largest = max((len(pool) for pool in pools.values()), default=0)
+    if largest == 0:
+        raise ValueError("no predictions to draw a curve of")
+    if n_predictions is None:
+        n_predictions = sorted({2**i for i in range(largest.bit_length())} | {largest})
+    full = score_outputs(predictions, tasks)
+    empty = scored.iloc[:0]
+    parts = []
+    for n in n_predictions:
+        at_n = full.drop(columns=["random_2", "vote_1", "vote_2"])
+        groups = [pools.get(key, empty) for key in _targets(tasks)]
+        at_n["pass_n"] = [
+            pass_at_k(len(g), int(g["correct"].sum()), n) for g in groups
+        ]
+        for name in ("correct_size", "correct_pixels"):
+            at_n[f"best_{name}"] = [expected_best(g[name].to_numpy(), n) for g in groups]
+        rng = np.random.default_rng([seed, n])
+        votes = np.zeros((2, len(at_n)))
+        subsamples = 1 if n >= largest else n_subsamples
+        for _ in range(subsamples):
+            shuffled = predictions.sample(frac=1.0, random_state=rng)
+            ranked = rank_candidates(shuffled.groupby(POOL).head(n))
+            votes += [vote_score(ranked, tasks, k=k) for k in (1, 2)]
+        at_n["vote_1"], at_n["vote_2"] = votes / subsamples
+        part = bootstrap_interval(at_n, average=average, seed=seed)
+        parts.append(part.rename_axis("metric").reset_index().assign(n=n))
+    return pd.concat(parts, ignore_index=True)[["metric", "n", "value", "low", "high"]]
+
+
+def _targets(tasks: dict[str, Task]) -> dict[tuple[str, int], Grid]:
+    targets = {}
+    for task_id, task in tasks.items():
+        for i, pair in enumerate(task.test):
+            if pair.output is None:
+                raise ValueError(f"task {task_id}: the solution of test output {i} is hidden")
+            targets[task_id, i] = pair.output
+    return targets
+
+
+def _weighted_by(values: pd.DataFrame, average: str) -> pd.DataFrame:
+    if average not in AVERAGES:
+        raise ValueError(f"average must be one of {AVERAGES}, got {average!r}")
+    return values if average == "output" else values.groupby("task_id").mean().reset_index()

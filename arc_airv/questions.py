@@ -1,0 +1,168 @@
+"""Questions: the views that a run asks, in which order, and the prompt of each.
+
+Between the plan of augmentations and the engine: makes the list of jobs, renders a job when it is its
+turn, sizes its reply and sees to it that it fits the model's context.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from arc_airv.augment import Augmentation, sample_augmentations
+from arc_airv.engines.base import Sampling
+from arc_airv.grids import MAX_SIDE, N_COLORS
+from arc_airv.prompts import PromptFormat, max_output_cells
+from arc_airv.tasks import Task
+
+REPLY_SLACK = 8  # tokens of a reply beside its grid: marks, end of text
+
+
+@dataclass(frozen=True)
+class Job:
+    """One view to ask for one test output.
+
+    `view` is its number in the plan of the task; `first_sample` the sample index of its first
+    reply, above 0 only where the plan had to repeat an augmentation.
+    """
+
+    task: Task
+    test_index: int
+    view: int
+    augmentation: str
+    first_sample: int
+
+    def keys(self, n: int) -> list[tuple[str, int, str, int]]:
+        """The keys of its n predictions in a store."""
+        first = self.first_sample
+        return [
+            (self.task.task_id, self.test_index, self.augmentation, s)
+            for s in range(first, first + n)
+        ]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A job, ready to be sent.
+
+    Attributes
+    ----------
+    job : Job
+    prompt : str
+    prompt_hash : str
+    n_tokens : int
+        Of the prompt.
+    n_train : int
+        Demonstrations shown.
+    sampling : Sampling
+        With the reply's own `max_tokens`, seed and stop strings.
+    fits : bool
+        Whether prompt and reply fit the model's context.
+    """
+
+    job: Job
+    prompt: str
+    prompt_hash: str
+    n_tokens: int
+    n_train: int
+    sampling: Sampling
+    fits: bool
+
+
+def plan_jobs(tasks: dict[str, Task], n_views: int, n_samples: int, **plan: Any) -> list[Job]:
+    """The jobs of a run: `n_views` views of every test output.
+
+    Parameters
+    ----------
+    tasks : dict of str to Task
+    n_views, n_samples : int
+        Views of each output, replies to each view.
+    **plan
+        Passed to `arc_airv.augment.sample_augmentations`.
+    """
+    jobs = []
+    for task in tasks.values():
+        seen: dict[str, int] = {}
+        for view, augmentation in enumerate(sample_augmentations(task, n_views, **plan)):
+            key = str(augmentation)
+            first = seen.get(key, 0)
+            seen[key] = first + n_samples
+            jobs += [Job(task, i, view, key, first) for i in range(len(task.test))]
+    return jobs
+
+
+class Renderer:
+    """Turns jobs into questions for one engine.
+
+    Parameters
+    ----------
+    engine : Engine
+        Counts tokens; its `max_model_len`, if it has one, is the context to fit.
+    prompt_format : PromptFormat
+    sampling : Sampling
+    seed : int
+        Base of the sampling seeds, used where the temperature is above 0.
+    drop_demonstrations : bool
+        Drop the last demonstrations of a view until it fits.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        prompt_format: PromptFormat,
+        sampling: Sampling,
+        *,
+        seed: int,
+        drop_demonstrations: bool,
+    ) -> None:
+        self.engine = engine
+        self.format = prompt_format
+        self.seed = seed
+        self.sampling = replace(sampling, stop=(*sampling.stop, *prompt_format.stop))
+        self.drop_demonstrations = drop_demonstrations
+        self.context = getattr(engine, "max_model_len", None) or float("inf")
+        self.reply_tokens = lru_cache(self._reply_tokens)
+
+    def render(self, job: Job) -> Question:
+        """The question of a job; with demonstrations dropped if they may be and must."""
+        view = Augmentation.parse(job.augmentation).apply_task(job.task)
+        max_tokens = self.reply_tokens(max_output_cells(job.task, job.test_index))
+        while True:
+            prompt = self.format.render(
+                view, job.test_index, tokenizer=getattr(self.engine, "tokenizer", None)
+            )
+            n_tokens = self.engine.count_tokens([prompt])[0]
+            fits = n_tokens + max_tokens <= self.context
+            if fits or not self.drop_demonstrations or len(view.train) == 1:
+                break
+            view = replace(view, train=view.train[:-1])
+        return Question(
+            job,
+            prompt,
+            hashlib.sha256(prompt.encode()).hexdigest()[:16],
+            n_tokens,
+            len(view.train),
+            replace(self.sampling, max_tokens=max_tokens, seed=self._seed(job)),
+            fits,
+        )
+
+    def _reply_tokens(self, n_cells: int) -> int:
+        """Tokens that a grid of so many cells can take, in its longest form: 30 rows."""
+        height = min(MAX_SIDE, n_cells)
+        width = -(-n_cells // height)
+        # Neighbours differ, so that a tokenizer which merges digits does so as little as it can.
+        grid = np.add.outer(np.arange(height), 3 * np.arange(width)) % N_COLORS
+        answer = self.format.render_answer(grid.astype(np.int8))
+        return self.engine.count_tokens([answer])[0] + REPLY_SLACK
+
+    def _seed(self, job: Job) -> int | None:
+        """A seed that depends on the job alone, so that a resumed run draws the same."""
+        if self.sampling.temperature == 0:
+            return None
+        base = self.seed if self.sampling.seed is None else self.sampling.seed
+        text = f"{base}/{job.keys(1)[0]}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % 2**31

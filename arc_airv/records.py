@@ -1,0 +1,251 @@
+"""Records: predictions on disk, one JSON object a line, append-only, safe against a kill.
+
+A store is two files: ``<name>.jsonl`` with the predictions, and ``<name>.run.json`` with everything
+that made them. No solution is inside, so the same file serves a hidden test. Knows nothing of
+engines or votes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import json
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One reply, parsed and reverted to the original frame, with its provenance.
+
+    Attributes
+    ----------
+    task_id : str
+    test_index : int
+        Which test pair of the task.
+    augmentation : str
+        Key of the augmentation, see `arc_airv.augment.Augmentation.parse`.
+    sample_index : int
+        Among the replies to one view.
+    grid : str or None
+        In the original frame, "012|345"; None unless the status is "ok".
+    status : str
+        "ok", "unparsed", "ragged", "too_large", "truncated" or "prompt_too_long".
+    text : str or None
+        The raw reply, in the frame of the view; None where the prompt was not sent.
+    cumulative_logprob : float or None
+        Natural logarithm of the reply's probability (nats).
+    n_tokens, n_prompt_tokens : int
+        Of the reply and of the prompt.
+    finish_reason : str or None
+        "stop" or "length".
+    prompt_hash : str
+        16 hexadecimal digits; tells whether a resumed run asks the same questions.
+    n_train : int
+        How many demonstrations the prompt showed (fewer than the task has if some were dropped
+        to fit).
+    """
+
+    task_id: str
+    test_index: int
+    augmentation: str
+    sample_index: int
+    grid: str | None
+    status: str
+    text: str | None
+    cumulative_logprob: float | None
+    n_tokens: int
+    n_prompt_tokens: int
+    finish_reason: str | None
+    prompt_hash: str
+    n_train: int
+
+    @property
+    def key(self) -> Key:
+        """What identifies it in a store."""
+        return self.task_id, self.test_index, self.augmentation, self.sample_index
+
+
+Key = tuple[str, int, str, int]
+COLUMNS = [field.name for field in fields(Prediction)]
+
+
+class PredictionStore:
+    """The file that predictions are appended to. Use as a context manager.
+
+    Opening it drops a half-written last line (a run was killed), reads what is there, and locks
+    the file: a second writer is refused. The lock ends with the process.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``<name>.jsonl``; created with its folder if missing.
+    run : dict, optional
+        What makes the predictions (JSON values): written to ``<name>.run.json``. Its "settings"
+        must equal those of the predictions that are there already.
+
+    Raises
+    ------
+    RuntimeError
+        If another process is writing the store.
+    ValueError
+        If a line is broken (other than a half-written last one), or the settings differ.
+
+    Attributes
+    ----------
+    prompt_hashes : dict of (task_id, test_index, augmentation, sample_index) to str
+        The keys that the store holds.
+    """
+
+    def __init__(self, path: str | Path, run: dict[str, Any] | None = None) -> None:
+        self.path = Path(path)
+        self.run_path = run_path(self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a+b")
+        try:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RuntimeError(f"{self.path}: another process is writing this store") from None
+            self._drop_half_line()
+            self._file.seek(0)
+            self.prompt_hashes: dict[Key, str] = {
+                (r["task_id"], r["test_index"], r["augmentation"], r["sample_index"]): r[
+                    "prompt_hash"
+                ]
+                for r in _parse_lines(self._file, self.path)
+            }
+            if run is not None:
+                self._write_run(run)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> PredictionStore:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.prompt_hashes)
+
+    def append(self, predictions: Iterable[Prediction]) -> None:
+        """Write predictions and wait until they are on disk.
+
+        Raises
+        ------
+        ValueError
+            If a prediction's key is in the store already; nothing is written then.
+        """
+        lines, added = [], {}
+        for p in predictions:
+            if p.key in self.prompt_hashes or p.key in added:
+                raise ValueError(f"{self.path}: holds a prediction {p.key} already")
+            added[p.key] = p.prompt_hash
+            lines.append(json.dumps(asdict(p), ensure_ascii=False, allow_nan=False))
+        if lines:
+            self._file.write(("\n".join(lines) + "\n").encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self.prompt_hashes.update(added)
+
+    def close(self) -> None:
+        """Close the file and give up the lock."""
+        self._file.close()
+
+    def _drop_half_line(self) -> None:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            warnings.warn(f"{self.path}: dropped a half-written last line", stacklevel=3)
+            self._file.truncate(whole)
+
+    def _write_run(self, run: dict[str, Any]) -> None:
+        if self.run_path.exists() and self.prompt_hashes:
+            old = json.loads(self.run_path.read_text()).get("settings", {})
+            new = json.loads(json.dumps(run.get("settings", {})))
+            differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+            if differing:
+                raise ValueError(
+                    f"{self.path} was made with other settings: "
+                    + "; ".join(f"{k}: {old.get(k)!r}, now {new.get(k)!r}" for k in differing)
+                    + ". Use another store, or the same settings."
+                )
+        write_atomically(
+            self.run_path,
+            json.dumps({"schema_version": SCHEMA_VERSION, **run}, indent=2, ensure_ascii=False),
+        )
+
+
+def run_path(path: str | Path) -> Path:
+    """Where the run description of a store is: ``predictions.jsonl`` -> ``predictions.run.json``."""
+    path = Path(path)
+    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    return path.with_name(name + ".run.json")
+
+
+def read_predictions(path: str | Path) -> pd.DataFrame:
+    """Read a store as a table, one row a prediction.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``<name>.jsonl`` or ``<name>.jsonl.gz``. May be a store that is being written: a
+        half-written last line is left out.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `Prediction`. Ids are strings, also those that look like numbers.
+
+    Raises
+    ------
+    ValueError
+        If a line is broken; the message names it.
+    """
+    path = Path(path)
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as file:
+        content = file.read()
+    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    return to_frame(_parse_lines(lines, path))
+
+
+def to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """A table of predictions from dictionaries with the fields of `Prediction`."""
+    frame = pd.DataFrame(list(records), columns=COLUMNS)
+    # None among floats gives NaN, but a column of None alone would stay objects.
+    return frame.astype({"cumulative_logprob": "float64", "test_index": "int64"})
+
+
+def write_atomically(path: str | Path, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new, never a part."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _parse_lines(lines: Iterable[bytes], path: Path) -> Iterable[dict[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            missing = [name for name in COLUMNS if name not in record]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: line {number} is not a prediction ({error})") from None
+        if missing:
+            raise ValueError(f"{path}: line {number} lacks {missing}")
+        yield record

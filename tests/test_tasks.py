@@ -1,0 +1,183 @@
+"""The files that tasks are read from, and what is said of a malformed one."""
+
+import json
+
+import numpy as np
+import pytest
+
+from arc_airv.tasks import NAMED_SOURCES, Pair, Task, hide_outputs, load_tasks, save_tasks
+
+A, B, C = [[1, 2]], [[3], [4]], [[5]]
+PAIR = {"input": A, "output": B}
+# Read as numbers, these ids would become inf, 97999447 and 576224.
+NUMBER_LIKE_IDS = ["22806e14", "97999447", "00576224", "007bbfb7"]
+
+
+def challenge(n_test=1):
+    """A task as in Kaggle's test file: the test pairs have only an input."""
+    return {"train": [PAIR], "test": [{"input": C}] * n_test}
+
+
+def write(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "n_tasks", "n_outputs"),
+    [
+        ("arc-agi-1/training", 400, 416),
+        ("arc-agi-1/evaluation", 400, 419),
+        ("arc-agi-2/training", 1000, 1076),
+        ("arc-agi-2/evaluation", 120, 167),
+    ],
+)
+def test_the_named_sources_are_complete(name, n_tasks, n_outputs):
+    tasks = load_tasks(name)
+    assert name in NAMED_SOURCES
+    assert len(tasks) == n_tasks
+    assert all(task_id == task.task_id for task_id, task in tasks.items())
+    outputs = [pair.output for task in tasks.values() for pair in task.train + task.test]
+    assert all(isinstance(output, np.ndarray) for output in outputs)
+    assert sum(len(task.test) for task in tasks.values()) == n_outputs
+
+
+def test_two_loads_are_equal():
+    first, second = load_tasks("arc-agi-2/evaluation"), load_tasks("arc-agi-2/evaluation")
+    assert first == second
+    assert list(first) == list(second)
+    assert len({*first.values(), *second.values()}) == len(first)
+
+
+def test_tasks_differ_if_one_cell_does():
+    pair = Pair(np.array([[1, 2]]), np.array([[3]]))
+    assert pair == Pair(np.array([[1, 2]]), np.array([[3]]))
+    assert pair != Pair(np.array([[1, 2]]), np.array([[4]]))
+    assert pair != Pair(np.array([[1], [2]]), np.array([[3]]))
+    assert pair != Pair(np.array([[1, 2]]))
+    assert Task("a", (pair,), (pair,)) != Task("b", (pair,), (pair,))
+
+
+def test_a_kaggle_file_has_hidden_outputs_and_several_test_pairs(tmp_path):
+    tasks = load_tasks(write(tmp_path / "test.json", {"a": challenge(), "b": challenge(3)}))
+    assert [len(task.test) for task in tasks.values()] == [1, 3]
+    assert all(pair.output is None for task in tasks.values() for pair in task.test)
+    assert tasks["a"].train[0].output.tolist() == B
+    assert tasks["b"].test[2].input.tolist() == C
+
+
+def test_ids_stay_strings_in_the_order_of_the_file(tmp_path):
+    file = write(tmp_path / "test.json", {task_id: challenge() for task_id in NUMBER_LIKE_IDS})
+    tasks = load_tasks(str(file))
+    assert list(tasks) == NUMBER_LIKE_IDS
+    assert [task.task_id for task in tasks.values()] == NUMBER_LIKE_IDS
+
+
+def test_solutions_become_the_test_outputs(tmp_path):
+    challenges = write(tmp_path / "test.json", {"a": challenge(2), "b": challenge()})
+    solutions = write(tmp_path / "solutions.json", {"a": [A, B], "other": [C]})
+    tasks = load_tasks(challenges, solutions=solutions)
+    assert [pair.output.tolist() for pair in tasks["a"].test] == [A, B]
+    assert tasks["b"].test[0].output is None  # the solutions do not name it
+    assert list(tasks) == ["a", "b"]
+
+
+def test_a_folder_holds_one_file_a_task(tmp_path):
+    for task_id in reversed(NUMBER_LIKE_IDS):
+        write(tmp_path / f"{task_id}.json", challenge())
+    write(tmp_path / "README.md", "not a task")
+    assert list(load_tasks(tmp_path)) == sorted(NUMBER_LIKE_IDS)
+
+
+def test_an_empty_folder_is_a_mistake(tmp_path):
+    with pytest.raises(ValueError, match="no <task_id>.json"):
+        load_tasks(tmp_path)
+
+
+def test_an_unknown_source_lists_the_known_names(tmp_path):
+    with pytest.raises(FileNotFoundError, match="arc-agi-3/training.*arc-agi-1/evaluation"):
+        load_tasks("arc-agi-3/training")
+    with pytest.raises(FileNotFoundError, match="missing.json"):
+        load_tasks(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize(
+    ("task", "fault"),
+    [
+        (7, "must be an object with 'train' and 'test'"),
+        ({"test": [{"input": C}]}, "'train' must be a non-empty list of pairs"),
+        ({"train": [], "test": [{"input": C}]}, "'train' must be a non-empty list of pairs"),
+        ({"train": [PAIR]}, "'test' must be a non-empty list of pairs"),
+        ({**challenge(), "test": {"input": C}}, "'test' must be a non-empty list of pairs"),
+        ({**challenge(), "test": [C]}, r"test\[0\]: must be an object with an 'input'"),
+        ({**challenge(), "test": [{"output": C}]}, r"test\[0\]: must be an object with an 'input'"),
+        ({**challenge(), "train": [PAIR, {"input": A}]}, r"train\[1\]: a demonstration must have"),
+        ({**challenge(), "train": [{"input": A, "output": [[1], []]}]}, r"train\[0\]: output must"),
+        ({**challenge(), "test": [{"input": [[1, 2], [3]]}]}, r"test\[0\]: input is ragged"),
+        ({**challenge(), "test": [{"input": [[10]]}]}, r"test\[0\]: input must hold values 0-9"),
+        ({**challenge(), "test": [{"input": [[[1], 2]]}]}, r"test\[0\]: input must hold integers"),
+    ],
+)
+def test_a_malformed_task_is_refused_naming_file_task_and_fault(tmp_path, task, fault):
+    file = write(tmp_path / "broken.json", {"good": challenge(), "22806e14": task})
+    with pytest.raises(ValueError, match=rf"broken\.json: task 22806e14: {fault}"):
+        load_tasks(file)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "22806e14.json", task)
+    with pytest.raises(ValueError, match=rf"22806e14\.json: task 22806e14: {fault}"):
+        load_tasks(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"a": ', "\ufeff{}"])
+def test_a_file_that_is_no_json_is_named(tmp_path, content):
+    file = write(tmp_path / "broken.json", content)
+    with pytest.raises(ValueError, match=r"broken\.json: not readable as JSON"):
+        load_tasks(file)
+
+
+def test_a_file_that_is_no_object_is_named(tmp_path):
+    file = write(tmp_path / "broken.json", [challenge()])
+    with pytest.raises(ValueError, match=r"broken\.json: must be an object of tasks by id"):
+        load_tasks(file)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "fault"),
+    [
+        ([A], "must be a list of 2 output grids"),
+        ([A, B, C], "must be a list of 2 output grids"),
+        (None, "must be a list of 2 output grids"),
+        ([A, [[1, 2], [3]]], "output 1 is ragged"),
+        ([A, None], "output 1 must be a non-empty list of rows"),
+    ],
+)
+def test_malformed_solutions_are_refused_naming_file_task_and_fault(tmp_path, outputs, fault):
+    challenges = write(tmp_path / "test.json", {"a": challenge(2)})
+    solutions = write(tmp_path / "solutions.json", {"a": outputs})
+    with pytest.raises(ValueError, match=rf"solutions\.json: task a: {fault}"):
+        load_tasks(challenges, solutions=solutions)
+
+
+def test_hide_outputs_hides_only_the_test_outputs():
+    tasks = load_tasks("arc-agi-2/evaluation")
+    hidden = hide_outputs(tasks)
+    assert list(hidden) == list(tasks)
+    for task_id, task in tasks.items():
+        assert hidden[task_id].train == task.train
+        assert hidden[task_id].test == tuple(Pair(pair.input) for pair in task.test)
+        assert all(pair.output is not None for pair in task.test)  # the original is untouched
+
+
+def test_saved_tasks_load_again(tmp_path):
+    tasks = load_tasks("arc-agi-2/evaluation")
+    for version in (tasks, hide_outputs(tasks)):
+        loaded = load_tasks(save_tasks(version, tmp_path / "saved.json"))
+        assert loaded == version
+        assert list(loaded) == list(version)
+
+
+def test_a_hidden_output_is_left_out_of_a_saved_file(tmp_path):
+    file = write(tmp_path / "test.json", {"22806e14": challenge(2)})
+    copy = save_tasks(load_tasks(file), tmp_path / "copy.json")
+    assert json.loads(copy.read_text()) == json.loads(file.read_text())
