@@ -86,9 +86,7 @@ class Augmentation:
         if sorted(self.colors) != list(IDENTITY_COLORS):
             raise ValueError(f"colors must be a permutation of 0-9, got {self.colors}")
         if sorted(self.train_order) != list(range(len(self.train_order))):
-            raise ValueError(
-                f"train_order must be a permutation of 0..n-1, got {self.train_order}"
-            )
+            raise ValueError(f"train_order must be a permutation of 0..n-1, got {self.train_order}")
 
     def __str__(self) -> str:
         colors = "".join(map(str, self.colors))

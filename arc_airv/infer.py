@@ -1,7 +1,7 @@
 """Inference: ask an engine for N predictions of every test output, and store them.
 
-The jobs come from the plan of augmentations, so a run is the same whenever it is started again: what
-the store holds is skipped, what is missing is asked. Prompts are rendered as the engine takes them
+The jobs come from the plan of augmentations, so a run is the same whenever it is started again:
+what the store holds is skipped, what is missing is asked. Prompts are rendered as the engine takes them
 and predictions are on disk about a second after they finish, however many there are.
 """
 
@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ def generate_predictions(
         "engine": engine.describe() if hasattr(engine, "describe") else type(engine).__name__,
         "arc_airv": arc_airv.__version__,
         "python": platform.python_version(),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with PredictionStore(store, run) as opened:
         stored = opened.prompt_hashes
@@ -160,14 +160,15 @@ def generate_predictions(
         n_asked = len(jobs) * sampling.n
         with _progress_bar(n_asked, n_asked - len(todo) * sampling.n, progress) as bar:
             loop = _Loop(engine, renderer, opened, bar, deadline)
-            stopped = "done" if all(map(loop.run, _groups(todo, batching))) else "deadline"
+            finished = all(map(loop.run, _groups(todo, batching)))
+        n_stored = sum(key in stored for job in jobs for key in job.keys(sampling.n))
         return RunSummary(
             n_asked=n_asked,
-            n_stored=sum(key in stored for job in jobs for key in job.keys(sampling.n)),
+            n_stored=n_stored,
             n_new=len(stored) - before,
             seconds=time.monotonic() - start,
             engine_seconds=loop.engine_seconds,
-            stopped=stopped,
+            stopped="done" if finished or n_stored == n_asked else "deadline",
         )
 
 
@@ -285,12 +286,15 @@ def _longest_first(
     jobs: list[Job], lengths: dict[tuple[str, int], int], batching: str
 ) -> list[Job]:
     """Long jobs first, so that none is left to run alone at the end; by rounds of views."""
+    longest: dict[str, int] = {}
+    for (task_id, _), length in lengths.items():
+        longest[task_id] = max(length, longest.get(task_id, 0))
 
     def order(job: Job) -> tuple:
-        length = lengths[job.task.task_id, job.test_index]
+        place = job.task.task_id, -lengths[job.task.task_id, job.test_index], job.test_index
         if batching == "task":
-            return -length, job.task.task_id, job.test_index, job.view
-        return job.view // ROUND, -length, job.task.task_id, job.test_index, job.view
+            return -longest[job.task.task_id], *place, job.view
+        return job.view // ROUND, place[1], *place, job.view
 
     return sorted(jobs, key=order)
 
@@ -378,9 +382,7 @@ def _progress_bar(total: int, done: int, show: bool) -> Any:
 
         return nullcontext(_NoBar())
     # A committed notebook keeps every refresh of the bar in its log, so few of them.
-    return tqdm(
-        total=total, initial=done, unit="prediction", mininterval=2.0, disable=not show
-    )
+    return tqdm(total=total, initial=done, unit="prediction", mininterval=2.0, disable=not show)
 
 
 class _NoBar:

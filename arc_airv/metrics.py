@@ -106,7 +106,9 @@ def score_predictions(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.D
     keys = predictions[[*POOL, "grid"]].drop_duplicates()
     unknown = set(map(tuple, keys[POOL].drop_duplicates().values.tolist())) - targets.keys()
     if unknown:
-        raise ValueError(f"predictions for outputs that are not in the tasks: {sorted(unknown)[:5]}")
+        raise ValueError(
+            f"predictions for outputs that are not in the tasks: {sorted(unknown)[:5]}"
+        )
     rows = []
     for task_id, test_index, text in keys.itertuples(index=False):
         target = targets[task_id, test_index]
@@ -161,9 +163,7 @@ def score_outputs(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataF
     outputs["pass_n"] = best["correct"]
     outputs["unanswered"] = 1.0 - mean["answered"]
     n_right = (mean["correct"] * outputs["n_predictions"]).round().astype(int)
-    outputs["random_2"] = [
-        pass_at_k(n, c, 2) for n, c in zip(outputs["n_predictions"], n_right)
-    ]
+    outputs["random_2"] = [pass_at_k(n, c, 2) for n, c in zip(outputs["n_predictions"], n_right)]
     ranked = rank_candidates(predictions)
     for k in (1, 2):
         outputs[f"vote_{k}"] = vote_score(ranked, tasks, k=k)
@@ -308,9 +308,7 @@ def metric_curves(
     for n in n_predictions:
         at_n = full.drop(columns=["random_2", "vote_1", "vote_2"])
         groups = [pools.get(key, empty) for key in _targets(tasks)]
-        at_n["pass_n"] = [
-            pass_at_k(len(g), int(g["correct"].sum()), n) for g in groups
-        ]
+        at_n["pass_n"] = [pass_at_k(len(g), int(g["correct"].sum()), n) for g in groups]
         for name in ("correct_size", "correct_pixels"):
             at_n[f"best_{name}"] = [expected_best(g[name].to_numpy(), n) for g in groups]
         rng = np.random.default_rng([seed, n])

@@ -12,24 +12,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from arc_airv.encoders import (
     OK,
-    STATUSES,
     TRUNCATED,
     GridEncoder,
     ReplyError,
     encoder_spec,
     make_encoder,
 )
-from arc_airv.grids import MAX_SIDE, N_COLORS, Grid
+from arc_airv.grids import MAX_SIDE, Grid
 from arc_airv.tasks import Task
 
 FORMAT_FILE = "prompt_format.json"
-
-__all__ = ["STATUSES", "ChatTemplate", "ParsedReply", "PlainTemplate", "PromptFormat",
-           "TokenReport", "max_output_cells", "tokenization_report"]
 
 
 class ParsedReply(NamedTuple):

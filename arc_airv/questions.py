@@ -1,7 +1,7 @@
 """Questions: the views that a run asks, in which order, and the prompt of each.
 
-Between the plan of augmentations and the engine: makes the list of jobs, renders a job when it is its
-turn, sizes its reply and sees to it that it fits the model's context.
+Between the plan of augmentations and the engine: makes the list of jobs, renders a job when it is
+its turn, sizes its reply and sees to it that it fits the model's context.
 """
 
 from __future__ import annotations

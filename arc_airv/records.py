@@ -153,7 +153,8 @@ class PredictionStore:
             added[p.key] = p.prompt_hash
             lines.append(json.dumps(asdict(p), ensure_ascii=False, allow_nan=False))
         if lines:
-            self._file.write(("\n".join(lines) + "\n").encode())
+            # A reply may hold what UTF-8 cannot (a lone surrogate): it becomes a question mark.
+            self._file.write(("\n".join(lines) + "\n").encode(errors="replace"))
             self._file.flush()
             os.fsync(self._file.fileno())
             self.prompt_hashes.update(added)
@@ -172,7 +173,7 @@ class PredictionStore:
 
     def _write_run(self, run: dict[str, Any]) -> None:
         if self.run_path.exists() and self.prompt_hashes:
-            old = json.loads(self.run_path.read_text()).get("settings", {})
+            old = json.loads(self.run_path.read_text("utf-8")).get("settings", {})
             new = json.loads(json.dumps(run.get("settings", {})))
             differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
             if differing:
@@ -188,7 +189,7 @@ class PredictionStore:
 
 
 def run_path(path: str | Path) -> Path:
-    """Where the run description of a store is: ``predictions.jsonl`` -> ``predictions.run.json``."""
+    """Where a store's run description is: ``predictions.jsonl`` -> ``predictions.run.json``."""
     path = Path(path)
     name = path.name.removesuffix(".gz").removesuffix(".jsonl")
     return path.with_name(name + ".run.json")
@@ -224,19 +225,24 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
 def to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """A table of predictions from dictionaries with the fields of `Prediction`."""
     frame = pd.DataFrame(list(records), columns=COLUMNS)
-    # None among floats gives NaN, but a column of None alone would stay objects.
-    return frame.astype({"cumulative_logprob": "float64", "test_index": "int64"})
+    # None among floats gives NaN, but a column of None alone would stay objects, as an empty one.
+    integers = [field.name for field in fields(Prediction) if field.type == "int"]
+    return frame.astype({"cumulative_logprob": "float64", **dict.fromkeys(integers, "int64")})
 
 
 def write_atomically(path: str | Path, text: str) -> None:
     """Write a text file so that a reader sees the old content or the new, never a part."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _parse_lines(lines: Iterable[bytes], path: Path) -> Iterable[dict[str, Any]]:

@@ -24,9 +24,7 @@ NO_ANSWER = [[0]]
 Submission = dict[str, list[dict[str, list[list[int]]]]]
 
 
-def build_submission(
-    attempts: dict[str, list[list[Grid]]], tasks: dict[str, Task]
-) -> Submission:
+def build_submission(attempts: dict[str, list[list[Grid]]], tasks: dict[str, Task]) -> Submission:
     """Make the content of a submission from the selected attempts.
 
     Parameters
@@ -84,7 +82,8 @@ def validate_submission(path: str | Path, tasks: dict[str, Task]) -> Submission:
         raise ValueError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must be an object of tasks by id")
-    faults = [f"task {task_id}: not in the challenges" for task_id in content if task_id not in tasks]
+    unknown = [task_id for task_id in content if task_id not in tasks]
+    faults = [f"task {task_id}: not in the challenges" for task_id in unknown]
     for task_id, task in tasks.items():
         fault = _fault(content.get(task_id), len(task.test))
         if fault:
@@ -94,9 +93,7 @@ def validate_submission(path: str | Path, tasks: dict[str, Task]) -> Submission:
     return content
 
 
-def score_submission(
-    path: str | Path, tasks: dict[str, Task], *, average: str = "output"
-) -> float:
+def score_submission(path: str | Path, tasks: dict[str, Task], *, average: str = "output") -> float:
     """The score of a submission: the share of test outputs that one of the two attempts solves.
 
     Parameters
@@ -123,9 +120,8 @@ def score_submission(
     content = validate_submission(path, tasks)
     solved = []
     for task_id, task in tasks.items():
-        for pair, answer in zip(task.test, content[task_id]):
-            if pair.output is None:
-                raise ValueError(f"task {task_id}: a solution is hidden")
+        if any(pair.output is None for pair in task.test):
+            raise ValueError(f"task {task_id}: a solution is hidden")
         solved.append(
             [
                 any(same_grid(pair.output, as_grid(answer[name])) for name in ATTEMPTS)

@@ -82,9 +82,10 @@ Request = tuple[str, Sampling]
 class Engine(Protocol):
     """What `arc_airv.infer` needs of an engine.
 
-    An engine may also have ``stream(requests)``, which takes ``(prompt, sampling)`` pairs lazily and
-    yields lists of ``(number of the request, its completions)`` as they finish; without it, prompts
-    are sent in chunks. Used if present: ``prompt_format``, ``tokenizer``, ``max_model_len``, ``describe()``.
+    An engine may also have ``stream(requests)``, which takes ``(prompt, sampling)`` pairs lazily
+    and yields lists of ``(number of the request, its completions)`` as they finish; without it,
+    prompts are sent in chunks. Used if present: ``prompt_format``, ``tokenizer``,
+    ``max_model_len``, ``model`` and ``describe()``.
     """
 
     def count_tokens(self, prompts: Sequence[str]) -> list[int]:

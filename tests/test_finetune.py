@@ -1,0 +1,146 @@
+"""Training: what is learnt from, what is not, and that a run can be stopped and resumed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from arc_airv.augment import sample_augmentations
+from arc_airv.corpus import (
+    IGNORED,
+    ExampleStream,
+    Source,
+    all_pairs,
+    demonstrations,
+    load_pairs,
+    make_batches,
+)
+from arc_airv.prompts import PromptFormat
+from arc_airv.tasks import load_tasks
+from arc_airv.tiny import build_model, build_tokenizer, tiny_prompt_format
+
+torch = pytest.importorskip("torch")
+
+from arc_airv.finetune import TrainConfig, train  # noqa: E402
+from arc_airv.muon import orthogonalize  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture
+def stream(training_tasks, tokenizer):
+    tasks = dict(list(training_tasks.items())[:40])
+    source = Source("training", all_pairs(tasks))
+    return ExampleStream([source], tiny_prompt_format(), tokenizer, max_tokens=300, seed=0)
+
+
+def test_every_prompt_is_one_token_a_cell_and_a_row(training_tasks, tokenizer):
+    render = tiny_prompt_format().render
+    for task in training_tasks.values():
+        view = sample_augmentations(task, 2, seed=0)[1].apply_task(task)
+        ids = tokenizer.encode(render(view), add_special_tokens=False)
+        grids = [g for p in view.train for g in (p.input, p.output)] + [view.test[0].input]
+        cells = sum(g.size + g.shape[0] for g in grids)
+        assert len(ids) == cells + 3 * len(view.train) + 2
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids) == render(view)
+
+
+def test_the_loss_is_on_every_answer_after_the_first(stream):
+    view = load_tasks("arc-agi-1/training")["3c9b0459"]
+    example = stream.encode(view)
+    answers = [i for i, label in enumerate(example.labels) if label != IGNORED]
+    text = stream.tokenizer.decode([example.token_ids[i] for i in answers])
+    outputs = [*view.train[1:], view.test[0]]
+    assert text == "".join(stream.format.render_answer(pair.output) for pair in outputs)
+    assert stream.tokenizer.decode(example.token_ids) == (
+        stream.format.render(view) + stream.format.render_answer(view.test[0].output)
+    )
+
+
+def test_demonstrations_hold_no_test_pair():
+    tasks = load_tasks("arc-agi-1/evaluation")
+    for task_id, pairs in demonstrations(tasks).items():
+        assert not set(pairs) & set(tasks[task_id].test)
+
+
+def test_a_stream_is_the_same_from_any_position(stream):
+    assert [stream[i] for i in (5, 3)] == [stream[i] for i in (5, 3)]
+    assert len({stream[i].token_ids for i in range(20)}) == 20
+    assert all(len(stream[i].token_ids) <= 300 for i in range(50))
+
+
+def test_batches_are_padded_little_and_resume_at_a_window(stream):
+    batches = make_batches(stream, start=0, batch_tokens=1024, window=4)
+    first = [next(batches) for _ in range(12)]
+    for _, ids, labels in first:
+        assert ids.size <= 1024 and ids.shape == labels.shape
+        assert ((labels == IGNORED) | (labels == ids)).all()
+    resume = next(position for position, _, _ in first if position)
+    at = next(i for i, (position, _, _) in enumerate(first) if position) + 1
+    again = make_batches(stream, start=resume, batch_tokens=1024, window=4)
+    for (_, expected, _), (_, ids, _) in zip(first[at:], again):
+        np.testing.assert_array_equal(ids, expected)
+
+
+def test_extra_pairs_are_read_and_a_broken_line_is_named(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"task_id": "a", "pairs": [["01|10", "1"]]}\n')
+    assert load_pairs(path)["a"][0].output.tolist() == [[1]]
+    path.write_text('{"task_id": "a", "pairs": [["01|1", "1"]]}\n')
+    with pytest.raises(ValueError, match="pairs.jsonl: line 1: .*ragged"):
+        load_pairs(path)
+
+
+def test_a_source_without_two_fitting_pairs_is_an_error(training_tasks, tokenizer):
+    source = Source("large", all_pairs({"0b17323b": training_tasks["0b17323b"]}))
+    with pytest.raises(ValueError, match="large: no two pairs within 100 tokens"):
+        ExampleStream([source], tiny_prompt_format(), tokenizer, max_tokens=100)
+
+
+def test_training_lowers_the_loss_and_leaves_a_model_folder(stream, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    model = build_model(stream.tokenizer, width=64, layers=2, heads=2)
+    config = TrainConfig(seconds=6, batch_tokens=1024, log_every=1)
+    train(model, stream, config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "train_log.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    assert lines[-1]["tokens"] > 0 and lines[-1]["tokens_per_second"] > 0
+    assert PromptFormat.load(tmp_path) == tiny_prompt_format()
+    ids = AutoTokenizer.from_pretrained(tmp_path).encode("<in>1 5a\n2 0a<out>")
+    assert len(ids) == 6
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            loaded(torch.tensor([ids])).logits, model.eval()(torch.tensor([ids])).logits
+        )
+
+
+def test_training_resumes_from_its_checkpoint(stream, tmp_path):
+    def model():
+        torch.manual_seed(0)
+        return build_model(stream.tokenizer, width=32, layers=1, heads=1)
+
+    first = train(model(), stream, TrainConfig(seconds=2, batch_tokens=512), tmp_path)
+    second = train(model(), stream, TrainConfig(seconds=4, batch_tokens=512), tmp_path)
+    assert second["step"] > first["step"]
+    assert second["seconds"] >= 4 > first["seconds"]
+    assert second["loss"] < first["loss"]
+
+
+def test_the_schedule_rises_stays_and_falls():
+    config = TrainConfig(seconds=1, warmup=0.1, decay=0.5)
+    rates = [config.learning_rate(p) for p in (0, 0.05, 0.1, 0.5, 0.75, 1)]
+    assert rates == pytest.approx([0, 0.5, 1, 1, 0.5, 0])
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 40, 16), (2, 16, 40)])
+def test_orthogonalize_brings_singular_values_near_one(shape):
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)))
+    assert values.min() > 0.3 and values.max() < 1.3

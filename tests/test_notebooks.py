@@ -1,0 +1,90 @@
+"""The notebooks run from top to bottom; one of them with real vLLM."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from arc_airv.records import read_predictions
+from arc_airv.submission import validate_submission
+from arc_airv.tasks import hide_outputs, load_tasks, save_tasks
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MODEL = str(ROOT / "res" / "tiny")
+SMALL = ("25ff71a9", "3c9b0459", "d511f180", "0d3d703e")  # short prompts
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("notebooks")
+    tasks = load_tasks("arc-agi-1/training")
+    tasks = {task_id: tasks[task_id] for task_id in SMALL}
+    save_tasks(tasks, folder / "tasks.json")
+    save_tasks(hide_outputs(tasks), folder / "hidden.json")
+    return folder
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_clean(path):
+    notebook = json.loads(path.read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+    assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
+    assert notebook["cells"][0]["cell_type"] == "markdown"
+    assert "".join(notebook["cells"][0]["source"]).startswith("# ")
+
+
+def test_01_generates_predictions(folder):
+    run_notebook = pytest.importorskip("run_notebook").run_notebook
+    run_notebook(
+        ROOT / "notebooks" / "01_generate_predictions.ipynb",
+        folder / "html",
+        MODEL=MODEL,
+        TASKS=str(folder / "tasks.json"),
+        N_PREDICTIONS=3,
+        STORE=str(folder / "predictions.jsonl"),
+        ENGINE="transformers",
+    )
+    assert len(read_predictions(folder / "predictions.jsonl")) == 3 * len(SMALL)
+
+
+def test_02_shows_them(folder):
+    from run_notebook import run_notebook
+
+    page = run_notebook(
+        ROOT / "notebooks" / "02_visualize_predictions.ipynb",
+        folder / "html",
+        PREDICTIONS=str(folder / "predictions.jsonl"),
+        TASKS=str(folder / "tasks.json"),
+        N_TASKS=2,
+    )
+    assert page.read_text().count("data:image/png") >= 4
+
+
+def test_03_submits_hidden_tasks_through_vllm(folder):
+    from run_notebook import run_notebook
+
+    pytest.importorskip("vllm")
+    run_notebook(
+        ROOT / "notebooks" / "03_build_submission.ipynb",
+        folder / "html",
+        MODEL=MODEL,
+        TASKS=str(folder / "hidden.json"),
+        N_PREDICTIONS=2,
+        STORE=str(folder / "hidden.jsonl"),
+        SUBMISSION=str(folder / "submission.json"),
+        ENGINE="vllm",
+    )
+    validate_submission(folder / "submission.json", load_tasks(folder / "tasks.json"))
+    assert len(read_predictions(folder / "hidden.jsonl")) == 2 * len(SMALL)
+
+
+def test_an_unknown_parameter_is_refused(folder):
+    from run_notebook import run_notebook
+
+    with pytest.raises(ValueError, match="no parameter .*'N_TASK'"):
+        run_notebook(NOTEBOOKS[0], folder, N_TASK=1)
