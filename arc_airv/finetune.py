@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils.parametrize import is_parametrized
 
 from arc_airv.corpus import ExampleStream, make_batches
 from arc_airv.muon import Muon
+from arc_airv.tiny import plain_copy
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "train_log.jsonl"
@@ -49,9 +51,9 @@ class TrainConfig:
     """
 
     seconds: float
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
     muon_lr: float = 0.02
-    adamw_lr: float = 2e-3
+    adamw_lr: float = 4e-3
     weight_decay: float = 0.02
     warmup: float = 0.02
     decay: float = 0.4
@@ -161,6 +163,8 @@ def make_optimizers(model: Any, config: TrainConfig) -> list[torch.optim.Optimiz
 
 def save_model(model: Any, tokenizer: Any, prompt_format: Any, folder: str | Path) -> None:
     """Write an ordinary Hugging Face folder, with its ``prompt_format.json``."""
+    if is_parametrized(model.get_input_embeddings()):
+        model = plain_copy(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     prompt_format.save(folder)

@@ -99,7 +99,10 @@ def parse_grid(text: str) -> Grid:
     rows = text.split("|")
     if not text.isascii() or not all(row.isdigit() for row in rows):
         raise ValueError(f"a grid is written like '012|345', got {_short(text)}")
-    return as_grid([[int(digit) for digit in row] for row in rows], name=_short(text))
+    if len(set(map(len, rows))) > 1:
+        raise ValueError(f"{_short(text)} is ragged: its rows differ in length")
+    digits = np.frombuffer("".join(rows).encode(), dtype=np.uint8) - ord("0")
+    return as_grid(digits.reshape(len(rows), -1), name=_short(text))
 
 
 def same_grid(a: Grid | None, b: Grid | None) -> bool:

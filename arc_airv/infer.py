@@ -1,8 +1,8 @@
 """Inference: ask an engine for N predictions of every test output, and store them.
 
 The jobs come from the plan of augmentations, so a run is the same whenever it is started again:
-what the store holds is skipped, what is missing is asked. Prompts are rendered as the engine takes them
-and predictions are on disk about a second after they finish, however many there are.
+what the store holds is skipped, what is missing is asked. Prompts are rendered as the engine takes
+them and predictions are on disk about a second after they finish, however many there are.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import arc_airv
-from arc_airv.augment import Augmentation
-from arc_airv.encoders import PROMPT_TOO_LONG
 from arc_airv.engines.base import Completion, Engine, Request, Sampling
-from arc_airv.grids import format_grid
 from arc_airv.prompts import PlainTemplate, PromptFormat
 from arc_airv.questions import Job, Question, Renderer, plan_jobs
 from arc_airv.records import Prediction, PredictionStore
@@ -96,7 +93,7 @@ def generate_predictions(
         baseline to measure against).
     deadline : float, optional
         Moment (``time.time()`` seconds) at which to stop cleanly. Every output gets its first
-        eight views before any gets its ninth.
+        eight views before any gets its ninth (but for the batching "task").
     sampling : Sampling, optional
         Greedy by default. Its `max_tokens` is set for each prompt: a reply may take what an
         output of the task can need.
@@ -145,7 +142,7 @@ def generate_predictions(
             "drop_demonstrations": drop_demonstrations,
         },
         "n_predictions": n_predictions,
-        "n_tasks": len(tasks),
+        "task_ids": list(tasks),
         "batching": batching,
         "engine": engine.describe() if hasattr(engine, "describe") else type(engine).__name__,
         "arc_airv": arc_airv.__version__,
@@ -207,7 +204,7 @@ class _Loop:
                     sent.append(question)
                     yield question.prompt, question.sampling
                 else:
-                    self.finished += _too_long(question)
+                    self.finished += question.too_long()
 
         start = time.monotonic()
         try:
@@ -218,9 +215,7 @@ class _Loop:
                     # The engine's time: since it was asked, less what rendering took of it.
                     self.engine_seconds += time.monotonic() - start - rendering
                     for index, completions in replies:
-                        self.finished += _predictions(
-                            sent[index], completions, self.renderer.format
-                        )
+                        self.finished += sent[index].predictions(completions, self.renderer.format)
                     if time.monotonic() - self.last_flush >= FLUSH_SECONDS:
                         self._flush()
                     if self._late():
@@ -291,10 +286,10 @@ def _longest_first(
         longest[task_id] = max(length, longest.get(task_id, 0))
 
     def order(job: Job) -> tuple:
-        place = job.task.task_id, -lengths[job.task.task_id, job.test_index], job.test_index
-        if batching == "task":
-            return -longest[job.task.task_id], *place, job.view
-        return job.view // ROUND, place[1], *place, job.view
+        task_id, length = job.task.task_id, lengths[job.task.task_id, job.test_index]
+        if batching == "task":  # all its outputs together
+            return -longest[task_id], task_id, -length, job.test_index, job.view
+        return job.view // ROUND, -length, task_id, job.test_index, job.view
 
     return sorted(jobs, key=order)
 
@@ -319,59 +314,6 @@ def _stream(
         widest = max((sampling for _, sampling in chunk), key=lambda s: s.max_tokens)
         yield list(enumerate(engine.generate(prompts, widest), start=sent))
         sent += len(chunk)
-
-
-def _predictions(
-    question: Question, completions: list[Completion], prompt_format: PromptFormat
-) -> list[Prediction]:
-    """Parse the replies to a question and revert their grids to the original frame."""
-    augmentation = Augmentation.parse(question.job.augmentation)
-    predictions = []
-    for sample, completion in enumerate(completions):
-        grid, status = prompt_format.parse(completion.text, completion.finish_reason)
-        predictions.append(
-            _prediction(
-                question,
-                sample,
-                grid=None if grid is None else format_grid(augmentation.revert_grid(grid)),
-                status=status,
-                text=completion.text,
-                cumulative_logprob=completion.cumulative_logprob,
-                n_tokens=completion.n_tokens,
-                finish_reason=completion.finish_reason,
-            )
-        )
-    return predictions
-
-
-def _too_long(question: Question) -> list[Prediction]:
-    return [
-        _prediction(
-            question,
-            sample,
-            grid=None,
-            status=PROMPT_TOO_LONG,
-            text=None,
-            cumulative_logprob=None,
-            n_tokens=0,
-            finish_reason=None,
-        )
-        for sample in range(question.sampling.n)
-    ]
-
-
-def _prediction(question: Question, sample: int, **reply: Any) -> Prediction:
-    job = question.job
-    return Prediction(
-        task_id=job.task.task_id,
-        test_index=job.test_index,
-        augmentation=job.augmentation,
-        sample_index=job.first_sample + sample,
-        n_prompt_tokens=question.n_tokens,
-        prompt_hash=question.prompt_hash,
-        n_train=question.n_train,
-        **reply,
-    )
 
 
 def _progress_bar(total: int, done: int, show: bool) -> Any:

@@ -1,13 +1,13 @@
 """Metrics of a pool of predictions against the solutions.
 
 Every number is computed per test output, then averaged over *every* output of the data set: an
-output without predictions counts as 0 (as 1 for `unanswered`), it never drops out. Functions of the
-number of predictions use the exact expectation over all subsets where a closed form exists, seeded
-subsamples where none does.
+output without predictions counts as 0 (as 1 for `unanswered`), it never drops out. Metrics against
+the number of predictions are in `arc_airv.curves`.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import comb
 
 import numpy as np
@@ -76,9 +76,14 @@ def expected_best(values: np.ndarray, k: int) -> float:
     n = len(values)
     if n == 0:
         return 0.0
-    k = min(k, n)
-    ways = np.array([comb(i, k - 1) / comb(n, k) for i in range(n)])
-    return float(np.sort(values) @ ways)
+    return float(np.sort(values) @ _chance_of_maximum(n, min(k, n)))
+
+
+@lru_cache
+def _chance_of_maximum(n: int, k: int) -> np.ndarray:
+    """Of each of n sorted values: the chance to be the maximum of k of them."""
+    n_subsets = comb(n, k)
+    return np.array([comb(i, k - 1) / n_subsets for i in range(n)])
 
 
 def score_predictions(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
@@ -102,7 +107,7 @@ def score_predictions(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.D
     ValueError
         If a prediction is for an output that `tasks` does not have, or a solution is hidden.
     """
-    targets = _targets(tasks)
+    targets = targets_of(tasks)
     keys = predictions[[*POOL, "grid"]].drop_duplicates()
     unknown = set(map(tuple, keys[POOL].drop_duplicates().values.tolist())) - targets.keys()
     if unknown:
@@ -152,7 +157,7 @@ def score_outputs(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataF
     n = scored.groupby(POOL).size().rename("n_predictions")
     mean = scored.groupby(POOL)[SCORES].mean()
     best = scored.groupby(POOL)[SCORES].max()
-    outputs = pd.DataFrame(list(_targets(tasks)), columns=POOL).set_index(POOL)
+    outputs = pd.DataFrame(list(targets_of(tasks)), columns=POOL).set_index(POOL)
     outputs["n_predictions"] = n.reindex(outputs.index).fillna(0).astype(int)
     mean, best = (frame.reindex(outputs.index).fillna(0.0) for frame in (mean, best))
     outputs["accuracy"] = mean["correct"]
@@ -185,14 +190,14 @@ def vote_score(ranked: pd.DataFrame, tasks: dict[str, Task], *, k: int) -> np.nd
     ndarray of shape (n_outputs,), dtype float64
         0.0 or 1.0, in the order of `tasks`.
     """
-    right = {(task_id, i, format_grid(grid)) for (task_id, i), grid in _targets(tasks).items()}
+    right = {(task_id, i, format_grid(grid)) for (task_id, i), grid in targets_of(tasks).items()}
     first = ranked[ranked["rank"] <= k]
     hits = {
         (task_id, test_index)
         for task_id, test_index, grid in first[[*POOL, "grid"]].itertuples(index=False)
         if (task_id, test_index, grid) in right
     }
-    return np.array([float(key in hits) for key in _targets(tasks)])
+    return np.array([float(key in hits) for key in targets_of(tasks)])
 
 
 def average_outputs(outputs: pd.DataFrame, *, average: str = "task") -> pd.Series:
@@ -267,64 +272,14 @@ def bootstrap_interval(
     return pd.DataFrame({"value": value.to_numpy(), "low": low, "high": high}, index=columns)
 
 
-def metric_curves(
-    predictions: pd.DataFrame,
-    tasks: dict[str, Task],
-    *,
-    n_predictions: list[int] | None = None,
-    average: str = "task",
-    n_subsamples: int = 20,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Metrics against the number of predictions per output.
+def targets_of(tasks: dict[str, Task]) -> dict[tuple[str, int], Grid]:
+    """The solution of every test output, by task id and test index, in the order of `tasks`.
 
-    Parameters
-    ----------
-    predictions : DataFrame
-    tasks : dict of str to Task
-    n_predictions : list of int, optional
-        Where to evaluate; by default 1, 2, 4, ... and the largest pool.
-    average : {"task", "output"}, default "task"
-    n_subsamples : int, default 20
-        Random subsets for vote_1 and vote_2; the other metrics are exact expectations over all
-        subsets (means do not depend on n; `pass_at_k`; `expected_best`).
-    seed : int, default 0
-
-    Returns
-    -------
-    DataFrame
-        Columns metric, n, value, low, high: the interval is a 95% bootstrap over tasks.
+    Raises
+    ------
+    ValueError
+        If one is hidden.
     """
-    scored = score_predictions(predictions, tasks)
-    pools = {key: pool for key, pool in scored.groupby(POOL)}
-    largest = max((len(pool) for pool in pools.values()), default=0)
-    if largest == 0:
-        raise ValueError("no predictions to draw a curve of")
-    if n_predictions is None:
-        n_predictions = sorted({2**i for i in range(largest.bit_length())} | {largest})
-    full = score_outputs(predictions, tasks)
-    empty = scored.iloc[:0]
-    parts = []
-    for n in n_predictions:
-        at_n = full.drop(columns=["random_2", "vote_1", "vote_2"])
-        groups = [pools.get(key, empty) for key in _targets(tasks)]
-        at_n["pass_n"] = [pass_at_k(len(g), int(g["correct"].sum()), n) for g in groups]
-        for name in ("correct_size", "correct_pixels"):
-            at_n[f"best_{name}"] = [expected_best(g[name].to_numpy(), n) for g in groups]
-        rng = np.random.default_rng([seed, n])
-        votes = np.zeros((2, len(at_n)))
-        subsamples = 1 if n >= largest else n_subsamples
-        for _ in range(subsamples):
-            shuffled = predictions.sample(frac=1.0, random_state=rng)
-            ranked = rank_candidates(shuffled.groupby(POOL).head(n))
-            votes += [vote_score(ranked, tasks, k=k) for k in (1, 2)]
-        at_n["vote_1"], at_n["vote_2"] = votes / subsamples
-        part = bootstrap_interval(at_n, average=average, seed=seed)
-        parts.append(part.rename_axis("metric").reset_index().assign(n=n))
-    return pd.concat(parts, ignore_index=True)[["metric", "n", "value", "low", "high"]]
-
-
-def _targets(tasks: dict[str, Task]) -> dict[tuple[str, int], Grid]:
     targets = {}
     for task_id, task in tasks.items():
         for i, pair in enumerate(task.test):

@@ -63,11 +63,12 @@ def plot_grid(
         style = {"edgecolor": color, "linewidth": linewidth, "joinstyle": "miter", "zorder": 0}
         ax.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, clip_on=False, **style))
     ax.imshow(grid, cmap=COLORMAP, norm=NORM, interpolation="nearest", zorder=1)
-    style = {"color": FAINT, "linewidth": min(0.6, 8 / max(grid.shape)), "clip_on": False}
+    style = {"color": FAINT, "linewidth": min(0.6, 6 / max(grid.shape)), "clip_on": False}
     ax.hlines(np.arange(height + 1) - 0.5, -0.5, width - 0.5, **style)
     ax.vlines(np.arange(width + 1) - 0.5, -0.5, height - 0.5, **style)
     ax.set_title(f"{height}x{width}" if title is None else title, fontsize=8, color=MUTED, pad=7)
-    return _bare(ax)
+    ax.set(xticks=[], yticks=[], frame_on=False)
+    return ax
 
 
 def plot_task(task: Task, *, width: float = WIDTH) -> Figure:
@@ -170,7 +171,7 @@ def plot_curves(
     Parameters
     ----------
     curves : DataFrame
-        As `arc_airv.metrics.metric_curves` gives it: columns metric, n, value, low, high.
+        As `arc_airv.curves.metric_curves` gives it: columns metric, n, value, low, high.
     metrics : sequence of str, optional
         Which of them; by default all.
     ax : Axes, optional
@@ -196,7 +197,8 @@ def plot_curves(
     ax.set_xticks([], minor=True)
     ax.set_xlabel("predictions per output")
     ax.margins(x=0.01)
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     _label_ends(_tidy(ax))
     return ax
 
@@ -251,7 +253,7 @@ def plot_agreement(ranked: pd.DataFrame, tasks: dict[str, Task], *, ax: Axes | N
     ax.set_title("share of the votes of the first candidate", fontsize=9, color=INK)
     bars = {kind: bar for kind, bar in zip(shares, ax.containers) if shares[kind]}
     style = {"loc": "upper left", "frameon": False, "fontsize": 8, "labelcolor": MUTED}
-    ax.legend(bars.values(), bars, **style)
+    ax.legend(bars.values(), bars, bbox_to_anchor=(1, 1), **style)
     return ax
 
 
@@ -280,9 +282,11 @@ def plot_output_sizes(
     shapes = [tasks[t].test[i].output.shape for t, i in outputs[POOL].itertuples(index=False)]
     rows, columns = np.array(shapes).T
     sizes = outputs[metric].groupby([columns, rows]).agg(["mean", "size"])
+    sizes = sizes.sort_values("size", ascending=False, kind="stable")  # small discs on large ones
     x, y = np.array(sizes.index.to_list()).T
-    style = {"cmap": "viridis", "vmin": 0, "vmax": 1, "alpha": 0.85, "linewidth": 0}
-    discs = ax.scatter(x, y, s=25 * sizes["size"], c=sizes["mean"], **style)
+    style = {"cmap": "viridis", "vmin": 0, "vmax": 1, "linewidth": 0, "clip_on": False}
+    area = 20 + 140 * (sizes["size"] - 1) / max(10, sizes["size"].max() - 1)
+    discs = ax.scatter(x, y, s=area, c=sizes["mean"], **style)
     percent = PercentFormatter(1.0, decimals=0)
     bar = ax.figure.colorbar(discs, ax=ax, shrink=0.7, aspect=24, format=percent, label=metric)
     bar.outline.set_visible(False)
@@ -313,15 +317,15 @@ def _place(
     (x, y, width, height), (full_width, full_height) = box, figure.get_size_inches()
     bottom = 1 - (y + height) / full_height
     ax = figure.add_axes((x / full_width, bottom, width / full_width, height / full_height))
-    shape = (1, 1) if grid is None else grid.shape
     if grid is None:
-        cell = min(width, height)
+        cell, middle = min(width, height), 0.0
         style = {"facecolor": "#F4F4F4", "edgecolor": FAINT, "linewidth": 0.6, "clip_on": False}
-        _bare(ax).add_patch(Rectangle((-0.5, -0.5), 1, 1, **style))
+        ax.add_patch(Rectangle((-0.5, -0.5), 1, 1, **style))
         ax.text(0, 0, "?", ha="center", va="center", color=MUTED, fontsize=8 + 12 * cell)
+        ax.set(xticks=[], yticks=[], frame_on=False)
     else:
+        middle = grid.shape[1] / 2 - 0.5
         plot_grid(grid, ax=ax, frame=frame)
-    middle = shape[1] / 2 - 0.5
     ax.set_xlim(middle - width / cell / 2, middle + width / cell / 2)
     ax.set_ylim(height / cell - 0.5, -0.5)
 
@@ -337,7 +341,7 @@ def _plot_shares(values: list, colors: list[str], bins: int, ax: Axes | None) ->
     """Stacked bars of how many test outputs have which share, from 0 to 1."""
     ax = plt.gca() if ax is None else ax
     ax.hist(values, bins=np.linspace(0, 1, bins + 1), color=colors, stacked=True, rwidth=0.85)
-    ax.set(xlim=(-0.01, 1.01), ylabel="test outputs")
+    ax.set(xlim=(-0.01, 1.01), xticks=[0, 0.5, 1], ylabel="test outputs")
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     return _tidy(ax)
@@ -346,15 +350,18 @@ def _plot_shares(values: list, colors: list[str], bins: int, ax: Axes | None) ->
 def _label_ends(ax: Axes) -> None:
     """Write the name and last value of each line at its end, spread so that none overlap."""
     low, high = ax.get_ylim()
-    height = ax.get_window_extent().height / ax.figure.dpi * 72  # points
-    step, place = 11 * (high - low) / height, -np.inf
-    for line in sorted(ax.get_lines(), key=lambda line: line.get_ydata()[-1]):
+    step = 11 * (high - low) / (ax.get_window_extent().height / ax.figure.dpi * 72)  # 11 points
+    lines = sorted(ax.get_lines(), key=lambda line: line.get_ydata()[-1])
+    places = [line.get_ydata()[-1] for line in lines]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + step)
+    for i, top in zip(reversed(range(len(places))), high - step * np.arange(len(places))):
+        places[i] = min(places[i], top)
+    for line, place in zip(lines, places):
         x, y = line.get_xydata()[-1]
-        place = max(y, place + step)
-        text = f"{line.get_label()}  {y:.1%}"
-        style = {"va": "center", "fontsize": 8, "color": line.get_color()}
-        offset = {"xytext": (8, (place - y) / step * 11), "textcoords": "offset points"}
-        ax.annotate(text, (x, y), annotation_clip=False, **offset, **style)
+        style = {"va": "center", "fontsize": 8, "color": line.get_color(), "annotation_clip": False}
+        shift = {"xytext": (8, (place - y) / step * 11), "textcoords": "offset points"}
+        ax.annotate(f"{line.get_label()}  {y:.1%}", (x, y), **shift, **style)
 
 
 def _check_metrics(metrics: Iterable[str], known: Iterable[str]) -> None:
@@ -365,17 +372,10 @@ def _check_metrics(metrics: Iterable[str], known: Iterable[str]) -> None:
 
 def _tidy(ax: Axes, *, grid: str | None = "y") -> Axes:
     """Take away what holds no information."""
-    ax.spines[:].set_visible(False)
+    ax.set_frame_on(False)
     ax.set_axisbelow(True)
     if grid:
         ax.grid(axis=grid, color=FAINT, linewidth=0.6)
     ax.tick_params(length=0, labelsize=8, labelcolor=MUTED)
-    for label in (ax.xaxis.label, ax.yaxis.label):
-        label.set(fontsize=8, color=MUTED)
-    return ax
-
-
-def _bare(ax: Axes) -> Axes:
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
+    plt.setp([ax.xaxis.label, ax.yaxis.label], fontsize=8, color=MUTED)
     return ax

@@ -1,22 +1,25 @@
-"""Questions: the views that a run asks, in which order, and the prompt of each.
+"""Questions: the views that a run asks, the prompt of each, and what its replies become.
 
 Between the plan of augmentations and the engine: makes the list of jobs, renders a job when it is
-its turn, sizes its reply and sees to it that it fits the model's context.
+its turn, sizes its reply, sees to it that it fits the model's context, and turns replies into
+predictions in the original frame.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from arc_airv.augment import Augmentation, sample_augmentations
-from arc_airv.engines.base import Sampling
-from arc_airv.grids import MAX_SIDE, N_COLORS
+from arc_airv.encoders import PROMPT_TOO_LONG
+from arc_airv.engines.base import Completion, Sampling
+from arc_airv.grids import MAX_SIDE, N_COLORS, format_grid
 from arc_airv.prompts import PromptFormat, max_output_cells
+from arc_airv.records import Prediction
 from arc_airv.tasks import Task
 
 REPLY_SLACK = 8  # tokens of a reply beside its grid: marks, end of text
@@ -71,6 +74,40 @@ class Question:
     n_train: int
     sampling: Sampling
     fits: bool
+
+    def predictions(
+        self, completions: list[Completion], prompt_format: PromptFormat
+    ) -> list[Prediction]:
+        """The replies, parsed, their grids reverted to the original frame."""
+        augmentation = Augmentation.parse(self.job.augmentation)
+        predictions = []
+        for sample, completion in enumerate(completions):
+            grid, status = prompt_format.parse(completion.text, completion.finish_reason)
+            text = None if grid is None else format_grid(augmentation.revert_grid(grid))
+            predictions.append(
+                self._prediction(sample, grid=text, status=status, **asdict(completion))
+            )
+        return predictions
+
+    def too_long(self) -> list[Prediction]:
+        """The predictions of a question that does not fit and is not sent."""
+        nothing = Completion(text=None, n_tokens=0, cumulative_logprob=None, finish_reason=None)
+        return [
+            self._prediction(sample, grid=None, status=PROMPT_TOO_LONG, **asdict(nothing))
+            for sample in range(self.sampling.n)
+        ]
+
+    def _prediction(self, sample: int, **reply: Any) -> Prediction:
+        return Prediction(
+            task_id=self.job.task.task_id,
+            test_index=self.job.test_index,
+            augmentation=self.job.augmentation,
+            sample_index=self.job.first_sample + sample,
+            n_prompt_tokens=self.n_tokens,
+            prompt_hash=self.prompt_hash,
+            n_train=self.n_train,
+            **reply,
+        )
 
 
 def plan_jobs(tasks: dict[str, Task], n_views: int, n_samples: int, **plan: Any) -> list[Job]:

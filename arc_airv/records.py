@@ -173,15 +173,18 @@ class PredictionStore:
 
     def _write_run(self, run: dict[str, Any]) -> None:
         if self.run_path.exists() and self.prompt_hashes:
-            old = json.loads(self.run_path.read_text("utf-8")).get("settings", {})
-            new = json.loads(json.dumps(run.get("settings", {})))
-            differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+            old = json.loads(self.run_path.read_text())
+            before, now = old.get("settings", {}), json.loads(json.dumps(run.get("settings", {})))
+            differing = sorted(k for k in before.keys() | now if before.get(k) != now.get(k))
             if differing:
                 raise ValueError(
                     f"{self.path} was made with other settings: "
-                    + "; ".join(f"{k}: {old.get(k)!r}, now {new.get(k)!r}" for k in differing)
+                    + "; ".join(f"{k}: {before.get(k)!r}, now {now.get(k)!r}" for k in differing)
                     + ". Use another store, or the same settings."
                 )
+            # Every task that a call ever asked for: what the metrics have to average over.
+            asked = [*old.get("task_ids", []), *run.get("task_ids", [])]
+            run = {**run, "task_ids": list(dict.fromkeys(asked))}
         write_atomically(
             self.run_path,
             json.dumps({"schema_version": SCHEMA_VERSION, **run}, indent=2, ensure_ascii=False),

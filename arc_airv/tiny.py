@@ -7,6 +7,7 @@ where it stands. The result is an ordinary Hugging Face model, without code of i
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from arc_airv.encoders import COLUMN_LETTERS, make_encoder
@@ -77,3 +78,60 @@ def build_model(
         pad_token_id=tokenizer.pad_token_id,
     )
     return LlamaForCausalLM(config)
+
+
+def factor_embeddings(model: Any, tokenizer: Any) -> Any:
+    """Make the vector of a cell token the sum of a colour's and a column's, while training.
+
+    So each step teaches all tokens of a colour, not only those of the columns that it met: at
+    equal tokens the loss fell about twice as fast. `plain_copy` gives the ordinary model.
+
+    Parameters
+    ----------
+    model : LlamaForCausalLM
+        From `build_model`; changed in place.
+    tokenizer : Hugging Face tokenizer
+        From `build_tokenizer`.
+    """
+    import torch
+    from torch.nn.utils import parametrize
+
+    factors: dict[str, int] = {}
+    rows, columns = [], []
+    for word, token_id in tokenizer.get_vocab().items():
+        is_cell = len(word) == 2 and word[0].isdigit() and word[1] in COLUMN_LETTERS
+        for factor in word if is_cell else [word]:
+            rows.append(token_id)
+            columns.append(factors.setdefault(factor, len(factors)))
+
+    class SumOfFactors(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            mixing = torch.zeros(len(tokenizer), len(factors))
+            mixing[rows, columns] = 1.0
+            self.register_buffer("mixing", mixing)
+
+        def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+            return self.mixing @ vectors
+
+        def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+            return weight.new_empty(len(factors), weight.shape[1]).normal_(std=0.02)
+
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    # A weight of its own for each, or registering one parametrization would undo the other's.
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    for module in (embedding, head):
+        parametrize.register_parametrization(module, "weight", SumOfFactors())
+    head.parametrizations.weight.original = embedding.parametrizations.weight.original
+    return model
+
+
+def plain_copy(model: Any) -> Any:
+    """The ordinary model that a model with factored embeddings computes."""
+    import torch
+
+    plain = type(model)(model.config)
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            parameter.copy_(attrgetter(name)(model))
+    return plain

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from arc_airv.grids import Grid, format_grid, parse_grid
+from arc_airv.grids import N_COLORS, Grid, format_grid, parse_grid
 from arc_airv.tasks import Task
 
 POOL = ["task_id", "test_index"]
@@ -60,7 +60,7 @@ def rank_candidates(predictions: pd.DataFrame, *, method: str = "votes") -> pd.D
     valid = predictions.loc[predictions["grid"].notna(), needed]
     valid = valid.assign(mean_logprob=valid["cumulative_logprob"] / valid["n_tokens"])
     # Sorted by value, so that sums do not depend on the order of the rows in the last digit.
-    valid = valid.sort_values([*POOL, "grid", "mean_logprob", "cumulative_logprob"])
+    valid = valid.sort_values("mean_logprob")
     candidates = (
         valid.groupby([*POOL, "grid"], sort=False)
         .agg(
@@ -110,7 +110,7 @@ def select_attempts(
     attempts = {task_id: [[] for _ in task.test] for task_id, task in tasks.items()}
     best = ranked[ranked["rank"] <= n_attempts].sort_values([*POOL, "rank"])
     for task_id, test_index, grid in best[[*POOL, "grid"]].itertuples(index=False):
-        if task_id not in attempts or test_index >= len(attempts[task_id]):
+        if test_index not in range(len(attempts.get(task_id, ()))):
             raise ValueError(f"the tasks have no test output {test_index} of task {task_id!r}")
         attempts[task_id][test_index].append(parse_grid(grid))
     return attempts
@@ -134,8 +134,9 @@ def _by_cells(candidates: pd.DataFrame) -> pd.DataFrame:
     for _, group in candidates.groupby([*POOL, shapes.rename("shape")], sort=False):
         grids = np.stack([parse_grid(g) for g in group["grid"]])  # (candidates, height, width)
         votes = group["votes"].to_numpy()
+        by_color = [(votes[:, None, None] * (grids == c)).sum(axis=0) for c in range(N_COLORS)]
         # The votes of each candidate's own colour in each of its cells.
-        support = np.array([((grids == g) * votes[:, None, None]).sum(axis=0) for g in grids])
+        support = np.take_along_axis(np.stack(by_color), grids.astype(np.intp), axis=0)
         composed = np.take_along_axis(grids, support.argmax(axis=0)[None], axis=0)[0]
         group = group.assign(score=votes.sum() + support.mean(axis=(1, 2)) / votes.sum())
         text = format_grid(composed)

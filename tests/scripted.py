@@ -2,6 +2,8 @@
 
 import random
 import time
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -16,6 +18,20 @@ GARBAGE = (
     "0\n" * 31 + "<end>", "12|34", "-1<end>", "٣٤<end>", "1.5<end>", "```grid", "\x00<end>",
     "\ud800<end>", "1\r2\u20282\n<end>", "0\n1\n", "[[0, 1], [2, 3]]<end>", "9" * 5000,
 )  # fmt: skip
+
+
+@cache
+def _answers(task, n_views, plan, prompt_format):
+    """The output (in the frame of the view) that each prompt of a plan asks for."""
+    answers = {}
+    for augmentation in sample_augmentations(task, n_views, **dict(plan)):
+        view = augmentation.apply_task(task)
+        for i, pair in enumerate(view.test):
+            for n_train in range(1, len(view.train) + 1):  # some may be dropped to make it fit
+                shown = replace(view, train=view.train[:n_train])
+                encode = prompt_format.encoder.encode
+                answers[prompt_format.template.question(shown, i, encode)] = pair.output
+    return answers
 
 
 class ScriptedEngine:
@@ -52,10 +68,10 @@ class ScriptedEngine:
         self.max_model_len = max_model_len
         self.seed = seed
         self.calls = []  # the prompts of each call of generate
+        plan = tuple({"seed": 0, **(plan or {})}.items())
         self.answers = {}
         for task in tasks.values():
-            for augmentation in sample_augmentations(task, n_views, **{"seed": 0, **(plan or {})}):
-                self._learn(task, augmentation)
+            self.answers |= _answers(task, n_views, plan, prompt_format)
 
     def count_tokens(self, prompts):
         return [len(prompt) for prompt in prompts]
@@ -70,15 +86,6 @@ class ScriptedEngine:
             raise ValueError("the prompt does not fit")
         time.sleep(self.delay)
         return [self._complete(prompt, i, sampling.max_tokens) for i in range(sampling.n)]
-
-    def _learn(self, task, augmentation):
-        view = augmentation.apply_task(task)
-        for i, pair in enumerate(view.test):
-            encode = self.prompt_format.encoder.encode
-            for n_train in range(1, len(view.train) + 1):  # some may be dropped to make it fit
-                shown = type(task)(task.task_id, view.train[:n_train], view.test)
-                prompt = self.prompt_format.template.question(shown, i, encode)
-                self.answers[prompt] = pair.output
 
     def _complete(self, prompt, sample, max_tokens):
         grid = self.answers[prompt]

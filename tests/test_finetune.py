@@ -17,7 +17,13 @@ from arc_airv.corpus import (
 )
 from arc_airv.prompts import PromptFormat
 from arc_airv.tasks import load_tasks
-from arc_airv.tiny import build_model, build_tokenizer, tiny_prompt_format
+from arc_airv.tiny import (
+    build_model,
+    build_tokenizer,
+    factor_embeddings,
+    plain_copy,
+    tiny_prompt_format,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -96,7 +102,7 @@ def test_extra_pairs_are_read_and_a_broken_line_is_named(tmp_path):
 
 
 def test_a_source_without_two_fitting_pairs_is_an_error(training_tasks, tokenizer):
-    source = Source("large", all_pairs({"0b17323b": training_tasks["0b17323b"]}))
+    source = Source("large", all_pairs({"00d62c1b": training_tasks["00d62c1b"]}))
     with pytest.raises(ValueError, match="large: no two pairs within 100 tokens"):
         ExampleStream([source], tiny_prompt_format(), tokenizer, max_tokens=100)
 
@@ -106,10 +112,10 @@ def test_training_lowers_the_loss_and_leaves_a_model_folder(stream, tmp_path):
 
     torch.manual_seed(0)
     model = build_model(stream.tokenizer, width=64, layers=2, heads=2)
-    config = TrainConfig(seconds=6, batch_tokens=1024, log_every=1)
+    config = TrainConfig(seconds=8, batch_tokens=1024, log_every=1, warmup=0, decay=0)
     train(model, stream, config, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "train_log.jsonl").read_text().splitlines()]
-    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
     assert lines[-1]["tokens"] > 0 and lines[-1]["tokens_per_second"] > 0
     assert PromptFormat.load(tmp_path) == tiny_prompt_format()
     ids = AutoTokenizer.from_pretrained(tmp_path).encode("<in>1 5a\n2 0a<out>")
@@ -119,6 +125,18 @@ def test_training_lowers_the_loss_and_leaves_a_model_folder(stream, tmp_path):
         torch.testing.assert_close(
             loaded(torch.tensor([ids])).logits, model.eval()(torch.tensor([ids])).logits
         )
+
+
+def test_factored_embeddings_save_as_an_ordinary_model(tokenizer):
+    model = factor_embeddings(build_model(tokenizer, width=32, layers=1, heads=1), tokenizer)
+    embedding = model.get_input_embeddings().weight
+    tokens = tokenizer.convert_tokens_to_ids
+    step = embedding[tokens("5a")] - embedding[tokens("5b")]
+    torch.testing.assert_close(step, embedding[tokens("7a")] - embedding[tokens("7b")])
+    ids = torch.tensor([tokenizer.encode("<in>1 5a7b<out>")])
+    plain = plain_copy(model)
+    torch.testing.assert_close(plain(ids).logits, model(ids).logits)
+    assert plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
 
 
 def test_training_resumes_from_its_checkpoint(stream, tmp_path):

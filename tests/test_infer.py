@@ -195,7 +195,7 @@ def run_slowly(store, batching):
     """What the killed process runs."""
     arc_airv.infer.FLUSH_SECONDS = 0.0
     engine = {"all": StreamingEngine}.get(batching, ScriptedEngine)
-    ask(engine(TASKS, wrong=0.3, garbage=0.2, delay=0.02), store, 16, batching=batching)
+    ask(engine(TASKS, wrong=0.3, garbage=0.2, delay=0.01), store, 16, batching=batching)
 
 
 def test_a_run_that_is_killed_again_and_again_loses_and_repeats_nothing(store, tmp_path, faulty):
@@ -422,7 +422,7 @@ def test_the_run_description_says_what_made_the_predictions(store, faulty):
         "seed": 0, "geometric": True, "colors": True, "train_order": True
     }  # fmt: skip
     assert run["settings"]["model"] == "scripted"
-    assert (run["n_predictions"], run["n_tasks"], run["batching"]) == (8, 4, "task")
+    assert (run["n_predictions"], len(run["task_ids"]), run["batching"]) == (8, 4, "task")
 
 
 # Replies -----------------------------------------------------------------------------------------
@@ -433,11 +433,11 @@ def test_the_true_answer_to_every_view_reverts_to_the_solution(store, source):
     """The whole way of a grid: augmented, asked, answered, parsed, reverted, stored, compared."""
     tasks = load_tasks(source)
     small = sorted(tasks, key=lambda i: sum(p.input.size + p.output.size for p in tasks[i].train))
-    tasks = {i: tasks[i] for i in small[:40]}
+    tasks = {i: tasks[i] for i in small[:25]}
     ask(ScriptedEngine(tasks, n_views=16), store, 16, tasks=tasks)
     frame = read_predictions(store)
     assert evaluate(frame, tasks)["accuracy"] == 1.0
-    assert frame["augmentation"].nunique() > 500
+    assert frame["augmentation"].nunique() > 300
     for row in frame.itertuples():
         assert row.grid == format_grid(tasks[row.task_id].test[row.test_index].output)
 

@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("notebook")
     parser.add_argument("--into", default="runs")
     parser.add_argument("parameters", nargs="*", metavar="NAME=VALUE")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     given = dict(text.split("=", 1) for text in args.parameters)
     print(run_notebook(args.notebook, args.into, **{k: _literal(v) for k, v in given.items()}))
 

@@ -12,7 +12,7 @@ import torch
 from arc_airv.corpus import ExampleStream, Source, all_pairs, demonstrations, load_pairs
 from arc_airv.finetune import TrainConfig, train
 from arc_airv.tasks import load_tasks
-from arc_airv.tiny import build_model, build_tokenizer, tiny_prompt_format
+from arc_airv.tiny import build_model, build_tokenizer, factor_embeddings, tiny_prompt_format
 
 
 def main() -> None:
@@ -21,11 +21,12 @@ def main() -> None:
     parser.add_argument("--minutes", default=150.0, type=float)
     parser.add_argument("--extra-pairs", help="JSON lines of pairs of training tasks (re-arc)")
     parser.add_argument("--max-tokens", default=512, type=int, help="longest training example")
-    parser.add_argument("--batch-tokens", default=4096, type=int)
+    parser.add_argument("--batch-tokens", default=2048, type=int)
     parser.add_argument("--evaluation-share", default=0.5, type=float)
     parser.add_argument("--width", default=192, type=int)
     parser.add_argument("--layers", default=6, type=int)
     parser.add_argument("--heads", default=6, type=int)
+    parser.add_argument("--decay", default=0.4, type=float, help="share of the time")
     parser.add_argument("--seed", default=0, type=int)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -48,7 +49,10 @@ def main() -> None:
     )
     torch.manual_seed(args.seed)
     model = build_model(tokenizer, width=args.width, layers=args.layers, heads=args.heads)
-    config = TrainConfig(seconds=60 * args.minutes, batch_tokens=args.batch_tokens)
+    config = TrainConfig(
+        seconds=60 * args.minutes, batch_tokens=args.batch_tokens, decay=args.decay
+    )
+    factor_embeddings(model, tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {args.device}", flush=True)
     print(train(model.to(args.device), stream, config, args.into))
 

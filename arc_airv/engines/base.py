@@ -23,8 +23,8 @@ class Completion:
 
     Attributes
     ----------
-    text : str
-        Without the prompt and the end-of-text token.
+    text : str or None
+        Without the prompt and the end-of-text token; None where the prompt was not sent.
     n_tokens : int
         Generated tokens, the end-of-text token included.
     cumulative_logprob : float or None
@@ -33,7 +33,7 @@ class Completion:
         "stop": the model ended the reply, or wrote a stop string. "length": it was cut.
     """
 
-    text: str
+    text: str | None
     n_tokens: int
     cumulative_logprob: float | None
     finish_reason: str | None

@@ -1,0 +1,421 @@
+"""Metrics: a data set small enough to work out every number by hand, and closed forms checked
+against all subsets."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arc_airv.curves import metric_curves
+from arc_airv.grids import format_grid, parse_grid
+from arc_airv.metrics import (
+    average_outputs,
+    bootstrap_interval,
+    evaluate,
+    exact_score,
+    expected_best,
+    pass_at_k,
+    pixel_score,
+    score_outputs,
+    score_predictions,
+    size_score,
+    vote_score,
+)
+from arc_airv.records import to_frame
+from arc_airv.tasks import Pair, Task, hide_outputs
+from arc_airv.vote import rank_candidates
+
+
+def make_task(task_id, *solutions):
+    demonstration = Pair(parse_grid("0"), parse_grid("0"))
+    test = tuple(Pair(parse_grid("0"), parse_grid(text)) for text in solutions)
+    return Task(task_id, (demonstration,), test)
+
+
+def make_pool(task_id, test_index, *predictions):
+    """Predictions of (grid, cumulative_logprob), of one token each."""
+    frame = pd.DataFrame(predictions, columns=["grid", "cumulative_logprob"])
+    return frame.assign(task_id=task_id, test_index=test_index, n_tokens=1)
+
+
+TASKS = {
+    "four": make_task("four", "12|34"),
+    "two": make_task("two", "5", "67"),
+    "none": make_task("none", "0"),
+    "invalid": make_task("invalid", "0"),
+}
+POOLS = pd.concat(
+    [
+        # Right but least likely; three of four cells; another shape; no grid.
+        make_pool("four", 0, ("12|34", -3.0), ("12|30", -1.0), ("12", -2.0), (None, None)),
+        make_pool("two", 0, ("4", -1.0), ("4", -1.0)),  # the right shape, the wrong colour
+        make_pool("two", 1, ("60", -2.0), ("67", -1.0)),
+        make_pool("invalid", 0, (None, None), (None, None)),
+    ],
+    ignore_index=True,
+)
+# Of the outputs four/0, two/0, two/1, none/0, invalid/0.
+BY_OUTPUT = {
+    "n_predictions": [4, 2, 2, 0, 2],
+    "accuracy": [1 / 4, 0, 1 / 2, 0, 0],
+    "correct_size": [2 / 4, 1, 1, 0, 0],
+    "correct_pixels": [(1 + 3 / 4) / 4, 0, (1 / 2 + 1) / 2, 0, 0],
+    "best_correct_size": [1, 1, 1, 0, 0],
+    "best_correct_pixels": [1, 0, 1, 0, 0],
+    "pass_n": [1, 0, 1, 0, 0],
+    "unanswered": [1 / 4, 0, 0, 1, 1],
+    "random_2": [3 / 6, 0, 1, 0, 0],  # 3 of the 6 pairs of four hold the right one
+    "vote_1": [0, 0, 1, 0, 0],
+    "vote_2": [0, 0, 1, 0, 0],  # in four, two wrong grids are likelier
+}
+# The outputs of a task averaged, then the four tasks.
+BY_TASK_AVERAGE = {
+    "accuracy": (1 / 4 + 1 / 4) / 4,
+    "correct_size": (1 / 2 + 1) / 4,
+    "correct_pixels": (7 / 16 + 3 / 8) / 4,
+    "best_correct_size": 2 / 4,
+    "best_correct_pixels": (1 + 1 / 2) / 4,
+    "pass_n": (1 + 1 / 2) / 4,
+    "unanswered": (1 / 4 + 0 + 1 + 1) / 4,
+    "random_2": (1 / 2 + 1 / 2) / 4,
+    "vote_1": (0 + 1 / 2) / 4,
+    "vote_2": (0 + 1 / 2) / 4,
+    "voting_accuracy": 1 / 3,
+}
+BY_OUTPUT_AVERAGE = {
+    "accuracy": (1 / 4 + 1 / 2) / 5,
+    "correct_size": 2.5 / 5,
+    "correct_pixels": (7 / 16 + 3 / 4) / 5,
+    "best_correct_size": 3 / 5,
+    "best_correct_pixels": 2 / 5,
+    "pass_n": 2 / 5,
+    "unanswered": 2.25 / 5,
+    "random_2": 1.5 / 5,
+    "vote_1": 1 / 5,
+    "vote_2": 1 / 5,
+    "voting_accuracy": 1 / 2,
+}
+
+
+def random_data(seed, n_tasks=6, n_most=9):
+    """Tasks of one or two outputs, with pools of different sizes."""
+    rng = np.random.default_rng(seed)
+    tasks, pools = {}, []
+    for t in range(n_tasks):
+        solutions = [format_grid(rng.integers(0, 2, (1, 2))) for _ in range(1 + t % 2)]
+        tasks[f"t{t}"] = make_task(f"t{t}", *solutions)
+        for i in range(len(solutions)):
+            predictions = [
+                (rng.choice(["00", "01", "10", "11", "0", None]), -rng.random())
+                for _ in range(n_most if t == 0 else rng.integers(0, n_most))
+            ]
+            pools.append(make_pool(f"t{t}", i, *predictions))
+    return pd.concat(pools, ignore_index=True), tasks
+
+
+# By hand -----------------------------------------------------------------------------------------
+
+
+def test_every_metric_of_every_output():
+    outputs = score_outputs(POOLS, TASKS)
+    assert list(outputs) == ["task_id", "test_index", *BY_OUTPUT]
+    assert outputs["task_id"].tolist() == ["four", "two", "two", "none", "invalid"]
+    assert outputs["test_index"].tolist() == [0, 0, 1, 0, 0]
+    for name, values in BY_OUTPUT.items():
+        assert outputs[name].tolist() == pytest.approx(values), name
+
+
+@pytest.mark.parametrize(
+    ("average", "expected"), [("task", BY_TASK_AVERAGE), ("output", BY_OUTPUT_AVERAGE)]
+)
+def test_every_metric_of_the_data_set(average, expected):
+    values = evaluate(POOLS, TASKS, average=average)
+    assert list(values.index) == list(expected)
+    assert values.to_dict() == pytest.approx(expected)
+
+
+def test_the_average_is_over_tasks_unless_told():
+    pd.testing.assert_series_equal(evaluate(POOLS, TASKS), evaluate(POOLS, TASKS, average="task"))
+
+
+def test_a_task_without_predictions_never_drops_out():
+    more = {**TASKS, **{f"unseen{i}": make_task(f"unseen{i}", "0") for i in range(4)}}
+    values = evaluate(POOLS, more)
+    assert values["accuracy"] == BY_TASK_AVERAGE["accuracy"] / 2
+    assert values["unanswered"] == (BY_TASK_AVERAGE["unanswered"] + 1) / 2
+
+
+def test_no_predictions_at_all_solve_nothing():
+    values = evaluate(to_frame([]), TASKS)
+    assert values.pop("unanswered") == 1.0
+    assert np.isnan(values.pop("voting_accuracy"))
+    assert (values == 0.0).all()
+
+
+def test_the_order_of_the_predictions_does_not_matter():
+    shuffled = POOLS.sample(frac=1.0, random_state=0)
+    pd.testing.assert_frame_equal(score_outputs(shuffled, TASKS), score_outputs(POOLS, TASKS))
+
+
+def test_an_unknown_average_is_refused():
+    for function in (evaluate, metric_curves):
+        with pytest.raises(ValueError, match=r"\('task', 'output'\), got 'mean'"):
+            function(POOLS, TASKS, average="mean")
+    with pytest.raises(ValueError, match=r"\('task', 'output'\), got 'mean'"):
+        bootstrap_interval(score_outputs(POOLS, TASKS), average="mean")
+
+
+# One prediction ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prediction", "exact", "size", "pixels"),
+    [
+        ("12|34", 1.0, 1.0, 1.0),
+        ("12|30", 0.0, 1.0, 0.75),
+        ("00|00", 0.0, 1.0, 0.0),
+        ("1234", 0.0, 0.0, 0.0),
+        ("12|34|00", 0.0, 0.0, 0.0),
+        (None, 0.0, 0.0, 0.0),
+    ],
+)
+def test_a_prediction_is_compared_with_its_solution(prediction, exact, size, pixels):
+    target, grid = parse_grid("12|34"), None if prediction is None else parse_grid(prediction)
+    assert exact_score(target, grid) == exact
+    assert size_score(target, grid) == size
+    assert pixel_score(target, grid) == pixels
+    scored = score_predictions(make_pool("four", 0, (prediction, -1.0)), TASKS)
+    assert scored[["correct", "correct_size", "correct_pixels", "answered"]].values.tolist() == [
+        [exact, size, pixels, float(prediction is not None)]
+    ]
+
+
+def test_scored_predictions_are_the_predictions_with_four_more_columns():
+    scored = score_predictions(POOLS, TASKS)
+    pd.testing.assert_frame_equal(scored[POOLS.columns], POOLS)
+    assert list(scored.columns.difference(POOLS.columns)) == [
+        "answered", "correct", "correct_pixels", "correct_size"
+    ]  # fmt: skip
+    pd.testing.assert_frame_equal(score_predictions(scored, TASKS), scored)
+
+
+def test_a_missing_grid_may_be_none_or_nan():
+    frame = make_pool("four", 0, (None, None), ("12|34", -1.0), (float("nan"), None), (None, None))
+    frame["grid"] = frame["grid"].astype(object)
+    frame.loc[0, "grid"] = None
+    scored = score_predictions(frame, TASKS)
+    assert scored["answered"].tolist() == [0.0, 1.0, 0.0, 0.0]
+    assert score_outputs(frame, TASKS)["n_predictions"].tolist() == [4, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("task_id", "test_index"), [("five", 0), ("four", 1), ("two", -1)])
+def test_a_prediction_for_an_unknown_output_is_refused(task_id, test_index):
+    frame = pd.concat([POOLS, make_pool(task_id, test_index, (None, None))])
+    for function in (score_predictions, score_outputs, evaluate, metric_curves):
+        with pytest.raises(ValueError, match=f"not in the tasks.*{task_id}"):
+            function(frame, TASKS)
+
+
+def test_a_hidden_solution_is_refused():
+    hidden = {**TASKS, "none": hide_outputs(TASKS)["none"]}
+    for function in (score_predictions, score_outputs, evaluate, metric_curves):
+        with pytest.raises(ValueError, match="task none: the solution of test output 0 is hidden"):
+            function(POOLS, hidden)
+    with pytest.raises(ValueError, match="hidden"):
+        vote_score(rank_candidates(POOLS), hidden, k=2)
+
+
+# Closed forms ------------------------------------------------------------------------------------
+
+short_lists = st.lists(st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 1.0]), min_size=1, max_size=7)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=7), st.integers(1, 9))
+def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_one(right, k):
+    subsets = list(combinations(right, min(k, len(right))))
+    share = sum(any(subset) for subset in subsets) / len(subsets)
+    assert pass_at_k(len(right), sum(right), k) == pytest.approx(share)
+
+
+@given(short_lists, st.integers(1, 9))
+def test_expected_best_is_the_mean_of_the_best_of_all_subsets(values, k):
+    subsets = list(combinations(values, min(k, len(values))))
+    mean = np.mean([max(subset) for subset in subsets])
+    assert expected_best(np.array(values), k) == pytest.approx(mean)
+
+
+@given(short_lists)
+def test_one_draw_is_worth_the_mean_and_all_draws_the_best(values):
+    assert expected_best(np.array(values), 1) == pytest.approx(np.mean(values))
+    assert expected_best(np.array(values), len(values)) == max(values)
+
+
+def test_drawing_from_nothing_gives_nothing():
+    assert pass_at_k(0, 0, 2) == 0.0
+    assert expected_best(np.array([]), 2) == 0.0
+
+
+def test_large_pools_stay_exact():
+    assert pass_at_k(4096, 1, 2048) == 0.5
+    assert pass_at_k(4096, 4000, 2) == pytest.approx(1 - 96 * 95 / (4096 * 4095))
+    assert expected_best(np.arange(4096) == 4095, 1024) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 5, 1), (4, -1, 1), (4, 2, 0)])
+def test_impossible_draws_are_refused(n, c, k):
+    with pytest.raises(ValueError, match=f"n={n}, c={c}, k={k}"):
+        pass_at_k(n, c, k)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_2_is_the_share_of_pairs_that_hold_a_right_one(seed):
+    predictions, tasks = random_data(seed)
+    outputs = score_outputs(predictions, tasks).set_index(["task_id", "test_index"])
+    scored = score_predictions(predictions, tasks)
+    for key, pool in scored.groupby(["task_id", "test_index"]):
+        pairs = list(combinations(pool["correct"], min(2, len(pool))))
+        assert outputs.loc[key, "random_2"] == pytest.approx(np.mean([any(p) for p in pairs]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_metrics_keep_their_order(seed):
+    outputs = score_outputs(*random_data(seed))
+    for lower, higher in [
+        ("accuracy", "correct_pixels"), ("correct_pixels", "correct_size"),
+        ("accuracy", "random_2"), ("random_2", "pass_n"), ("vote_1", "vote_2"),
+        ("vote_2", "pass_n"), ("pass_n", "best_correct_pixels"),
+        ("best_correct_pixels", "best_correct_size"), ("correct_pixels", "best_correct_pixels"),
+    ]:  # fmt: skip
+        assert (outputs[lower] <= outputs[higher] + 1e-12).all(), (lower, higher)
+
+
+def test_vote_score_takes_the_ranking_of_any_method():
+    by_logprob = rank_candidates(POOLS, method="logprob")
+    assert vote_score(by_logprob, TASKS, k=1).tolist() == [0, 0, 1, 0, 0]
+    assert vote_score(by_logprob, TASKS, k=3).tolist() == [1, 0, 1, 0, 0]
+    assert vote_score(rank_candidates(POOLS, method="cells"), TASKS, k=1).tolist() == [
+        0, 0, 1, 0, 0
+    ]  # fmt: skip
+
+
+# Intervals ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("average", ["task", "output"])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_interval_contains_its_value(seed, average):
+    outputs = score_outputs(*random_data(seed, n_tasks=30))
+    interval = bootstrap_interval(outputs, average=average, seed=seed)
+    assert (interval["low"] <= interval["value"]).all()
+    assert (interval["value"] <= interval["high"]).all()
+    expected = average_outputs(outputs, average=average)[interval.index]
+    assert interval["value"].to_numpy() == pytest.approx(expected.to_numpy())
+
+
+def test_an_interval_has_the_width_of_the_binomial():
+    solved = np.arange(400) < 100
+    outputs = pd.DataFrame({"task_id": [f"t{i:03}" for i in range(400)], "pass_n": solved * 1.0})
+    low, high = bootstrap_interval(outputs).loc["pass_n", ["low", "high"]]
+    half = 1.96 * np.sqrt(0.25 * 0.75 / 400)
+    assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=4e-3)
+
+
+def test_the_outputs_of_a_task_are_drawn_together():
+    outputs = pd.DataFrame({"task_id": ["a", "a", "a", "b"], "pass_n": [1.0, 1.0, 1.0, 0.0]})
+    interval = bootstrap_interval(outputs, average="output")
+    assert interval.loc["pass_n"].tolist() == [0.75, 0.0, 1.0]
+
+
+def test_an_interval_is_the_same_for_the_same_seed():
+    outputs = score_outputs(*random_data(0))
+    first = bootstrap_interval(outputs, seed=1)
+    pd.testing.assert_frame_equal(bootstrap_interval(outputs, seed=1), first)
+    assert not bootstrap_interval(outputs, seed=2).equals(first)
+
+
+def test_a_lower_level_is_a_narrower_interval():
+    outputs = score_outputs(*random_data(0, n_tasks=30))
+    wide, narrow = bootstrap_interval(outputs), bootstrap_interval(outputs, level=0.5)
+    widths = (frame.loc["accuracy", "high"] - frame.loc["accuracy", "low"]
+              for frame in (wide, narrow))  # fmt: skip
+    assert next(widths) > next(widths) > 0
+
+
+# Curves ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["task", "output"])
+def curves(request):
+    predictions, tasks = random_data(0)
+    table = metric_curves(predictions, tasks, n_predictions=list(range(1, 10)),
+                          average=request.param, n_subsamples=5)  # fmt: skip
+    return table, evaluate(predictions, tasks, average=request.param)
+
+
+def curve(table, metric):
+    return table[table["metric"] == metric].set_index("n")["value"]
+
+
+def test_a_curve_has_a_value_and_an_interval_for_every_n(curves):
+    table, _ = curves
+    assert list(table) == ["metric", "n", "value", "low", "high"]
+    assert set(table["metric"]) == set(BY_OUTPUT) - {"n_predictions", "random_2"}
+    assert (table.groupby("metric")["n"].agg(list).map(tuple) == tuple(range(1, 10))).all()
+    assert (table["low"] <= table["value"] + 1e-12).all()
+    assert (table["value"] <= table["high"] + 1e-12).all()
+
+
+@pytest.mark.parametrize("metric", ["pass_n", "best_correct_size", "best_correct_pixels"])
+def test_the_best_of_more_is_better(curves, metric):
+    values = curve(curves[0], metric)
+    assert values.is_monotonic_increasing
+    assert values[9] > values[1]
+
+
+def test_one_prediction_is_worth_the_mean(curves):
+    table, full = curves
+    for best, mean in [("pass_n", "accuracy"), ("best_correct_size", "correct_size"),
+                       ("best_correct_pixels", "correct_pixels")]:  # fmt: skip
+        assert curve(table, best)[1] == pytest.approx(full[mean])
+
+
+def test_means_do_not_depend_on_n(curves):
+    table, full = curves
+    for metric in ("accuracy", "correct_size", "correct_pixels", "unanswered"):
+        assert curve(table, metric).tolist() == pytest.approx([full[metric]] * 9)
+
+
+def test_the_last_point_is_that_of_all_predictions(curves):
+    table, full = curves
+    last = table[table["n"] == 9].set_index("metric")["value"]
+    assert last.to_dict() == pytest.approx(full[last.index].to_dict())
+
+
+def test_votes_of_one_prediction_are_near_the_accuracy():
+    predictions, tasks = random_data(0)
+    table = metric_curves(predictions, tasks, n_predictions=[1], n_subsamples=50)
+    values = table.set_index("metric")["value"]
+    assert values["vote_1"] == values["vote_2"] == pytest.approx(values["accuracy"], abs=0.05)
+
+
+def test_the_points_are_powers_of_two_and_the_largest_pool():
+    predictions, tasks = random_data(0)
+    table = metric_curves(predictions, tasks, n_subsamples=1)
+    assert table["n"].unique().tolist() == [1, 2, 4, 8, 9]
+    eight = predictions.groupby(["task_id", "test_index"]).head(8)
+    assert metric_curves(eight, tasks, n_subsamples=1)["n"].unique().tolist() == [1, 2, 4, 8]
+
+
+def test_a_curve_does_not_depend_on_the_other_points_nor_change_with_the_day():
+    predictions, tasks = random_data(0)
+    table = metric_curves(predictions, tasks, n_predictions=[2, 4], n_subsamples=3, seed=1)
+    alone = metric_curves(predictions, tasks, n_predictions=[4], n_subsamples=3, seed=1)
+    pd.testing.assert_frame_equal(table[table["n"] == 4].reset_index(drop=True), alone)
+
+
+def test_a_curve_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="no predictions"):
+        metric_curves(to_frame([]), TASKS)
