@@ -7,6 +7,7 @@ them and predictions are on disk about a second after they finish, however many 
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
 import warnings
@@ -14,7 +15,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -191,17 +191,18 @@ class _Loop:
 
     def run(self, jobs: list[Job]) -> bool:
         """Answer one group of jobs; False if the deadline came first."""
-        sent: list[Question] = []
+        sent: dict[int, Question] = {}  # asked and not yet answered
         rendering = 0.0
 
         def requests() -> Iterator[Request]:
             nonlocal rendering
+            number = itertools.count()
             for job in jobs:
                 start = time.monotonic()
                 question = self.renderer.render(job)
                 rendering += time.monotonic() - start
                 if question.fits:
-                    sent.append(question)
+                    sent[next(number)] = question
                     yield question.prompt, question.sampling
                 else:
                     self.finished += question.too_long()
@@ -215,7 +216,8 @@ class _Loop:
                     # The engine's time: since it was asked, less what rendering took of it.
                     self.engine_seconds += time.monotonic() - start - rendering
                     for index, completions in replies:
-                        self.finished += sent[index].predictions(completions, self.renderer.format)
+                        question = sent.pop(index)
+                        self.finished += question.predictions(completions, self.renderer.format)
                     if time.monotonic() - self.last_flush >= FLUSH_SECONDS:
                         self._flush()
                     if self._late():
@@ -298,7 +300,9 @@ def _groups(jobs: list[Job], batching: str) -> Iterable[list[Job]]:
     if batching == "prompt":
         return ([job] for job in jobs)
     if batching == "task":
-        return (list(group) for _, group in groupby(jobs, key=lambda job: job.task.task_id))
+        return (
+            list(group) for _, group in itertools.groupby(jobs, key=lambda job: job.task.task_id)
+        )
     return [jobs]
 
 
@@ -309,7 +313,7 @@ def _stream(
         yield from engine.stream(requests)
         return
     sent = 0
-    while chunk := list(islice(requests, CHUNK)):
+    while chunk := list(itertools.islice(requests, CHUNK)):
         prompts = [prompt for prompt, _ in chunk]
         widest = max((sampling for _, sampling in chunk), key=lambda s: s.max_tokens)
         yield list(enumerate(engine.generate(prompts, widest), start=sent))

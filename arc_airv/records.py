@@ -173,7 +173,7 @@ class PredictionStore:
 
     def _write_run(self, run: dict[str, Any]) -> None:
         if self.run_path.exists() and self.prompt_hashes:
-            old = json.loads(self.run_path.read_text())
+            old = json.loads(self.run_path.read_text("utf-8"))
             before, now = old.get("settings", {}), json.loads(json.dumps(run.get("settings", {})))
             differing = sorted(k for k in before.keys() | now if before.get(k) != now.get(k))
             if differing:

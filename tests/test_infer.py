@@ -17,7 +17,7 @@ from scripted import BARE, GARBAGE, ScriptedEngine, StreamingEngine
 import arc_airv.infer
 from arc_airv.augment import Augmentation, sample_augmentations
 from arc_airv.encoders import make_encoder
-from arc_airv.engines.base import Sampling
+from arc_airv.engines.base import Completion, Sampling
 from arc_airv.grids import format_grid, parse_grid, same_grid
 from arc_airv.infer import BATCHING, generate_predictions
 from arc_airv.metrics import evaluate, score_outputs
@@ -377,9 +377,8 @@ def test_a_model_without_a_format_or_a_chat_template_is_asked_plainly(store):
     engine = ScriptedEngine(TASKS, n_views=1, prompt_format=default)
     answer, engine.prompt_format = engine.prompt_format, None
     engine.reply = lambda prompt, sampling: [
-        SimpleNamespace(text=answer.render_answer(engine.answers[prompt]), n_tokens=1,
-                        cumulative_logprob=0.0, finish_reason="stop")
-    ]  # fmt: skip
+        Completion(answer.render_answer(engine.answers[prompt]), 9, -1.0, "stop")
+    ]
     ask(engine, store, 1)
     assert evaluate(read_predictions(store), TASKS)["accuracy"] == 1.0
 

@@ -394,11 +394,33 @@ def test_the_last_point_is_that_of_all_predictions(curves):
     assert last.to_dict() == pytest.approx(full[last.index].to_dict())
 
 
-def test_votes_of_one_prediction_are_near_the_accuracy():
-    predictions, tasks = random_data(0)
-    table = metric_curves(predictions, tasks, n_predictions=[1], n_subsamples=50)
-    values = table.set_index("metric")["value"]
-    assert values["vote_1"] == values["vote_2"] == pytest.approx(values["accuracy"], abs=0.05)
+def test_votes_are_exact_where_every_prediction_is_an_attempt(curves):
+    table, full = curves
+    assert curve(table, "vote_1")[1] == pytest.approx(full["accuracy"])
+    assert curve(table, "vote_2")[2] == pytest.approx(full["random_2"])
+
+
+def test_votes_never_beat_the_best(curves):
+    table, _ = curves
+    assert (curve(table, "vote_1") <= curve(table, "vote_2") + 1e-12).all()
+    assert (curve(table, "vote_2") <= curve(table, "pass_n") + 1e-12).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_votes_are_near_the_share_of_all_subsets(seed):
+    predictions, tasks = random_data(seed, n_tasks=4, n_most=6)
+    table = metric_curves(predictions, tasks, n_predictions=[3], average="output",
+                          n_subsamples=400).set_index("metric")["value"]  # fmt: skip
+    pools = [pool for _, pool in predictions.groupby(["task_id", "test_index"])]
+    for k in (1, 2):
+        expected = 0.0
+        for pool in pools:
+            subsets = list(combinations(range(len(pool)), min(3, len(pool))))
+            for subset in subsets:
+                ranked = rank_candidates(pool.iloc[list(subset)])
+                expected += vote_score(ranked, tasks, k=k).sum() / len(subsets)
+        n_outputs = sum(len(task.test) for task in tasks.values())
+        assert table[f"vote_{k}"] == pytest.approx(expected / n_outputs, abs=0.01)
 
 
 def test_the_points_are_powers_of_two_and_the_largest_pool():

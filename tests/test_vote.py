@@ -204,6 +204,15 @@ def test_the_order_of_the_rows_does_not_matter(method, data, predictions):
         assert expected.groupby(keys)["votes"].sum().sum() == valid.sum()
 
 
+def test_the_last_digit_of_a_mean_does_not_depend_on_the_order_of_the_rows():
+    logprobs = -(10.0 ** np.random.default_rng(0).uniform(-8, 8, 50))
+    pool = make_pool(*[("1", logprob, 3) for logprob in logprobs])
+    expected = rank_candidates(pool)
+    for seed in range(30):
+        shuffled = pool.sample(frac=1.0, random_state=seed)
+        pd.testing.assert_frame_equal(rank_candidates(shuffled), expected, check_exact=True)
+
+
 @every_method
 def test_the_views_that_the_predictions_come_from_do_not_matter(method):
     pool = make_pool(("12", -1.0, 1), ("21", -2.0, 1), ("12", -3.0, 1))

@@ -1,0 +1,65 @@
+"""Measure a model on ARC-AGI-1 evaluation tasks of a range of sizes; the model card's numbers.
+
+    python tools/evaluate.py --model res/tiny --max-tokens 512 --predictions 16
+
+A task's size is the number of tokens of its longest question with its answer. The predictions stay
+in the store, so the command can be stopped and called again.
+"""
+
+import argparse
+
+from arc_airv.engines import TransformersEngine, VllmEngine
+from arc_airv.infer import generate_predictions
+from arc_airv.metrics import bootstrap_interval, score_outputs
+from arc_airv.records import read_predictions
+from arc_airv.tasks import Task, load_tasks
+
+
+def size(task: Task, engine: TransformersEngine | VllmEngine) -> int:
+    """Tokens of the longest question with its answer."""
+    prompt_format = engine.prompt_format
+    texts = [
+        prompt_format.render(task, i, tokenizer=engine.tokenizer)
+        + prompt_format.render_answer(pair.output)
+        for i, pair in enumerate(task.test)
+    ]
+    return max(engine.count_tokens(texts))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="res/tiny")
+    parser.add_argument("--tasks", default="arc-agi-1/evaluation")
+    parser.add_argument("--min-tokens", default=0, type=int)
+    parser.add_argument("--max-tokens", default=512, type=int)
+    parser.add_argument("--predictions", default=16, type=int)
+    parser.add_argument("--seed", default=0, type=int)
+    parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
+    parser.add_argument("--store", default="runs/evaluate.jsonl")
+    args = parser.parse_args()
+    engine = {"vllm": VllmEngine, "transformers": TransformersEngine}[args.engine](args.model)
+    tasks = {
+        task_id: task
+        for task_id, task in load_tasks(args.tasks).items()
+        if args.min_tokens < size(task, engine) <= args.max_tokens
+    }
+    summary = generate_predictions(
+        tasks, engine, n_predictions=args.predictions, seed=args.seed, store=args.store
+    )
+    predictions = read_predictions(args.store)
+    predictions = predictions[predictions["task_id"].isin(tasks)]
+    outputs = score_outputs(predictions, tasks)
+    print(f"\n{args.model} on {len(tasks)} tasks ({len(outputs)} test outputs) of {args.tasks}")
+    print(f"between {args.min_tokens} and {args.max_tokens} tokens, {args.predictions} predictions")
+    if summary.n_new:
+        print(f"{summary.n_new / summary.seconds:.1f} predictions/s, {args.engine}")
+    table = bootstrap_interval(outputs, average="output")
+    print(f"{'':<22}value   95% interval over tasks")
+    for metric, (value, low, high) in table.iterrows():
+        print(f"{metric:<20} {value:6.1%}   {low:6.1%} - {high:.1%}")
+    solved = {m: int(outputs[m].sum()) for m in ("pass_n", "vote_1", "vote_2")}
+    print(f"solved outputs: {solved}")
+
+
+if __name__ == "__main__":
+    main()
