@@ -18,6 +18,7 @@ from arc_airv.tasks import Task
 from arc_airv.vote import POOL, rank_candidates
 
 AVERAGES = ("task", "output")
+VOTING_ACCURACY = "voting_accuracy"
 # What a single prediction is worth; the value of an invalid one is 0.
 SCORES = ["correct", "correct_size", "correct_pixels", "answered"]
 
@@ -126,13 +127,17 @@ def score_predictions(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.D
     )
 
 
-def score_outputs(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
+def score_outputs(
+    predictions: pd.DataFrame, tasks: dict[str, Task], *, method: str = "votes"
+) -> pd.DataFrame:
     """The metrics of every test output of every task, from all its N predictions.
 
     Parameters
     ----------
     predictions : DataFrame
     tasks : dict of str to Task
+    method : str, default "votes"
+        How vote_1 and vote_2 rank, see `arc_airv.vote.rank_candidates`.
 
     Returns
     -------
@@ -151,7 +156,7 @@ def score_outputs(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataF
         random_2
             Expected pass of two drawn at random, without replacement.
         vote_1, vote_2
-            1 if the right grid is among the first 1 or 2 candidates by votes.
+            1 if the right grid is among the first 1 or 2 candidates.
     """
     scored = score_predictions(predictions, tasks)
     n = scored.groupby(POOL).size().rename("n_predictions")
@@ -169,7 +174,7 @@ def score_outputs(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataF
     outputs["unanswered"] = 1.0 - mean["answered"]
     n_right = (mean["correct"] * outputs["n_predictions"]).round().astype(int)
     outputs["random_2"] = [pass_at_k(n, c, 2) for n, c in zip(outputs["n_predictions"], n_right)]
-    ranked = rank_candidates(predictions)
+    ranked = rank_candidates(predictions, method=method)
     for k in (1, 2):
         outputs[f"vote_{k}"] = vote_score(ranked, tasks, k=k)
     return outputs.reset_index()
@@ -219,12 +224,16 @@ def average_outputs(outputs: pd.DataFrame, *, average: str = "task") -> pd.Serie
     values = _weighted_by(values, average).drop(columns="task_id").mean()
     if "vote_2" in values:
         pass_n = values["pass_n"]
-        values["voting_accuracy"] = values["vote_2"] / pass_n if pass_n else np.nan
+        values[VOTING_ACCURACY] = values["vote_2"] / pass_n if pass_n else np.nan
     return values
 
 
 def evaluate(
-    predictions: pd.DataFrame, tasks: dict[str, Task], *, average: str = "task"
+    predictions: pd.DataFrame,
+    tasks: dict[str, Task],
+    *,
+    average: str = "task",
+    method: str = "votes",
 ) -> pd.Series:
     """Every metric of the predictions, averaged over all tasks; see `score_outputs`.
 
@@ -234,12 +243,13 @@ def evaluate(
     tasks : dict of str to Task
         All tasks of the data set: one without predictions counts as 0.
     average : {"task", "output"}, default "task"
+    method : str, default "votes"
 
     Returns
     -------
     Series
     """
-    return average_outputs(score_outputs(predictions, tasks), average=average)
+    return average_outputs(score_outputs(predictions, tasks, method=method), average=average)
 
 
 def bootstrap_interval(
@@ -264,12 +274,15 @@ def bootstrap_interval(
     total, count = by_task.sum().to_numpy(), by_task.size().to_numpy()
     if average == "task":
         total, count = total / count[:, None], np.ones_like(count)
-    value = average_outputs(outputs, average=average)[columns]
+    value = average_outputs(outputs, average=average)
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(count), np.full(len(count), 1 / len(count)), size=n_resamples)
-    means = draws @ total / (draws @ count)[:, None]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return pd.DataFrame({"value": value.to_numpy(), "low": low, "high": high}, index=columns)
+    means = pd.DataFrame(draws @ total / (draws @ count)[:, None], columns=columns)
+    if VOTING_ACCURACY in value:
+        # A resample in which nothing can be voted for says nothing of the vote.
+        means[VOTING_ACCURACY] = means["vote_2"] / means["pass_n"].where(means["pass_n"] > 0)
+    low, high = means.quantile((1 - level) / 2), means.quantile((1 + level) / 2)
+    return pd.DataFrame({"value": value, "low": low, "high": high}, index=means.columns)
 
 
 def targets_of(tasks: dict[str, Task]) -> dict[tuple[str, int], Grid]:

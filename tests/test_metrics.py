@@ -362,7 +362,9 @@ def curve(table, metric):
 def test_a_curve_has_a_value_and_an_interval_for_every_n(curves):
     table, _ = curves
     assert list(table) == ["metric", "n", "value", "low", "high"]
-    assert set(table["metric"]) == set(BY_OUTPUT) - {"n_predictions", "random_2"}
+    assert set(table["metric"]) == (
+        set(BY_OUTPUT) - {"n_predictions", "random_2"} | {"voting_accuracy"}
+    )
     assert (table.groupby("metric")["n"].agg(list).map(tuple) == tuple(range(1, 10))).all()
     assert (table["low"] <= table["value"] + 1e-12).all()
     assert (table["value"] <= table["high"] + 1e-12).all()
@@ -400,15 +402,33 @@ def test_votes_are_exact_where_every_prediction_is_an_attempt(curves):
     assert curve(table, "vote_2")[2] == pytest.approx(full["random_2"])
 
 
+def test_a_right_answer_that_no_subsample_holds_is_still_counted():
+    rare = make_pool("b", 0, ("1", -1.0), *[("2", -1.0)] * 199)
+    table = metric_curves(rare, {"b": make_task("b", "1")}, n_predictions=[1, 2], n_subsamples=1)
+    assert curve(table, "vote_1")[1] == pytest.approx(1 / 200)
+    assert curve(table, "vote_2")[2] == pytest.approx(2 / 200)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_last_votes_are_exact_where_log_probabilities_tie_or_miss(seed):
+    predictions, tasks = random_data(seed, n_tasks=12)
+    rng = np.random.default_rng(seed)
+    predictions["cumulative_logprob"] = rng.choice([-1.0, -2.0, np.nan], len(predictions))
+    values = metric_curves(predictions, tasks, n_predictions=[9]).set_index("metric")["value"]
+    full = evaluate(predictions, tasks)
+    for metric in ("vote_1", "vote_2"):
+        assert values[metric] == pytest.approx(full[metric])
+
+
 def test_votes_never_beat_the_best(curves):
     table, _ = curves
     assert (curve(table, "vote_1") <= curve(table, "vote_2") + 1e-12).all()
     assert (curve(table, "vote_2") <= curve(table, "pass_n") + 1e-12).all()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_votes_are_near_the_share_of_all_subsets(seed):
-    predictions, tasks = random_data(seed, n_tasks=4, n_most=6)
+    predictions, tasks = random_data(seed, n_tasks=3, n_most=6)
     table = metric_curves(predictions, tasks, n_predictions=[3], average="output",
                           n_subsamples=400).set_index("metric")["value"]  # fmt: skip
     pools = [pool for _, pool in predictions.groupby(["task_id", "test_index"])]

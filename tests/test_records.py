@@ -283,6 +283,13 @@ def test_more_predictions_of_the_same_settings_are_welcome(path):
     assert run["schema_version"] == 1
 
 
+def test_every_task_that_was_ever_asked_for_is_named_once(path):
+    fill(path, [make_prediction()], {**RUN, "task_ids": ["22806e14", "97999447"]})
+    fill(path, [], {**RUN, "task_ids": ["97999447", "00576224"]})
+    run = json.loads(run_path(path).read_text())
+    assert run["task_ids"] == ["22806e14", "97999447", "00576224"]
+
+
 def test_settings_are_compared_as_json(path):
     fill(path, [make_prediction()], {"settings": {"stop": ("<end>",)}})
     fill(path, [make_prediction(sample_index=1)], {"settings": {"stop": ["<end>"]}})
