@@ -28,7 +28,7 @@ class Completion:
     n_tokens : int
         Generated tokens, the end-of-text token included.
     cumulative_logprob : float or None
-        Sum over the generated tokens (nats); None where the model gave a NaN.
+        Sum over the generated tokens (nats); None where it is no number.
     finish_reason : str or None
         "stop": the model ended the reply, or wrote a stop string. "length": it was cut.
     """
@@ -169,10 +169,11 @@ class LocalEngine:
 
 
 def checked_logprob(value: float | None) -> float | None:
-    """The log-probability, or None with a warning where it is NaN (half-precision overflow)."""
-    if value is not None and math.isnan(value):
+    """The log-probability, or None with a warning where it is NaN or infinite (an overflow)."""
+    if value is not None and not math.isfinite(value):
         warnings.warn(
-            "the model gave a NaN log-probability: its dtype may overflow, try dtype='float32'",
+            f"the model gave a log-probability of {value}: its dtype may overflow, "
+            "try dtype='float32'",
             stacklevel=2,
         )
         return None
