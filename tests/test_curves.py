@@ -5,11 +5,12 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
-from test_metrics import BY_OUTPUT, TASKS, make_pool, make_task, random_data
+from test_metrics import BY_OUTPUT, POOLS, TASKS, make_pool, make_task, random_data
 
 from arc_airv.curves import metric_curves
 from arc_airv.metrics import evaluate, vote_score
 from arc_airv.records import to_frame
+from arc_airv.tasks import hide_outputs
 from arc_airv.vote import rank_candidates
 
 
