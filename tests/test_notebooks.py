@@ -13,7 +13,7 @@ from arc_airv.tasks import hide_outputs, load_tasks, save_tasks
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODEL = str(ROOT / "res" / "tiny")
-SMALL = ("25ff71a9", "3c9b0459", "d511f180", "0d3d703e")  # short prompts
+SMALL = ("6150a2bd", "3c9b0459", "d511f180", "0d3d703e")  # short prompts
 
 sys.path.insert(0, str(ROOT / "tools"))
 
