@@ -108,7 +108,7 @@ class VllmEngine(LocalEngine):
                     request_id = f"arc_airv-{next(self._request_ids)}"
                     token_ids = self.encode_request(index, request)
                     core.add_request(
-                        request_id, {"prompt_token_ids": token_ids}, _sampling_params(request[1])
+                        request_id, self._render(token_ids), _sampling_params(request[1])
                     )
                     running[request_id] = index
                 if not running:
@@ -118,6 +118,14 @@ class VllmEngine(LocalEngine):
         finally:
             if running:  # the caller stopped early
                 core.abort_request(list(running))
+
+    def _render(self, token_ids: list[int]) -> Any:
+        """Token ids as this version of vLLM takes them."""
+        prompt = {"prompt_token_ids": token_ids}
+        renderer = getattr(self.llm.llm_engine, "renderer", None)
+        if hasattr(renderer, "render_cmpl"):  # since then, raw prompts are deprecated
+            return renderer.render_cmpl([prompt])[0]
+        return prompt
 
 
 def _sampling_params(sampling: Sampling) -> Any:
