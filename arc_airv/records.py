@@ -219,8 +219,11 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        content = file.read()
+    try:
+        with opener(path, "rb") as file:
+            content = file.read()
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: not a whole gzip file ({error})") from None
     lines = content[: content.rfind(b"\n") + 1].splitlines()
     return to_frame(_parse_lines(lines, path))
 

@@ -324,3 +324,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         write_atomically(path, "new")
     assert path.read_text() == "old\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_truncated_compressed_store_is_named(tmp_path):
+    path = tmp_path / "predictions.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"task_id": "a"}\n' * 1000)[:-20])
+    with pytest.raises(ValueError, match="predictions.jsonl.gz: not a whole gzip file"):
+        read_predictions(path)
