@@ -1,4 +1,4 @@
-"""What the plots show. How they look is for the eye: notebook 02 is their gallery."""
+"""What the plots and charts show. How they look is for the eye: notebook 02 is their gallery."""
 
 import matplotlib
 
@@ -12,6 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from arc_airv.charts import (
+    plot_agreement,
+    plot_curves,
+    plot_metric_distribution,
+    plot_output_sizes,
+)
 from arc_airv.curves import metric_curves
 from arc_airv.grids import as_grid, format_grid
 from arc_airv.metrics import score_outputs
@@ -20,12 +26,8 @@ from arc_airv.plots import (
     NORM,
     RIGHT,
     WRONG,
-    plot_agreement,
     plot_candidates,
-    plot_curves,
     plot_grid,
-    plot_metric_distribution,
-    plot_output_sizes,
     plot_task,
 )
 from arc_airv.tasks import hide_outputs, load_tasks
