@@ -11,10 +11,10 @@ import pandas as pd
 
 from arc_airv.grids import format_grid
 from arc_airv.metrics import (
+    average_pools,
     bootstrap_interval,
     expected_best,
     pass_at_k,
-    score_outputs,
     score_predictions,
     targets_of,
 )
@@ -69,7 +69,7 @@ def metric_curves(
     scored = score_predictions(predictions, tasks)
     order = [*POOL, "augmentation", "sample_index"]
     scored = scored.sort_values([name for name in order if name in scored], ignore_index=True)
-    full = score_outputs(predictions, tasks).drop(columns=["random_2", "vote_1", "vote_2"])
+    full = average_pools(scored, tasks).drop(columns="random_2")
     largest = int(full["n_predictions"].max())
     if largest == 0:
         raise ValueError("no predictions to draw a curve of")
@@ -107,7 +107,8 @@ class _Subsamples:
         number = {key: i for i, key in enumerate(targets)}
         self.n_outputs = len(targets)
         self.pool = np.array([number[key] for key in zip(scored["task_id"], scored["test_index"])])
-        self.position = scored.groupby(POOL).cumcount().to_numpy()  # within the pool
+        position = scored.groupby(POOL).cumcount().to_numpy()  # of each row within its pool
+        self.position = position[np.argsort(self.pool, kind="stable")]  # with the pools in order
         valid = scored["grid"].notna().to_numpy()
         candidates = scored[valid].groupby([*POOL, "grid"])  # sorted: in a pool, by grid
         self.candidate = np.full(len(scored), -1)
@@ -137,8 +138,7 @@ class _Subsamples:
     def _rank_of_right(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Rank by "votes" of the right candidate in one random subset; 0 where it is not in."""
         order = np.lexsort((rng.random(len(self.pool)), self.pool))
-        by_pool = np.argsort(self.pool, kind="stable")
-        chosen = order[self.position[by_pool] < n]
+        chosen = order[self.position < n]
         chosen = chosen[self.candidate[chosen] >= 0]
         c, size = self.candidate[chosen], len(self.pool_of)
         votes = np.bincount(c, minlength=size)

@@ -158,7 +158,27 @@ def score_outputs(
         vote_1, vote_2
             1 if the right grid is among the first 1 or 2 candidates.
     """
-    scored = score_predictions(predictions, tasks)
+    outputs = average_pools(score_predictions(predictions, tasks), tasks)
+    ranked = rank_candidates(predictions, method=method)
+    for k in (1, 2):
+        outputs[f"vote_{k}"] = vote_score(ranked, tasks, k=k)
+    return outputs
+
+
+def average_pools(scored: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
+    """The columns of `score_outputs` that need no vote.
+
+    Parameters
+    ----------
+    scored : DataFrame
+        As `score_predictions` gives it.
+    tasks : dict of str to Task
+
+    Returns
+    -------
+    DataFrame
+        One row a test output, in the order of `tasks`.
+    """
     n = scored.groupby(POOL).size().rename("n_predictions")
     mean = scored.groupby(POOL)[SCORES].mean()
     best = scored.groupby(POOL)[SCORES].max()
@@ -174,9 +194,6 @@ def score_outputs(
     outputs["unanswered"] = 1.0 - mean["answered"]
     n_right = (mean["correct"] * outputs["n_predictions"]).round().astype(int)
     outputs["random_2"] = [pass_at_k(n, c, 2) for n, c in zip(outputs["n_predictions"], n_right)]
-    ranked = rank_candidates(predictions, method=method)
-    for k in (1, 2):
-        outputs[f"vote_{k}"] = vote_score(ranked, tasks, k=k)
     return outputs.reset_index()
 
 

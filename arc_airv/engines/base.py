@@ -6,12 +6,10 @@ the model's own distribution: before temperature and any restriction of the samp
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from arc_airv.prompts import PromptFormat
@@ -197,17 +195,3 @@ def choose_dtype(capability: tuple[int, int] | None) -> str:
     if capability is None:
         return "float32"
     return "float16" if capability < (8, 0) else "auto"
-
-
-def model_config(model: str | Path) -> dict[str, Any]:
-    """The ``config.json`` of a model folder.
-
-    Raises
-    ------
-    ValueError
-        If there is no such folder or file.
-    """
-    path = Path(model) / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{model} is not a model folder: it has no config.json")
-    return json.loads(path.read_text())
