@@ -67,6 +67,11 @@ def load_pairs(path: str | Path) -> dict[str, list[Pair]]:
     return bags
 
 
+def pair_tokens(pair: Pair) -> int:
+    """Tokens of a pair at one a cell and one a row: exact for the shipped tokenizer."""
+    return sum(grid.size + grid.shape[0] for grid in (pair.input, pair.output)) + 3
+
+
 @dataclass(frozen=True)
 class Example:
     """One tokenized training example; both tuples have one entry a token."""
@@ -106,13 +111,13 @@ class ExampleStream:
         self.bags: list[list[tuple[str, list[Pair]]]] = []
         for source in sources:
             bags = [
-                (task_id, [pair for pair in pairs if self._cost(pair) <= max_tokens / 2])
+                (task_id, [pair for pair in pairs if pair_tokens(pair) <= max_tokens / 2])
                 for task_id, pairs in source.pairs.items()
             ]
             bags = [
                 (task_id, pairs)
                 for task_id, pairs in bags
-                if sum(sorted(map(self._cost, pairs))[:2]) <= max_tokens and len(pairs) > 1
+                if sum(sorted(map(pair_tokens, pairs))[:2]) <= max_tokens and len(pairs) > 1
             ]
             if not bags:
                 raise ValueError(f"source {source.name}: no two pairs within {max_tokens} tokens")
@@ -156,18 +161,13 @@ class ExampleStream:
         most = rng.integers(min(3, len(pairs)), min(len(pairs), 6) + 1)
         chosen, total = [], 0
         for i in rng.permutation(len(pairs)):
-            cost = self._cost(pairs[i])
+            cost = pair_tokens(pairs[i])
             if total + cost <= self.max_tokens:
                 chosen.append(pairs[i])
                 total += cost
             if len(chosen) == most:
                 break
         return chosen
-
-    @staticmethod
-    def _cost(pair: Pair) -> int:
-        """Tokens of a pair at one token a cell and a row: exact for the shipped tokenizer."""
-        return sum(grid.size + grid.shape[0] for grid in (pair.input, pair.output)) + 3
 
 
 def make_batches(

@@ -18,12 +18,12 @@ import torch
 from torch.nn.utils.parametrize import is_parametrized
 
 from arc_airv.corpus import ExampleStream, make_batches
-from arc_airv.muon import Muon
+from arc_airv.muon import Muon, has_bfloat16
 from arc_airv.tiny import plain_copy
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "train_log.jsonl"
-LONGEST_STEP = 60.0  # seconds of one step that count toward the budget
+LONGEST_STEP = 5.0  # seconds of one step that count toward the budget
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def train(model: Any, stream: ExampleStream, config: TrainConfig, folder: str | 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     device = next(model.parameters()).device
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    bf16 = has_bfloat16(device)
     optimizers = make_optimizers(model, config)
     state = {"step": 0, "tokens": 0, "seconds": 0.0, "position": 0}
     if (folder / CHECKPOINT).exists():

@@ -102,6 +102,7 @@ class LocalEngine:
     model: str
     tokenizer: Any
     max_model_len: int
+    _encoded: tuple[str, list[int]] = ("", [])  # the latest: a prompt is counted, then sent
 
     @property
     def prompt_format(self) -> PromptFormat | None:
@@ -110,11 +111,14 @@ class LocalEngine:
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of each prompt; a begin-of-text token is added unless the text has it."""
-        bos = getattr(self.tokenizer, "bos_token", None)
-        return [
-            self.tokenizer.encode(p, add_special_tokens=not (bos and p.startswith(bos)))
-            for p in prompts
-        ]
+        return [self._encode(prompt) for prompt in prompts]
+
+    def _encode(self, prompt: str) -> list[int]:
+        if prompt != self._encoded[0]:
+            bos = getattr(self.tokenizer, "bos_token", None)
+            special = not (bos and prompt.startswith(bos))
+            self._encoded = prompt, self.tokenizer.encode(prompt, add_special_tokens=special)
+        return self._encoded[1]
 
     def count_tokens(self, prompts: Sequence[str]) -> list[int]:
         """Length of each prompt in tokens."""

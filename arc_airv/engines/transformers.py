@@ -77,8 +77,9 @@ class TransformersEngine(LocalEngine):
 
     def stream(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, list[Completion]]]]:
         numbered = enumerate(requests)
-        while window := list(itertools.islice(numbered, WINDOW)):
-            rows = [(i, self.encode_request(i, r), r[1]) for i, r in window]
+        while rows := [
+            (i, self.encode_request(i, r), r[1]) for i, r in itertools.islice(numbered, WINDOW)
+        ]:
             for batch in self._batches(rows):
                 n = batch[0][2].n
                 # Samples of one prompt are neighbouring rows of the batch.
