@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from arc_airv.augment import sample_augmentations
@@ -13,7 +12,6 @@ from arc_airv.corpus import (
     all_pairs,
     demonstrations,
     load_pairs,
-    make_batches,
 )
 from arc_airv.prompts import PromptFormat
 from arc_airv.tasks import load_tasks
@@ -79,19 +77,6 @@ def test_a_stream_is_the_same_from_any_position(stream):
     assert all(len(stream[i].token_ids) <= 300 for i in range(50))
 
 
-def test_batches_are_padded_little_and_resume_at_a_window(stream):
-    batches = make_batches(stream, start=0, batch_tokens=1024, window=4)
-    first = [next(batches) for _ in range(12)]
-    for _, ids, labels in first:
-        assert ids.size <= 1024 and ids.shape == labels.shape
-        assert ((labels == IGNORED) | (labels == ids)).all()
-    resume = next(position for position, _, _ in first if position)
-    at = next(i for i, (position, _, _) in enumerate(first) if position) + 1
-    again = make_batches(stream, start=resume, batch_tokens=1024, window=4)
-    for (_, expected, _), (_, ids, _) in zip(first[at:], again):
-        np.testing.assert_array_equal(ids, expected)
-
-
 def test_extra_pairs_are_read_and_a_broken_line_is_named(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"task_id": "a", "pairs": [["01|10", "1"]]}\n')
@@ -139,16 +124,96 @@ def test_factored_embeddings_save_as_an_ordinary_model(tokenizer):
     assert plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
 
 
-def test_training_resumes_from_its_checkpoint(stream, tmp_path):
-    def model():
-        torch.manual_seed(0)
-        return build_model(stream.tokenizer, width=32, layers=1, heads=1)
+def small_model(tokenizer):
+    torch.manual_seed(0)
+    return build_model(tokenizer, width=32, layers=1, heads=1)
 
-    first = train(model(), stream, TrainConfig(seconds=2, batch_tokens=512), tmp_path)
-    second = train(model(), stream, TrainConfig(seconds=4, batch_tokens=512), tmp_path)
+
+def test_training_resumes_from_its_checkpoint(stream, tmp_path):
+    first = train(small_model(stream.tokenizer), stream, config(seconds=2), tmp_path)
+    second = train(small_model(stream.tokenizer), stream, config(seconds=4), tmp_path)
     assert second["step"] > first["step"]
     assert second["seconds"] >= 4 > first["seconds"]
     assert second["loss"] < first["loss"]
+
+
+def config(**options):
+    return TrainConfig(**{"batch_tokens": 512, "warmup": 0, "decay": 0, **options})
+
+
+class Steps:
+    """A clock that ticks at each look, so that a budget of seconds is a number of steps."""
+
+    def __init__(self, monkeypatch):
+        ticks = iter(range(10**9))
+        monkeypatch.setattr("arc_airv.finetune.time.monotonic", lambda: next(ticks))
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"accumulate": 2}, {"muon_lr": None}])
+def test_a_resumed_run_ends_with_the_weights_of_one_that_did_not_stop(
+    stream, tmp_path, monkeypatch, options
+):
+    Steps(monkeypatch)
+    whole, parts = small_model(stream.tokenizer), small_model(stream.tokenizer)
+    line = train(whole, stream, config(seconds=7, **options), tmp_path / "whole")
+    assert line["step"] == 7
+    train(parts, stream, config(seconds=3, **options), tmp_path / "parts")
+    parts = small_model(stream.tokenizer)  # as in a new process
+    train(parts, stream, config(seconds=7, **options), tmp_path / "parts")
+    for a, b in zip(whole.parameters(), parts.parameters()):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_accumulated_batches_are_one_large_batch(stream):
+    """The gradient of two batches, each label weighing the same, whatever the batch it is in."""
+    from arc_airv.batches import Windows
+    from arc_airv.finetune import _backward
+
+    model = small_model(stream.tokenizer)
+    step = Windows(stream, batch_tokens=512, examples=32)[0][:2]
+    _backward(model, step, torch.device("cpu"))
+    accumulated = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    total = sum(batch.n_labels for batch in step)
+    for batch in step:
+        ids, labels = torch.from_numpy(batch.token_ids), torch.from_numpy(batch.labels)
+        (model(input_ids=ids, labels=labels).loss * batch.n_labels / total).backward()
+    for p, gradient in zip(model.parameters(), accumulated):
+        scale = gradient.abs().max()  # bfloat16 in the one, float32 in the other
+        torch.testing.assert_close(p.grad / scale, gradient / scale, rtol=0, atol=0.03)
+
+
+def test_the_average_of_the_weights_is_measured_and_saved(stream, tmp_path, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    Steps(monkeypatch)
+    model, seen = small_model(stream.tokenizer), []
+
+    def measure(model):
+        seen.append(model.lm_head.weight.detach().clone())
+        return {"held_out_loss": 1.5}
+
+    line = train(model, stream, config(seconds=5, ema=0.5), tmp_path, measure=measure)
+    assert line["held_out_loss"] == 1.5
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32").lm_head.weight
+    torch.testing.assert_close(saved, seen[-1])
+    assert not torch.equal(saved, model.lm_head.weight)
+    lines = (tmp_path / "train_log.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1]) == {"step": 5, "held_out_loss": 1.5}
+
+
+def test_a_checkpoint_of_another_model_is_refused(stream, tmp_path):
+    train(small_model(stream.tokenizer), stream, config(seconds=0.1), tmp_path)
+    other = build_model(stream.tokenizer, width=32, layers=2, heads=1)
+    with pytest.raises(ValueError, match="checkpoint of another model"):
+        train(other, stream, config(seconds=1), tmp_path)
+
+
+def test_the_log_tells_speed_and_padding(stream, tmp_path):
+    line = train(small_model(stream.tokenizer), stream, config(seconds=1), tmp_path)
+    assert line["tokens_per_second"] == pytest.approx(line["tokens"] / line["seconds"], rel=0.1)
+    assert 0 <= line["padding"] < 0.15
+    assert "mfu" not in line  # the peak of a CPU is not known
 
 
 def test_the_schedule_rises_stays_and_falls():
@@ -160,5 +225,5 @@ def test_the_schedule_rises_stays_and_falls():
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 40, 16), (2, 16, 40)])
 def test_orthogonalize_brings_singular_values_near_one(shape):
     torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)))
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)).float())
     assert values.min() > 0.3 and values.max() < 1.3

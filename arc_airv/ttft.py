@@ -1,0 +1,169 @@
+"""Test-time fine-tuning: learn the tasks to be answered from their demonstrations alone.
+
+Each demonstration in turn is the question and others are the context, under every augmentation.
+Joint: one model for all tasks. Per task: one LoRA adapter each, all under one time budget; the
+engines then answer every task with its own adapter in one batch. No test pair is looked at.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from arc_airv.corpus import ExampleStream, Source, demonstrations
+from arc_airv.finetune import TrainConfig, save_model, train
+from arc_airv.prompts import PromptFormat
+from arc_airv.tasks import Task
+
+UNTRAINED = "untrained"  # the adapter that changes nothing
+
+
+def finetune_joint(
+    model: str | Path,
+    tasks: dict[str, Task],
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    max_tokens: int,
+    seed: int = 0,
+    device: str | None = None,
+) -> Path:
+    """Fine-tune one model on the demonstrations of all tasks.
+
+    Parameters
+    ----------
+    model : str or Path
+        Model folder with a ``prompt_format.json``.
+    tasks : dict of str to Task
+        Their outputs may be hidden; tasks without two demonstrations that fit are left out.
+    config : TrainConfig
+    folder : str or Path
+        Gets the fine-tuned model, an ordinary model folder. If it holds a checkpoint, training
+        goes on from there.
+    max_tokens : int
+        Longest training example; pairs are drawn so that it holds.
+    seed : int, default 0
+    device : str, optional
+        By default CUDA where there is one.
+
+    Returns
+    -------
+    Path
+        `folder`.
+
+    Raises
+    ------
+    ValueError
+        If the model folder has no prompt format, or no task can be learnt from.
+    """
+    network, tokenizer, prompt_format = _load(model, device)
+    source = Source("demonstrations", demonstrations(tasks))
+    stream = ExampleStream([source], prompt_format, tokenizer, max_tokens=max_tokens, seed=seed)
+    train(network, stream, config, folder)
+    return Path(folder)
+
+
+def finetune_per_task(
+    model: str | Path,
+    tasks: dict[str, Task],
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    max_tokens: int,
+    rank: int = 16,
+    deadline: float | None = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> dict[str, Path]:
+    """Fine-tune one LoRA adapter for each task on its own demonstrations.
+
+    Parameters
+    ----------
+    model : str or Path
+        Model folder with a ``prompt_format.json``.
+    tasks : dict of str to Task
+        Their outputs may be hidden.
+    config : TrainConfig
+        Its `seconds` are the budget of all tasks together; each gets an equal share of what is
+        left when its turn comes. `muon_lr` is not used: adapters are trained with AdamW.
+    folder : str or Path
+        Gets one adapter folder a task. A task that has one is not trained again.
+    max_tokens : int
+        Longest training example.
+    rank : int, default 16
+        Of the adapters, on all linear layers of the blocks; alpha is twice the rank. An engine
+        must be told of it if it is large (vLLM's ``max_lora_rank`` is 16 by default).
+    deadline : float, optional
+        Moment (``time.time()`` seconds) by which to be done: shortens the budget.
+    seed : int, default 0
+    device : str, optional
+        By default CUDA where there is one.
+
+    Returns
+    -------
+    dict of str to Path
+        The adapter of every task, absolute. A task that cannot be learnt from (no two
+        demonstrations that fit), or whose turn did not come before the deadline, has the
+        untrained adapter: it answers as the model itself does. (vLLM must not be given prompts
+        with and without an adapter in one batch.)
+
+    Raises
+    ------
+    ValueError
+        If the model folder has no prompt format.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    folder = Path(folder).resolve()
+    network, tokenizer, prompt_format = _load(model, device)
+    lora = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    config = replace(config, muon_lr=None)
+    end = time.time() + config.seconds
+    end = end if deadline is None else min(end, deadline)
+    adapters, streams = {}, {}
+    for task_id, task in tasks.items():
+        adapters[task_id] = folder / task_id
+        if not adapters[task_id].exists():
+            source = Source(task_id, demonstrations({task_id: task}))
+            try:
+                streams[task_id] = ExampleStream(
+                    [source], prompt_format, tokenizer, max_tokens=max_tokens, seed=seed
+                )
+            except ValueError:  # nothing to learn from
+                adapters[task_id] = folder / UNTRAINED
+    for done, (task_id, stream) in enumerate(streams.items()):
+        share = (end - time.time()) / (len(streams) - done)
+        if share <= 0:
+            adapters[task_id] = folder / UNTRAINED
+            continue
+        torch.manual_seed(seed)
+        adapted = get_peft_model(network, lora)
+        # Renamed when it is whole, so that a killed run leaves no half of an adapter.
+        partial = folder / f".{task_id}"
+        shutil.rmtree(partial, ignore_errors=True)
+        train(adapted, stream, replace(config, seconds=share), partial)
+        (partial / "checkpoint.pt").unlink()
+        partial.rename(adapters[task_id])
+        network = adapted.unload()
+    if folder / UNTRAINED in adapters.values():
+        save_model(get_peft_model(network, lora), tokenizer, prompt_format, folder / UNTRAINED)
+    return adapters
+
+
+def _load(model: str | Path, device: str | None) -> tuple[Any, Any, PromptFormat]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    prompt_format = PromptFormat.load(model)
+    if prompt_format is None:
+        raise ValueError(f"{model}: no prompt_format.json; save a PromptFormat there first")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # Weights that are trained stay in float32; the arithmetic is bfloat16 where there is any.
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device)
+    return network, AutoTokenizer.from_pretrained(model), prompt_format
