@@ -9,19 +9,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from arc_airv.grids import format_grid
-from arc_airv.metrics import (
-    average_pools,
-    bootstrap_interval,
-    expected_best,
-    pass_at_k,
-    score_predictions,
-    targets_of,
-)
+from arc_airv.compare import find_right, number_outputs, score_predictions
+from arc_airv.metrics import average_pools, bootstrap_interval, chance_of_best
+from arc_airv.pools import index_pools, reply_logprob
 from arc_airv.tasks import Task
-from arc_airv.vote import POOL
 
 VOTES = (1, 2)  # the curves vote_1 and vote_2
+BEST_OF = {  # the best of n, and of what
+    "pass_n": "correct",
+    "best_correct_size": "correct_size",
+    "best_correct_pixels": "correct_pixels",
+}
 
 
 def metric_curves(
@@ -46,7 +44,8 @@ def metric_curves(
         fewer predictions counts with all it has.
     average : {"task", "output"}, default "task"
     n_subsamples : int, default 20
-        Random subsets for vote_1 and vote_2 (by the method "votes").
+        Random orders of every pool for vote_1 and vote_2 (by the method "votes"); the subset of n
+        is the first n of an order, so that the points of a curve share their luck.
     seed : int, default 0
 
     Returns
@@ -62,83 +61,100 @@ def metric_curves(
     Notes
     -----
     accuracy, correct_size, correct_pixels and unanswered do not depend on n. pass_n is
-    `pass_at_k`, the best of n `expected_best`. vote_k is the exact pass_n times the share of the
-    subsamples holding the right grid in which it is among the first k: never above pass_n, and
-    exact for n <= k.
+    `arc_airv.metrics.pass_at_k`, the best of n `arc_airv.metrics.expected_best`. vote_k is the
+    exact pass_n times the share of the subsamples holding the right grid in which it is among the
+    first k: never above pass_n, and exact for n <= k.
     """
     scored = score_predictions(predictions, tasks)
-    order = [*POOL, "augmentation", "sample_index"]
-    scored = scored.sort_values([name for name in order if name in scored], ignore_index=True)
     full = average_pools(scored, tasks).drop(columns="random_2")
     largest = int(full["n_predictions"].max())
     if largest == 0:
         raise ValueError("no predictions to draw a curve of")
     if n_predictions is None:
         n_predictions = sorted({2**i for i in range(largest.bit_length())} | {largest})
-    empty = scored.iloc[:0]
-    pools = dict(iter(scored.groupby(POOL)))
-    groups = [pools.get(key, empty) for key in targets_of(tasks)]
-    n_right = [int(group["correct"].sum()) for group in groups]
-    values = {
-        name: [group[name].to_numpy() for group in groups]
-        for name in ("correct_size", "correct_pixels")
-    }
-    votes = _Subsamples(scored, tasks)
+    output = number_outputs(scored, tasks)
+    best = {name: _Best(scored[of].to_numpy(), output, len(full)) for name, of in BEST_OF.items()}
+    votes = _Subsamples(predictions, tasks, n_subsamples, seed)
     parts = []
     for n in n_predictions:
         at_n = full.copy()
-        pass_n = [pass_at_k(len(group), c, n) for group, c in zip(groups, n_right)]
-        at_n["pass_n"] = pass_n
-        for name, of_outputs in values.items():
-            at_n[f"best_{name}"] = [expected_best(v, n) for v in of_outputs]
-        shares = votes.shares(n, n_subsamples, np.random.default_rng([seed, n]))
-        for k, share in zip(VOTES, shares):
-            at_n[f"vote_{k}"] = np.array(pass_n) * (1.0 if n <= k else share)
+        for name, pools in best.items():
+            at_n[name] = pools.expected(n)
+        for k, share in zip(VOTES, votes.shares(n)):
+            at_n[f"vote_{k}"] = at_n["pass_n"] * (1.0 if n <= k else share)
         part = bootstrap_interval(at_n, average=average, seed=seed)
         parts.append(part.rename_axis("metric").reset_index().assign(n=n))
     return pd.concat(parts, ignore_index=True)[["metric", "n", "value", "low", "high"]]
 
 
+class _Best:
+    """The expected best of n values of every output: `expected_best` of many pools at once."""
+
+    def __init__(self, values: np.ndarray, output: np.ndarray, n_outputs: int) -> None:
+        self.n_outputs = n_outputs
+        values = values[np.lexsort((values, output))]
+        sizes = np.bincount(output, minlength=n_outputs)
+        start = np.cumsum(sizes) - sizes
+        self.by_size = []  # the outputs of pools of one size, and their values in ascending order
+        for size in np.unique(sizes[sizes > 0]).tolist():
+            outputs = np.flatnonzero(sizes == size)
+            self.by_size.append((outputs, values[start[outputs][:, None] + np.arange(size)]))
+
+    def expected(self, n: int) -> np.ndarray:
+        """Shape (n_outputs,)."""
+        result = np.zeros(self.n_outputs)
+        for outputs, values in self.by_size:
+            size = values.shape[1]
+            result[outputs] = values @ chance_of_best(size, min(n, size))
+        return result
+
+
 class _Subsamples:
-    """Votes over random subsets of every pool at once, on arrays instead of tables."""
+    """Votes over random subsets of every pool at once; only pools with the right grid matter."""
 
-    def __init__(self, scored: pd.DataFrame, tasks: dict[str, Task]) -> None:
-        targets = targets_of(tasks)
-        number = {key: i for i, key in enumerate(targets)}
-        self.n_outputs = len(targets)
-        self.pool = np.array([number[key] for key in zip(scored["task_id"], scored["test_index"])])
-        position = scored.groupby(POOL).cumcount().to_numpy()  # of each row within its pool
-        self.position = position[np.argsort(self.pool, kind="stable")]  # with the pools in order
-        valid = scored["grid"].notna().to_numpy()
-        candidates = scored[valid].groupby([*POOL, "grid"])  # sorted: in a pool, by grid
-        self.candidate = np.full(len(scored), -1)
-        self.candidate[valid] = candidates.ngroup()
-        keys = list(candidates.groups)
-        self.pool_of = np.array([number[key[:2]] for key in keys], dtype=int)
-        right = {(*key, format_grid(grid)): number[key] for key, grid in targets.items()}
-        self.right = np.full(self.n_outputs, -1)  # the right candidate of each output
-        for c, key in enumerate(keys):
-            if key in right:
-                self.right[right[key]] = c
-        logprob = (scored["cumulative_logprob"] / scored["n_tokens"]).to_numpy(dtype=float)
-        self.has_logprob = ~np.isnan(logprob)
-        self.logprob = np.where(self.has_logprob, logprob, 0.0)
+    def __init__(
+        self, predictions: pd.DataFrame, tasks: dict[str, Task], n_subsamples: int, seed: int
+    ) -> None:
+        pools = index_pools(predictions)
+        right = find_right(pools, tasks)
+        passes = np.bincount(pools.pool_of[right], minlength=len(pools.pools)) > 0
+        kept = passes[pools.pool_of]  # candidates of those pools
+        self.n_outputs = sum(len(task.test) for task in tasks.values())
+        self.output = number_outputs(pools.pools[passes], tasks)
+        self.pool_of = (np.cumsum(passes) - 1)[pools.pool_of[kept]]
+        self.right = np.flatnonzero(right[kept])  # the right candidate of each pool
 
-    def shares(self, n: int, n_subsamples: int, rng: np.random.Generator) -> np.ndarray:
+        rows = np.flatnonzero(passes[pools.pool])
+        logprob = reply_logprob(predictions, per_token=True)
+        # One order of the rows, whatever order they came in.
+        rows = rows[np.lexsort((logprob[rows], pools.candidate[rows], pools.pool[rows]))]
+        candidate = pools.candidate[rows]
+        self.candidate = np.where(candidate < 0, -1, (np.cumsum(kept) - 1)[candidate])
+        self.has_logprob = ~np.isnan(logprob[rows])
+        self.logprob = np.where(self.has_logprob, logprob[rows], 0.0)
+        pool = np.cumsum(passes)[pools.pool[rows]] - 1
+        sizes = np.bincount(pool, minlength=passes.sum())
+        place = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        self.largest = sizes.max(initial=0)
+        # The places of the rows of each pool in random orders, 0, 1, ...
+        rng = np.random.default_rng(seed)
+        self.places = np.empty((n_subsamples, len(rows)), dtype=np.int32)
+        for places in self.places:
+            places[np.lexsort((rng.random(len(rows)), pool))] = place
+
+    def shares(self, n: int) -> np.ndarray:
         """Shape (len(VOTES), n_outputs): the share of the passing subsets that the vote solves."""
-        hits, passes = np.zeros((len(VOTES), self.n_outputs)), np.zeros(self.n_outputs)
-        if n >= self.position.max() + 1:
-            n_subsamples = 1  # every subset is the whole pool
-        for _ in range(n_subsamples):
-            rank = self._rank_of_right(n, rng)
-            passes += rank > 0
-            hits += [(rank > 0) & (rank <= k) for k in VOTES]
-        return hits / np.maximum(passes, 1)
+        # If every subset is the whole pool, one is enough.
+        places = self.places[:1] if n >= self.largest else self.places
+        ranks = np.array([self._rank_of_right(np.flatnonzero(p < n)) for p in places])
+        passes = (ranks > 0).sum(axis=0)
+        hits = np.array([((ranks > 0) & (ranks <= k)).sum(axis=0) for k in VOTES])
+        shares = np.zeros((len(VOTES), self.n_outputs))
+        shares[:, self.output] = hits / np.maximum(passes, 1)
+        return shares
 
-    def _rank_of_right(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Rank by "votes" of the right candidate in one random subset; 0 where it is not in."""
-        order = np.lexsort((rng.random(len(self.pool)), self.pool))
-        chosen = order[self.position < n]
+    def _rank_of_right(self, chosen: np.ndarray) -> np.ndarray:
+        """Rank by "votes" of each pool's right candidate among the chosen rows; 0 if not there."""
         chosen = chosen[self.candidate[chosen] >= 0]
         c, size = self.candidate[chosen], len(self.pool_of)
         votes = np.bincount(c, minlength=size)
@@ -150,7 +166,5 @@ class _Subsamples:
             (votes == votes[right])
             & ((mean > mean[right]) | ((mean == mean[right]) & (np.arange(size) < right)))
         )
-        ahead &= (right >= 0) & (votes > 0)
-        rank = 1 + np.bincount(self.pool_of[ahead], minlength=self.n_outputs)
-        present = (self.right >= 0) & (votes[self.right] > 0) if size else False
-        return np.where(present, rank, 0)
+        rank = 1 + np.bincount(self.pool_of[ahead & (votes > 0)], minlength=len(self.right))
+        return np.where(votes[self.right] > 0, rank, 0)

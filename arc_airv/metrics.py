@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import comb
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from arc_airv.grids import Grid, format_grid, parse_grid, same_grid
+from arc_airv.compare import SCORES, number_outputs, score_predictions, targets_of
+from arc_airv.grids import Grid, format_grid, same_grid
+from arc_airv.pools import POOL
 from arc_airv.tasks import Task
-from arc_airv.vote import POOL, rank_candidates
+from arc_airv.vote import rank_candidates
 
 AVERAGES = ("task", "output")
 VOTING_ACCURACY = "voting_accuracy"
-# What a single prediction is worth; the value of an invalid one is 0.
-SCORES = ["correct", "correct_size", "correct_pixels", "answered"]
 
 
 def exact_score(target: Grid, prediction: Grid | None) -> float:
@@ -77,58 +78,18 @@ def expected_best(values: np.ndarray, k: int) -> float:
     n = len(values)
     if n == 0:
         return 0.0
-    return float(np.sort(values) @ _chance_of_maximum(n, min(k, n)))
+    return float(np.sort(values) @ chance_of_best(n, min(k, n)))
 
 
 @lru_cache
-def _chance_of_maximum(n: int, k: int) -> np.ndarray:
-    """Of each of n sorted values: the chance to be the maximum of k of them."""
+def chance_of_best(n: int, k: int) -> np.ndarray:
+    """Of each of n values in ascending order: the chance to be the maximum of k drawn."""
     n_subsets = comb(n, k)
     return np.array([comb(i, k - 1) / n_subsets for i in range(n)])
 
 
-def score_predictions(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
-    """Compare every prediction with its solution.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        As `arc_airv.records.read_predictions` gives it.
-    tasks : dict of str to Task
-        With their test outputs.
-
-    Returns
-    -------
-    DataFrame
-        `predictions` with four more columns: correct, correct_size, correct_pixels, answered, all
-        floats in [0, 1]; 0 for an invalid prediction.
-
-    Raises
-    ------
-    ValueError
-        If a prediction is for an output that `tasks` does not have, or a solution is hidden.
-    """
-    targets = targets_of(tasks)
-    keys = predictions[[*POOL, "grid"]].drop_duplicates()
-    unknown = set(map(tuple, keys[POOL].drop_duplicates().values.tolist())) - targets.keys()
-    if unknown:
-        raise ValueError(
-            f"predictions for outputs that are not in the tasks: {sorted(unknown)[:5]}"
-        )
-    rows = []
-    for task_id, test_index, text in keys.itertuples(index=False):
-        target = targets[task_id, test_index]
-        grid = parse_grid(text) if isinstance(text, str) else None
-        scores = (exact_score, size_score, pixel_score)
-        rows.append([f(target, grid) for f in scores] + [float(grid is not None)])
-    keys[SCORES] = np.array(rows, dtype=float).reshape(-1, len(SCORES))
-    return predictions.drop(columns=SCORES, errors="ignore").merge(
-        keys, on=[*POOL, "grid"], how="left"
-    )
-
-
 def score_outputs(
-    predictions: pd.DataFrame, tasks: dict[str, Task], *, method: str = "votes"
+    predictions: pd.DataFrame, tasks: dict[str, Task], *, method: str = "votes", **options: Any
 ) -> pd.DataFrame:
     """The metrics of every test output of every task, from all its N predictions.
 
@@ -138,6 +99,8 @@ def score_outputs(
     tasks : dict of str to Task
     method : str, default "votes"
         How vote_1 and vote_2 rank, see `arc_airv.vote.rank_candidates`.
+    **options
+        More of its options: weights, scores, filters.
 
     Returns
     -------
@@ -159,7 +122,7 @@ def score_outputs(
             1 if the right grid is among the first 1 or 2 candidates.
     """
     outputs = average_pools(score_predictions(predictions, tasks), tasks)
-    ranked = rank_candidates(predictions, method=method)
+    ranked = rank_candidates(predictions, method=method, tasks=tasks, **options)
     for k in (1, 2):
         outputs[f"vote_{k}"] = vote_score(ranked, tasks, k=k)
     return outputs
@@ -179,12 +142,13 @@ def average_pools(scored: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
     DataFrame
         One row a test output, in the order of `tasks`.
     """
-    n = scored.groupby(POOL).size().rename("n_predictions")
-    mean = scored.groupby(POOL)[SCORES].mean()
-    best = scored.groupby(POOL)[SCORES].max()
-    outputs = pd.DataFrame(list(targets_of(tasks)), columns=POOL).set_index(POOL)
-    outputs["n_predictions"] = n.reindex(outputs.index).fillna(0).astype(int)
-    mean, best = (frame.reindex(outputs.index).fillna(0.0) for frame in (mean, best))
+    outputs = pd.DataFrame(list(targets_of(tasks)), columns=POOL)
+    groups = scored[SCORES].groupby(number_outputs(scored, tasks))
+    n, mean, best = (
+        table.reindex(outputs.index).fillna(0)
+        for table in (groups.size(), groups.mean(), groups.max())
+    )
+    outputs["n_predictions"] = n.astype(int)
     outputs["accuracy"] = mean["correct"]
     outputs["correct_size"] = mean["correct_size"]
     outputs["correct_pixels"] = mean["correct_pixels"]
@@ -194,7 +158,7 @@ def average_pools(scored: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
     outputs["unanswered"] = 1.0 - mean["answered"]
     n_right = (mean["correct"] * outputs["n_predictions"]).round().astype(int)
     outputs["random_2"] = [pass_at_k(n, c, 2) for n, c in zip(outputs["n_predictions"], n_right)]
-    return outputs.reset_index()
+    return outputs
 
 
 def vote_score(ranked: pd.DataFrame, tasks: dict[str, Task], *, k: int) -> np.ndarray:
@@ -251,6 +215,7 @@ def evaluate(
     *,
     average: str = "task",
     method: str = "votes",
+    **options: Any,
 ) -> pd.Series:
     """Every metric of the predictions, averaged over all tasks; see `score_outputs`.
 
@@ -261,12 +226,15 @@ def evaluate(
         All tasks of the data set: one without predictions counts as 0.
     average : {"task", "output"}, default "task"
     method : str, default "votes"
+    **options
+        Of `score_outputs`.
 
     Returns
     -------
     Series
     """
-    return average_outputs(score_outputs(predictions, tasks, method=method), average=average)
+    outputs = score_outputs(predictions, tasks, method=method, **options)
+    return average_outputs(outputs, average=average)
 
 
 def bootstrap_interval(
@@ -288,12 +256,11 @@ def bootstrap_interval(
     """
     columns = outputs.columns.difference(["task_id", "test_index", "n_predictions"], sort=False)
     by_task = outputs.groupby("task_id")[columns]
-    total, count = by_task.sum().to_numpy(), by_task.size().to_numpy()
+    total, count = by_task.sum().to_numpy(dtype=float), by_task.size().to_numpy(dtype=float)
     if average == "task":
         total, count = total / count[:, None], np.ones_like(count)
     value = average_outputs(outputs, average=average)
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(count), np.full(len(count), 1 / len(count)), size=n_resamples)
+    draws = _draws(len(count), n_resamples, seed)
     means = pd.DataFrame(draws @ total / (draws @ count)[:, None], columns=columns)
     if VOTING_ACCURACY in value:
         # A resample in which nothing can be voted for says nothing of the vote.
@@ -302,21 +269,11 @@ def bootstrap_interval(
     return pd.DataFrame({"value": value, "low": low, "high": high}, index=means.columns)
 
 
-def targets_of(tasks: dict[str, Task]) -> dict[tuple[str, int], Grid]:
-    """The solution of every test output, by task id and test index, in the order of `tasks`.
-
-    Raises
-    ------
-    ValueError
-        If one is hidden.
-    """
-    targets = {}
-    for task_id, task in tasks.items():
-        for i, pair in enumerate(task.test):
-            if pair.output is None:
-                raise ValueError(f"task {task_id}: the solution of test output {i} is hidden")
-            targets[task_id, i] = pair.output
-    return targets
+@lru_cache(maxsize=1)  # the points of a curve share them
+def _draws(n_tasks: int, n_resamples: int, seed: int) -> np.ndarray:
+    """How often each task is in each resample, shape (n_resamples, n_tasks)."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), size=n_resamples).astype(float)
 
 
 def _weighted_by(values: pd.DataFrame, average: str) -> pd.DataFrame:

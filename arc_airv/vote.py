@@ -7,16 +7,38 @@ rows. Knows nothing of solutions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 
-from arc_airv.grids import N_COLORS, Grid, format_grid, parse_grid
+from arc_airv.cells import vote_cells
+from arc_airv.filters import Filter, rule_out
+from arc_airv.grids import Grid, parse_grid
+from arc_airv.pools import (
+    CANDIDATE,
+    POOL,
+    check_columns,
+    check_features,
+    features_of,
+    index_pools,
+)
+from arc_airv.selectors import PRESETS, Selector, find_selector
 from arc_airv.tasks import Task
 
-POOL = ["task_id", "test_index"]
+METHODS = ("votes", "logprob", "cells")  # those that need no weights
+TIES = ("votes", "mean_token_logprob")
 
 
-def rank_candidates(predictions: pd.DataFrame, *, method: str = "votes") -> pd.DataFrame:
+def rank_candidates(
+    predictions: pd.DataFrame,
+    *,
+    method: str = "votes",
+    weights: str | Mapping[str, float] | Selector | None = None,
+    scores: pd.DataFrame | None = None,
+    filters: Sequence[str | Filter] = (),
+    tasks: dict[str, Task] | None = None,
+) -> pd.DataFrame:
     """Rank the candidates of every pool, best first.
 
     Parameters
@@ -24,7 +46,7 @@ def rank_candidates(predictions: pd.DataFrame, *, method: str = "votes") -> pd.D
     predictions : DataFrame
         As `arc_airv.records.read_predictions` gives it; needs the columns task_id, test_index,
         grid, cumulative_logprob and n_tokens. Rows without a grid are no candidates.
-    method : {"votes", "logprob", "cells"}, default "votes"
+    method : {"votes", "logprob", "cells", "weighted"}, default "votes"
         - "votes": how many predictions gave the grid.
         - "logprob": the highest log-probability (nats) among the predictions of the grid.
         - "cells": vote cell by cell. The predictions are grouped by shape; in each shape every
@@ -33,6 +55,19 @@ def rank_candidates(predictions: pd.DataFrame, *, method: str = "votes") -> pd.D
           votes if nobody predicted it. The score is the number of predictions of the
           candidate's shape plus the mean share (0-1) of them that agree with its cells, so the
           most voted shape goes first and its composed grid leads it.
+        - "weighted": a weighted sum of features, given as `weights`.
+    weights : str, dict or Selector, optional
+        For "weighted" alone: a name of `arc_airv.selectors.PRESETS`; or the weight of each feature
+        of `arc_airv.pools.candidate_features`; or a `arc_airv.selectors.Selector`, such as a fitted
+        one.
+    scores : DataFrame, optional
+        Re-scores, for weights of features that need them: see
+        `arc_airv.pools.candidate_features`.
+    filters : sequence of {"copy", "shape", "colors"} or of functions, default ()
+        What any of them rules out goes behind all other candidates of the pool; see
+        `arc_airv.filters`.
+    tasks : dict of str to Task, optional
+        What the filters judge by. Their test outputs are not looked at.
 
     Returns
     -------
@@ -44,41 +79,49 @@ def rank_candidates(predictions: pd.DataFrame, *, method: str = "votes") -> pd.D
     Raises
     ------
     ValueError
-        If `method` is unknown or a column is missing.
+        If `method` is unknown, a column is missing, or options do not fit together.
 
     Notes
     -----
     The tie-break of "votes" by mean log-probability per token is the second voting rule of
     ironbar/arc24.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {sorted(METHODS)}, got {method!r}")
-    needed = [*POOL, "grid", "cumulative_logprob", "n_tokens"]
-    missing = [name for name in needed if name not in predictions.columns]
-    if missing:
-        raise ValueError(f"predictions lack the columns {missing}")
-    valid = predictions.loc[predictions["grid"].notna(), needed]
-    valid = valid.assign(mean_logprob=valid["cumulative_logprob"] / valid["n_tokens"])
-    # Sorted by value, so that sums do not depend on the order of the rows in the last digit.
-    valid = valid.sort_values("mean_logprob")
-    candidates = (
-        valid.groupby([*POOL, "grid"], sort=False)
-        .agg(
-            votes=("grid", "size"),
-            mean_logprob=("mean_logprob", "mean"),
-            best_logprob=("cumulative_logprob", "max"),
-        )
-        .reset_index()
-    )
-    ranked = METHODS[method](candidates)
-    ranked = ranked.sort_values(
-        [*POOL, "score", "votes", "mean_logprob", "grid"],
-        ascending=[True, True, False, False, False, True],
-        na_position="last",
-        ignore_index=True,
-    )
-    ranked["rank"] = ranked.groupby(POOL).cumcount() + 1
-    return ranked[[*POOL, "rank", "grid", "votes", "score", "mean_logprob"]]
+    selector = _choose(method, weights)
+    check_columns(predictions, [*CANDIDATE, "cumulative_logprob", "n_tokens"])
+    features = ["votes", "mean_token_logprob"]
+    if selector is not None:
+        check_features(selector.features, has_scores=scores is not None)
+        features = list(dict.fromkeys([*features, *selector.features]))
+    table = features_of(index_pools(predictions), predictions, features, scores)
+    if selector is None:
+        table = _by_cells(table)
+    else:
+        table["score"] = selector.score(table)
+    ruled_out = np.zeros(len(table), dtype=bool)
+    if len(filters):
+        if tasks is None:
+            raise ValueError("filters need tasks=, whose demonstrations they judge by")
+        ruled_out = rule_out(table, tasks, filters=filters).to_numpy().any(axis=1)
+    return _rank(table, then=selector.then if selector else (), last=ruled_out)
+
+
+def rank_by_score(candidates: pd.DataFrame) -> pd.DataFrame:
+    """Rank candidates by a score of one's own.
+
+    Parameters
+    ----------
+    candidates : DataFrame
+        As `arc_airv.pools.candidate_features` gives it, with votes and mean_token_logprob, and
+        with a column score (higher is better; NaN is worst).
+
+    Returns
+    -------
+    DataFrame
+        As of `rank_candidates`.
+    """
+    check_columns(candidates, [*CANDIDATE, "score", *TIES], name="candidates")
+    table = candidates.sort_values(CANDIDATE, ignore_index=True)
+    return _rank(table, last=np.zeros(len(table), dtype=bool))
 
 
 def select_attempts(
@@ -116,41 +159,47 @@ def select_attempts(
     return attempts
 
 
-def _by_votes(candidates: pd.DataFrame) -> pd.DataFrame:
-    return candidates.assign(score=candidates["votes"].astype(float))
+def _choose(method: str, weights: str | Mapping[str, float] | Selector | None) -> Selector | None:
+    """The selector of a method; None for "cells", which is none of the family."""
+    if method == "weighted":
+        if weights is None:
+            raise ValueError(f"method 'weighted' needs weights=, such as one of {sorted(PRESETS)}")
+        return find_selector(weights)
+    if method not in METHODS:
+        raise ValueError(f"method must be 'weighted' or one of {sorted(METHODS)}, got {method!r}")
+    if weights is not None:
+        raise ValueError(f"weights are for method 'weighted', got method {method!r}")
+    return None if method == "cells" else PRESETS[method]
 
 
-def _by_logprob(candidates: pd.DataFrame) -> pd.DataFrame:
-    return candidates.assign(score=candidates["best_logprob"].fillna(-np.inf))
+def _rank(table: pd.DataFrame, *, then: Sequence[str] = (), last: np.ndarray) -> pd.DataFrame:
+    ranked = table.iloc[_order(table, then=then, last=last)]
+    ranked = ranked.rename(columns={"mean_token_logprob": "mean_logprob"})
+    ranked["rank"] = ranked.groupby(POOL, sort=False).cumcount() + 1
+    columns = [*POOL, "rank", "grid", "votes", "score", "mean_logprob"]
+    return ranked[columns].reset_index(drop=True)
 
 
-def _by_cells(candidates: pd.DataFrame) -> pd.DataFrame:
-    # In the order of "votes", so that the first maximum of a cell breaks ties.
-    candidates = candidates.sort_values(
-        [*POOL, "votes", "mean_logprob", "grid"], ascending=[True, True, False, False, True]
-    )
-    shapes = candidates["grid"].map(lambda g: (g.count("|") + 1, g.find("|") % (len(g) + 1)))
-    parts = []
-    for _, group in candidates.groupby([*POOL, shapes.rename("shape")], sort=False):
-        grids = np.stack([parse_grid(g) for g in group["grid"]])  # (candidates, height, width)
-        votes = group["votes"].to_numpy()
-        by_color = [(votes[:, None, None] * (grids == c)).sum(axis=0) for c in range(N_COLORS)]
-        # The votes of each candidate's own colour in each of its cells.
-        support = np.take_along_axis(np.stack(by_color), grids.astype(np.intp), axis=0)
-        composed = np.take_along_axis(grids, support.argmax(axis=0)[None], axis=0)[0]
-        group = group.assign(score=votes.sum() + support.mean(axis=(1, 2)) / votes.sum())
-        text = format_grid(composed)
-        if text not in set(group["grid"]):
-            extra = group.iloc[:1].assign(
-                grid=text,
-                votes=0,
-                mean_logprob=np.nan,
-                best_logprob=np.nan,
-                score=votes.sum() + support.max(axis=0).mean() / votes.sum(),
-            )
-            group = pd.concat([group, extra])
-        parts.append(group)
-    return pd.concat(parts) if parts else candidates.assign(score=0.0)
+def _order(table: pd.DataFrame, *, then: Sequence[str] = (), last: np.ndarray) -> np.ndarray:
+    """The rows by pool, best first; `table` is sorted by pool and grid, which decides at last."""
+    best_first = [table[name].to_numpy(dtype=float) for name in ("score", *then, *TIES)]
+    best_first = [np.where(np.isnan(values), np.inf, -values) for values in best_first]
+    pool = table.groupby(POOL).ngroup().to_numpy()
+    return np.lexsort([*best_first[::-1], last, pool])
 
 
-METHODS = {"votes": _by_votes, "logprob": _by_logprob, "cells": _by_cells}
+def _by_cells(table: pd.DataFrame) -> pd.DataFrame:
+    votes_first = table.assign(score=table["votes"])
+    order = _order(votes_first, last=np.zeros(len(table), dtype=bool))
+    table = table.iloc[order]  # so that the grid with more votes decides where colours tie
+    pool = table.groupby(POOL, sort=False).ngroup().to_numpy()
+    found = vote_cells(table["grid"].tolist(), pool, table["votes"].to_numpy())
+    table = table.assign(score=found.shape_votes + found.agreement)
+    if found.composed:
+        first = np.flatnonzero(np.diff(pool, prepend=-1))
+        pools, grids, shape_votes, agreement = zip(*found.composed)
+        extra = table.iloc[first[list(pools)]].assign(
+            grid=grids, votes=0, mean_token_logprob=np.nan, score=np.add(shape_votes, agreement)
+        )
+        table = pd.concat([table, extra])
+    return table.sort_values(CANDIDATE, ignore_index=True)

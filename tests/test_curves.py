@@ -8,7 +8,7 @@ import pytest
 from test_metrics import BY_OUTPUT, POOLS, TASKS, make_pool, make_task, random_data
 
 from arc_airv.curves import metric_curves
-from arc_airv.metrics import evaluate, vote_score
+from arc_airv.metrics import evaluate, expected_best, pass_at_k, score_predictions, vote_score
 from arc_airv.records import to_frame
 from arc_airv.tasks import hide_outputs
 from arc_airv.vote import rank_candidates
@@ -67,6 +67,36 @@ def test_votes_are_exact_where_every_prediction_is_an_attempt(curves):
     table, full = curves
     assert curve(table, "vote_1")[1] == pytest.approx(full["accuracy"])
     assert curve(table, "vote_2")[2] == pytest.approx(full["random_2"])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 9])
+def test_the_best_of_n_is_that_of_the_closed_forms(n):
+    predictions, tasks = random_data(3)
+    table = metric_curves(predictions, tasks, n_predictions=[n], average="output")
+    values = table.set_index("metric")["value"]
+    scored = score_predictions(predictions, tasks)
+    pools = [pool for _, pool in scored.groupby(["task_id", "test_index"])]
+    n_outputs = sum(len(task.test) for task in tasks.values())
+    passes = [pass_at_k(len(pool), int(pool["correct"].sum()), n) for pool in pools]
+    assert values["pass_n"] == pytest.approx(sum(passes) / n_outputs)
+    for name in ("correct_size", "correct_pixels"):
+        best = [expected_best(pool[name].to_numpy(), n) for pool in pools]
+        assert values[f"best_{name}"] == pytest.approx(sum(best) / n_outputs)
+
+
+def test_the_order_of_the_predictions_does_not_matter():
+    predictions, tasks = random_data(0, n_tasks=12)
+    shuffled = predictions.sample(frac=1.0, random_state=0)
+    pd.testing.assert_frame_equal(
+        metric_curves(shuffled, tasks, n_subsamples=3),
+        metric_curves(predictions, tasks, n_subsamples=3),
+    )
+
+
+def test_pools_without_the_right_grid_are_not_solved():
+    wrong = make_pool("b", 0, ("2", -1.0), ("3", -1.0), (None, None))
+    table = metric_curves(wrong, {"b": make_task("b", "1")}, n_predictions=[1, 2, 3])
+    assert (curve(table, "vote_2") == 0).all()
 
 
 def test_a_right_answer_that_no_subsample_holds_is_still_counted():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from arc_airv.grids import as_grid, format_grid, parse_grid, same_grid
+from arc_airv.grids import as_grid, format_grid, parse_grid, same_grid, stack_grids
 
 quick = settings(max_examples=50, deadline=None)
 shapes = array_shapes(min_dims=2, max_dims=2, max_side=30)
@@ -107,12 +107,36 @@ def test_a_text_is_a_grid_only_if_it_is_how_that_grid_is_written(text):
     assert format_grid(grid) == text
 
 
-@pytest.mark.parametrize(
-    "text", ["", "|", "01|", "|01", "01||23", "01|2", "0 1", "0a", "-1", "٣", "01\n23", "0" * 31]
-)
+NO_GRIDS = [
+    *["", "|", "01|", "|01", "01||23", "01|2", "0|12", "1|2|34", "0 1", "0a", "-1", "٣", "01\n23"],
+    *["0" * 31, "|".join("0" * 31)],
+]
+
+
+@pytest.mark.parametrize("text", NO_GRIDS)
 def test_a_text_that_is_no_grid_is_refused(text):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError) as fault:
         parse_grid(text)
+    with pytest.raises(ValueError) as among_others:
+        list(stack_grids(["01|23", text, "0", "01|45"]))
+    assert str(among_others.value) == str(fault.value)
+
+
+@quick
+@given(st.lists(grids, max_size=8), st.randoms(use_true_random=False))
+def test_grids_of_one_shape_are_read_together(several, random):
+    several += several[: len(several) // 2]
+    random.shuffle(several)
+    texts = list(map(format_grid, several))
+    seen, shapes = [], []
+    for rows, stack in stack_grids(texts):
+        assert rows.tolist() == sorted(rows)
+        assert stack.dtype == np.int8
+        assert [format_grid(grid) for grid in stack] == [texts[row] for row in rows]
+        seen += rows.tolist()
+        shapes.append(stack.shape[1:])
+    assert sorted(seen) == list(range(len(texts)))
+    assert len(shapes) == len(set(shapes))
 
 
 def test_grids_are_the_same_if_shape_and_cells_are():

@@ -299,6 +299,22 @@ def test_vote_score_takes_the_ranking_of_any_method():
     ]  # fmt: skip
 
 
+def test_votes_may_be_weighted_and_filtered():
+    scores = pd.DataFrame(
+        {"task_id": "four", "test_index": 0, "augmentation": "view",
+         "grid": ["12|34", "12|30", "12"], "score_logprob": [-1.0, -2.0, -3.0]}
+    )  # fmt: skip
+    by_score = {"method": "weighted", "weights": "product_of_experts", "scores": scores}
+    assert score_outputs(POOLS, TASKS, **by_score)["vote_1"].tolist() == [1, 0, 1, 0, 0]
+
+    def has_two_rows(candidates, tasks):
+        return candidates["grid"].str.contains("|", regex=False)
+
+    # The right grid has two rows: this filter puts the wrong 12 first.
+    assert evaluate(POOLS, TASKS, **by_score)["vote_1"] == (1 + 1 / 2) / 4
+    assert evaluate(POOLS, TASKS, **by_score, filters=[has_two_rows])["vote_1"] == (0 + 1 / 2) / 4
+
+
 # Intervals ---------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from arc_airv.records import (
+    BLOCK,
     COLUMNS,
     Prediction,
     PredictionStore,
@@ -207,6 +208,29 @@ def test_a_line_that_lacks_a_field_is_an_error_that_names_both(path):
     del record["prompt_hash"]
     path.write_text(json.dumps(record) + "\n")
     with pytest.raises(ValueError, match=r"line 1 lacks \['prompt_hash'\]"):
+        read_predictions(path)
+
+
+@pytest.mark.parametrize("broken", [0, BLOCK - 1, BLOCK, 2 * BLOCK + 1])
+def test_a_long_store_is_read_in_blocks_that_do_not_show(path, broken):
+    lines = [json.dumps(asdict(make_prediction(sample_index=i))) for i in range(2 * BLOCK + 2)]
+    path.write_text("\n".join(lines) + "\n")
+    assert read_predictions(path)["sample_index"].tolist() == list(range(len(lines)))
+    with PredictionStore(path) as store:
+        assert len(store) == len(lines)
+    lines[broken] = lines[broken][:-1]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=rf"line {broken + 1} is not a prediction"):
+        read_predictions(path)
+
+
+@pytest.mark.parametrize(
+    "lines", [("{0},{0}",), ("{0}, {0}", '{{"task_id": [', "]}}"), ("[", "{0}", "]"), ("{0},", "")]
+)
+def test_lines_that_are_json_only_together_are_broken(path, lines):
+    record = json.dumps(asdict(make_prediction()))
+    path.write_text("".join(line.format(record) + "\n" for line in lines))
+    with pytest.raises(ValueError, match="line 1 is not a prediction"):
         read_predictions(path)
 
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from arc_airv.augment import SYMMETRIES, Augmentation
 from arc_airv.grids import as_grid, format_grid, parse_grid
+from arc_airv.pools import candidate_features
 from arc_airv.records import to_frame
 from arc_airv.tasks import Pair, Task
-from arc_airv.vote import METHODS, rank_candidates, select_attempts
+from arc_airv.vote import METHODS, rank_by_score, rank_candidates, select_attempts
 
 NAN = float("nan")
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -172,6 +173,35 @@ def test_the_composed_grid_holds_a_most_voted_colour_in_every_cell(grids):
     for i, colour in enumerate(first):
         column = [grid[i] for grid in grids]
         assert column.count(colour) == max(map(column.count, "012"))
+
+
+# By weights, see also test_selectors -------------------------------------------------------------
+
+
+def test_a_score_of_ones_own_is_ranked():
+    pool = make_pool(("1", -4.0, 2), ("1", -4.0, 2), ("2", -1.0, 2), ("3", -8.0, 2))
+    table = candidate_features(pool)
+    # Votes times probability of the best token: 2 exp(-2) = 0.27, exp(-0.5) = 0.61, exp(-4) = 0.02
+    score = table["votes"] * np.exp(table["max_token_logprob"])
+    ranked = rank_by_score(table.assign(score=score).iloc[::-1])
+    assert ranked["grid"].tolist() == ["2", "1", "3"]
+    assert ranked["score"].tolist() == pytest.approx([0.607, 0.271, 0.018], abs=1e-3)
+    by_votes = rank_by_score(table.assign(score=table["votes"].astype(float)))
+    pd.testing.assert_frame_equal(by_votes, rank_candidates(pool))
+    unknown = rank_by_score(table.assign(score=[NAN, -np.inf, -9.0]))
+    assert unknown["grid"].tolist() == ["3", "1", "2"]
+    with pytest.raises(ValueError, match=r"candidates lack the columns \['score'\]"):
+        rank_by_score(table)
+
+
+def test_options_that_do_not_fit_together_are_refused():
+    pool = make_pool(("1", -1.0, 1))
+    with pytest.raises(ValueError, match="'weighted' needs weights=.*'votes_plus_score'"):
+        rank_candidates(pool, method="weighted")
+    with pytest.raises(ValueError, match="weights are for method 'weighted', got method 'votes'"):
+        rank_candidates(pool, weights="logprob")
+    with pytest.raises(ValueError, match=r"\['mean_score_logprob'\] need scores="):
+        rank_candidates(pool, method="weighted", weights="product_of_experts")
 
 
 # What must not matter ----------------------------------------------------------------------------
