@@ -10,18 +10,18 @@ from __future__ import annotations
 import itertools
 import platform
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import arc_airv
 from arc_airv.engines.base import Completion, Engine, Request, Sampling
-from arc_airv.prompts import PlainTemplate, PromptFormat
-from arc_airv.questions import Job, Question, Renderer, plan_jobs
+from arc_airv.progress import progress_bar
+from arc_airv.prompts import PromptFormat
+from arc_airv.questions import Job, Question, Renderer, choose_format, plan_jobs
 from arc_airv.records import Prediction, PredictionStore
 from arc_airv.tasks import Task
 
@@ -95,8 +95,9 @@ def generate_predictions(
         Moment (``time.time()`` seconds) at which to stop cleanly. Every output gets its first
         eight views before any gets its ninth (but for the batching "task").
     sampling : Sampling, optional
-        Greedy by default. Its `max_tokens` is set for each prompt: a reply may take what an
-        output of the task can need.
+        Greedy by default; with a `beam_width`, the `n` best replies of a beam search are the
+        samples of a view, best first. Its `max_tokens` is set for each prompt: a reply may take
+        what an output of the task can need.
     prompt_format : PromptFormat, optional
         By default the one that the model folder carries; another one is a warning.
     geometric, colors, train_order : bool, default True
@@ -127,7 +128,7 @@ def generate_predictions(
             f"n_predictions must be a positive multiple of sampling.n = {sampling.n}, "
             f"got {n_predictions}"
         )
-    prompt_format = _choose_format(engine, prompt_format)
+    prompt_format = choose_format(engine, prompt_format)
     renderer = Renderer(
         engine, prompt_format, sampling, seed=seed, drop_demonstrations=drop_demonstrations
     )
@@ -137,7 +138,7 @@ def generate_predictions(
         "settings": {
             "model": Path(getattr(engine, "model", type(engine).__name__)).name,
             "prompt_format": prompt_format.to_dict(),
-            "sampling": {k: v for k, v in asdict(sampling).items() if k != "max_tokens"},
+            "sampling": sampling.settings(),
             "plan": plan,
             "drop_demonstrations": drop_demonstrations,
         },
@@ -155,7 +156,7 @@ def generate_predictions(
         todo = _longest_first(todo, _lengths(jobs, renderer, stored), batching)
         before = len(stored)
         n_asked = len(jobs) * sampling.n
-        with _progress_bar(n_asked, n_asked - len(todo) * sampling.n, progress) as bar:
+        with progress_bar(n_asked, n_asked - len(todo) * sampling.n, progress) as bar:
             loop = _Loop(engine, renderer, opened, bar, deadline)
             finished = all(map(loop.run, _groups(todo, batching)))
         n_stored = sum(key in stored for job in jobs for key in job.keys(sampling.n))
@@ -239,22 +240,6 @@ class _Loop:
         return self.deadline is not None and time.time() >= self.deadline
 
 
-def _choose_format(engine: Engine, prompt_format: PromptFormat | None) -> PromptFormat:
-    own = getattr(engine, "prompt_format", None)
-    if prompt_format is None:
-        if own is not None:
-            return own
-        chat = getattr(getattr(engine, "tokenizer", None), "chat_template", None)
-        return PromptFormat() if chat else PromptFormat(template=PlainTemplate())
-    if own is not None and own != prompt_format:
-        warnings.warn(
-            "The model was trained with another prompt format than the one given: it will answer "
-            f"worse. Its own: {own.to_dict()}; given: {prompt_format.to_dict()}",
-            stacklevel=3,
-        )
-    return prompt_format
-
-
 def _lengths(
     jobs: list[Job], renderer: Renderer, stored: dict[Any, str]
 ) -> dict[tuple[str, int], int]:
@@ -318,19 +303,3 @@ def _stream(
         widest = max((sampling for _, sampling in chunk), key=lambda s: s.max_tokens)
         yield list(enumerate(engine.generate(prompts, widest), start=sent))
         sent += len(chunk)
-
-
-def _progress_bar(total: int, done: int, show: bool) -> Any:
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        from contextlib import nullcontext
-
-        return nullcontext(_NoBar())
-    # A committed notebook keeps every refresh of the bar in its log, so few of them.
-    return tqdm(total=total, initial=done, unit="prediction", mininterval=2.0, disable=not show)
-
-
-class _NoBar:
-    def update(self, n: int) -> None:
-        pass

@@ -8,6 +8,7 @@ predictions in the original frame.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -18,7 +19,7 @@ from arc_airv.augment import Augmentation, sample_augmentations
 from arc_airv.encoders import PROMPT_TOO_LONG
 from arc_airv.engines.base import Completion, Sampling
 from arc_airv.grids import MAX_SIDE, N_COLORS, format_grid
-from arc_airv.prompts import PromptFormat, max_output_cells
+from arc_airv.prompts import PlainTemplate, PromptFormat, max_output_cells
 from arc_airv.records import Prediction
 from arc_airv.tasks import Task
 
@@ -130,6 +131,23 @@ def plan_jobs(tasks: dict[str, Task], n_views: int, n_samples: int, **plan: Any)
             seen[key] = first + n_samples
             jobs += [Job(task, i, view, key, first) for i in range(len(task.test))]
     return jobs
+
+
+def choose_format(engine: Any, prompt_format: PromptFormat | None) -> PromptFormat:
+    """The given format, or the engine's own; both, if they differ, are a warning."""
+    own = getattr(engine, "prompt_format", None)
+    if prompt_format is None:
+        if own is not None:
+            return own
+        chat = getattr(getattr(engine, "tokenizer", None), "chat_template", None)
+        return PromptFormat() if chat else PromptFormat(template=PlainTemplate())
+    if own is not None and own != prompt_format:
+        warnings.warn(
+            "The model was trained with another prompt format than the one given: it will answer "
+            f"worse. Its own: {own.to_dict()}; given: {prompt_format.to_dict()}",
+            stacklevel=3,
+        )
+    return prompt_format
 
 
 class Renderer:

@@ -4,8 +4,19 @@
 They share one contract (`Engine`), and heavy libraries are imported when an engine is made.
 """
 
+from arc_airv.engines.alphabet import answer_tokens
 from arc_airv.engines.base import Completion, Engine, Sampling
+from arc_airv.engines.threshold import Harvest, threshold_search
 from arc_airv.engines.transformers import TransformersEngine
 from arc_airv.engines.vllm import VllmEngine
 
-__all__ = ["Completion", "Engine", "Sampling", "TransformersEngine", "VllmEngine"]
+__all__ = [
+    "Completion",
+    "Engine",
+    "Harvest",
+    "Sampling",
+    "TransformersEngine",
+    "VllmEngine",
+    "answer_tokens",
+    "threshold_search",
+]

@@ -1,4 +1,4 @@
-"""The contract of an engine, and what every engine does alike.
+"""The contract of an engine.
 
 An engine takes prompts as text and knows nothing of tasks. Log-probabilities are natural (nats), of
 the model's own distribution: before temperature and any restriction of the sampling.
@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
-
-from arc_airv.prompts import PromptFormat
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Sampling:
     Attributes
     ----------
     n : int
-        Replies to each prompt; more than one needs a temperature.
+        Replies to each prompt; more than one needs a temperature or a beam.
     temperature : float
         0 is greedy.
     top_p : float
@@ -55,6 +53,10 @@ class Sampling:
         For a temperature above 0.
     stop : tuple of str
         A reply is over when it has written one of these; it stays in the text.
+    beam_width : int or None
+        Search with so many beams and reply with the `n` most probable, best first.
+    allowed_tokens : tuple of int or None
+        Write nothing but these tokens, see `arc_airv.engines.alphabet.answer_tokens`.
     """
 
     n: int = 1
@@ -63,6 +65,8 @@ class Sampling:
     max_tokens: int = 1100
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    beam_width: int | None = None
+    allowed_tokens: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop))
@@ -70,18 +74,41 @@ class Sampling:
             raise ValueError(f"n and max_tokens must be at least 1, got {self}")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"need temperature >= 0 and 0 < top_p <= 1, got {self}")
-        if self.n > 1 and self.temperature == 0:
-            raise ValueError("n > 1 gives the same greedy reply n times: set a temperature")
+        if self.allowed_tokens is not None:
+            object.__setattr__(self, "allowed_tokens", tuple(self.allowed_tokens))
+            if not self.allowed_tokens:
+                raise ValueError("allowed_tokens is empty: nothing could be written")
+        if self.beam_width is not None:
+            if self.beam_width < self.n:
+                raise ValueError(f"n replies need a beam_width of at least n, got {self}")
+            if self.temperature > 0 or self.allowed_tokens is not None:
+                raise ValueError(
+                    f"a beam search takes neither a temperature nor allowed_tokens, got {self}"
+                )
+        elif self.n > 1 and self.temperature == 0:
+            raise ValueError(
+                "n > 1 gives the same greedy reply n times: set a temperature or a beam_width"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """What makes a run another one, for its description.
+
+        `max_tokens` is each prompt's own. What is newer than the first stores is left out where it
+        is not used, so that those can be gone on with.
+        """
+        newer = [k for k in ("beam_width", "allowed_tokens") if getattr(self, k) is None]
+        return {k: v for k, v in asdict(self).items() if k not in ("max_tokens", *newer)}
 
 
 Request = tuple[str, Sampling]
 
 
 class Engine(Protocol):
-    """What `arc_airv.infer` needs of an engine.
+    """What `arc_airv.infer` needs of an engine; `arc_airv.rescore` needs `score` too.
 
     An engine may also have ``stream(requests)``, which takes ``(prompt, sampling)`` pairs lazily
-    and yields lists of ``(number of the request, its completions)`` as they finish; without it,
+    and yields lists of ``(number of the request, its completions)`` as they finish, and
+    ``stream_scores(requests)``, the same of ``(prompt, continuations)`` and scores; without them,
     prompts are sent in chunks. Used if present: ``prompt_format``, ``tokenizer``,
     ``max_model_len``, ``model`` and ``describe()``.
     """
@@ -92,82 +119,10 @@ class Engine(Protocol):
     def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[list[Completion]]:
         """The replies to each prompt, in the order of the prompts."""
 
-
-class LocalEngine:
-    """What the engines of this package share: the tokenizer's side of the contract.
-
-    A subclass sets `model`, `tokenizer` and `max_model_len`, and gives `stream`.
-    """
-
-    model: str
-    tokenizer: Any
-    max_model_len: int
-    _encoded: tuple[str, list[int]] = ("", [])  # the latest: a prompt is counted, then sent
-
-    @property
-    def prompt_format(self) -> PromptFormat | None:
-        """The format that the model folder carries, or None."""
-        return PromptFormat.load(self.model)
-
-    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each prompt; a begin-of-text token is added unless the text has it."""
-        return [self._encode(prompt) for prompt in prompts]
-
-    def _encode(self, prompt: str) -> list[int]:
-        if prompt != self._encoded[0]:
-            bos = getattr(self.tokenizer, "bos_token", None)
-            special = not (bos and prompt.startswith(bos))
-            self._encoded = prompt, self.tokenizer.encode(prompt, add_special_tokens=special)
-        return self._encoded[1]
-
-    def count_tokens(self, prompts: Sequence[str]) -> list[int]:
-        """Length of each prompt in tokens."""
-        return [len(ids) for ids in self.encode(prompts)]
-
-    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[list[Completion]]:
-        """The replies to each prompt, in the order of the prompts.
-
-        Raises
-        ------
-        ValueError
-            If a prompt and its reply cannot fit the model's context.
-        """
-        samplings = [sampling] * len(prompts)
-        if sampling.seed is not None:  # so that equal prompts draw differently
-            samplings = [replace(sampling, seed=sampling.seed + i) for i in range(len(prompts))]
-        replies: list[list[Completion]] = [[] for _ in prompts]
-        for finished in self.stream(zip(prompts, samplings)):
-            for index, completions in finished:
-                replies[index] = completions
-        return replies
-
-    def stream(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, list[Completion]]]]:
-        """Yield replies as they finish; an empty list where a step finished none.
-
-        Parameters
-        ----------
-        requests : iterable of (str, Sampling)
-            Prompts, each with its sampling: all alike but for `max_tokens` and `seed`. They are
-            taken as the engine needs them, so the iterable may be lazy and long.
-        """
-        raise TypeError(f"{type(self).__name__} does not generate")
-
-    def encode_request(self, index: int, request: Request) -> list[int]:
-        """Token ids of a request's prompt.
-
-        Raises
-        ------
-        ValueError
-            If the prompt does not fit the model's context with its reply.
-        """
-        prompt, sampling = request
-        ids = self.encode([prompt])[0]
-        if len(ids) + sampling.max_tokens > self.max_model_len:
-            raise ValueError(
-                f"prompt {index} has {len(ids)} tokens; with a reply of up to "
-                f"{sampling.max_tokens} it exceeds the {self.max_model_len} of the context"
-            )
-        return ids
+    def score(
+        self, prompts: Sequence[str], continuations: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """The log-probability (nats) of each continuation of each prompt."""
 
 
 def checked_logprob(value: float | None) -> float | None:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from arc_airv.engines.base import (
-    Completion,
-    LocalEngine,
-    Request,
-    Sampling,
-    checked_logprob,
-    choose_dtype,
-)
+from arc_airv.engines.base import Completion, Request, Sampling, checked_logprob, choose_dtype
+from arc_airv.engines.local import LocalEngine, checked_score
+from arc_airv.engines.search import Search
 
 WINDOW = 1024  # requests that are sorted by length together
-Row = tuple[int, list[int], Sampling]  # number of the request, token ids, sampling
 
 
 class TransformersEngine(LocalEngine):
@@ -31,7 +25,8 @@ class TransformersEngine(LocalEngine):
     dtype : str, optional
         By default what suits the device, see `choose_dtype`.
     batch_tokens : int, default 16384
-        Upper bound of rows x (prompt + reply) tokens in one batch.
+        Upper bound of rows x (prompt + reply) tokens in one batch. A beam is as many rows as it
+        is wide.
     max_model_len : int, optional
         By default the model's ``max_position_embeddings``.
     """
@@ -75,27 +70,73 @@ class TransformersEngine(LocalEngine):
             "max_model_len": self.max_model_len,
         }
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, list[Completion]]]]:
-        numbered = enumerate(requests)
-        while rows := [
-            (i, self.encode_request(i, r), r[1]) for i, r in itertools.islice(numbered, WINDOW)
-        ]:
-            for batch in self._batches(rows):
+    def stream_samples(
+        self, requests: Iterable[Request]
+    ) -> Iterator[list[tuple[int, list[Completion]]]]:
+        for window in _windows(requests):
+            rows = [
+                (i, self.encode_fitting(i, prompt, sampling.max_tokens), sampling)
+                for i, (prompt, sampling) in window
+            ]
+            for batch in self._batches(
+                rows, length=lambda r: len(r[1]) + r[2].max_tokens, n_rows=lambda r: r[2].n
+            ):
                 n = batch[0][2].n
                 # Samples of one prompt are neighbouring rows of the batch.
                 flat = [row for row in batch for _ in range(n)]
                 replies = self._generate_batch([row[1] for row in flat], [row[2] for row in flat])
                 yield [(row[0], replies[k * n : (k + 1) * n]) for k, row in enumerate(batch)]
 
-    def _batches(self, rows: list[Row]) -> Iterator[list[Row]]:
-        """Rows sorted longest first, cut so that a padded batch stays within its tokens."""
+    def run_searches(self, searches: Iterable[Search]) -> Iterator[list[tuple[int, Search]]]:
+        from arc_airv.engines.cached import CachedRows
 
-        def length(row: Row) -> int:
-            return len(row[1]) + row[2].max_tokens
+        for window in _windows(searches):
+            for batch in self._batches(
+                window,
+                length=lambda row: len(row[1].token_ids) + row[1].max_tokens,
+                n_rows=lambda row: row[1].max_live,
+            ):
+                rows = CachedRows(self.network, [search.token_ids for _, search in batch])
+                while batch:
+                    n_next = max(search.n_next for _, search in batch)
+                    top = rows.logprobs.topk(min(n_next, rows.logprobs.shape[-1]))
+                    candidates = map(zip, top.indices.tolist(), top.values.tolist())
+                    parents, tokens, first = [], [], 0
+                    for _, search in batch:
+                        n_live = len(search.live)
+                        search.advance(list(itertools.islice(candidates, n_live)))
+                        parents += [first + prefix.parent for prefix in search.live]
+                        tokens += [prefix.tokens[-1] for prefix in search.live]
+                        first += n_live
+                    yield [(index, search) for index, search in batch if not search.live]
+                    batch = [(index, search) for index, search in batch if search.live]
+                    if batch:
+                        rows.step(parents, tokens)
 
-        batch: list[Row] = []
+    def stream_scores(
+        self, requests: Iterable[tuple[str, Sequence[str]]]
+    ) -> Iterator[list[tuple[int, list[float]]]]:
+        from arc_airv.engines.cached import score_continuations
+
+        for index, request in enumerate(requests):
+            scores = score_continuations(
+                self.network,
+                *self.encode_continuations(index, *request),
+                batch_tokens=self.batch_tokens,
+            )
+            yield [(index, list(map(checked_score, scores)))]
+
+    def _batches(
+        self, rows: list[Any], *, length: Callable[[Any], int], n_rows: Callable[[Any], int]
+    ) -> Iterator[list[Any]]:
+        """What to run together: longest first, cut so that a padded batch stays within its tokens.
+
+        Each thing of the list takes `n_rows` rows of `length` tokens.
+        """
+        batch: list[Any] = []
         for row in sorted(rows, key=length, reverse=True):
-            if batch and (len(batch) + 1) * row[2].n * length(batch[0]) > self.batch_tokens:
+            total = sum(map(n_rows, batch)) + n_rows(row)
+            if batch and total * length(batch[0]) > self.batch_tokens:
                 yield batch
                 batch = []
             batch.append(row)
@@ -105,9 +146,10 @@ class TransformersEngine(LocalEngine):
     def _generate_batch(
         self, token_ids: list[list[int]], samplings: list[Sampling]
     ) -> list[Completion]:
-        """Decode one left-padded batch with a key-value cache; rows that are over leave it."""
+        """Decode one batch with a key-value cache; rows that are over leave it."""
         import torch
-        from transformers import DynamicCache
+
+        from arc_airv.engines.cached import CachedRows
 
         sampling = samplings[0]
         generator = torch.Generator(self.device)
@@ -115,51 +157,29 @@ class TransformersEngine(LocalEngine):
             generator.seed()
         else:
             generator.manual_seed(hash(tuple(s.seed for s in samplings)) % 2**63)
-        length = max(map(len, token_ids))
-        ids = torch.zeros((len(token_ids), length), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, tokens in enumerate(token_ids):
-            ids[row, length - len(tokens) :] = torch.tensor(tokens)
-            mask[row, length - len(tokens) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        cache = DynamicCache()
+        over = self.ends(sampling.stop)
         replies: list[list[int]] = [[] for _ in token_ids]
         logprobs = [0.0] * len(token_ids)
         reasons: list[str | None] = [None] * len(token_ids)
         alive = list(range(len(token_ids)))
-        with torch.inference_mode():
-            while True:
-                logits = self.network(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                ).logits[:, -1]
-                scores = logits.float().log_softmax(dim=-1)
-                chosen = _choose(scores, sampling, generator)
-                picked = scores.gather(1, chosen[:, None])[:, 0].tolist()
-                keep = []
-                for k, (row, token) in enumerate(zip(alive, chosen.tolist())):
-                    replies[row].append(token)
-                    logprobs[row] += picked[k]
-                    if token in self.eos_ids or self._stopped(replies[row], sampling.stop):
-                        reasons[row] = "stop"
-                    elif len(replies[row]) >= samplings[row].max_tokens:
-                        reasons[row] = "length"
-                    else:
-                        keep.append(k)
-                if not keep:
-                    break
-                alive = [alive[k] for k in keep]
-                index = torch.tensor(keep, device=self.device)
-                if len(keep) < len(chosen):
-                    cache.batch_select_indices(index)
-                ids = chosen[index][:, None]
-                mask = torch.cat([mask[index], mask.new_ones((len(keep), 1))], dim=1)
-                positions = positions[index][:, -1:] + 1
+        rows = CachedRows(self.network, token_ids)
+        while True:
+            chosen = _choose(rows.logprobs, sampling, generator)
+            picked = rows.logprobs.gather(1, chosen[:, None])[:, 0].tolist()
+            keep = []
+            for k, (row, token) in enumerate(zip(alive, chosen.tolist())):
+                replies[row].append(token)
+                logprobs[row] += picked[k]
+                if over(replies[row]):
+                    reasons[row] = "stop"
+                elif len(replies[row]) >= samplings[row].max_tokens:
+                    reasons[row] = "length"
+                else:
+                    keep.append(k)
+            if not keep:
+                break
+            alive = [alive[k] for k in keep]
+            rows.step(keep, chosen[keep].tolist())
         return [
             Completion(
                 text=self.tokenizer.decode(reply, skip_special_tokens=True),
@@ -170,15 +190,21 @@ class TransformersEngine(LocalEngine):
             for reply, logprob, reason in zip(replies, logprobs, reasons)
         ]
 
-    def _stopped(self, reply: list[int], stop: tuple[str, ...]) -> bool:
-        # A stop string is a few characters, so the last tokens hold it.
-        return bool(stop) and any(s in self.tokenizer.decode(reply[-16:]) for s in stop)
+
+def _windows(things: Iterable[Any]) -> Iterator[list[tuple[int, Any]]]:
+    """Numbered, in lists of `WINDOW`."""
+    numbered = enumerate(things)
+    while window := list(itertools.islice(numbered, WINDOW)):
+        yield window
 
 
 def _choose(scores: Any, sampling: Sampling, generator: Any) -> Any:
     """The next token of every row, from its log-probabilities of shape (rows, vocabulary)."""
     import torch
 
+    if sampling.allowed_tokens is not None:
+        allowed = torch.tensor(sampling.allowed_tokens, device=scores.device)
+        scores = torch.full_like(scores, -torch.inf).index_copy(1, allowed, scores[:, allowed])
     if sampling.temperature == 0:
         return scores.argmax(dim=-1)
     probabilities = (scores / sampling.temperature).softmax(dim=-1)

@@ -8,20 +8,18 @@ chunks, and a run can be stopped between two steps.
 from __future__ import annotations
 
 import itertools
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from arc_airv.engines.base import (
-    Completion,
-    LocalEngine,
-    Request,
-    Sampling,
-    checked_logprob,
-    choose_dtype,
-)
+from arc_airv.engines.base import Completion, Request, Sampling, checked_logprob, choose_dtype
+from arc_airv.engines.local import LocalEngine, checked_score
+from arc_airv.engines.search import Search
 
+Group = list[tuple[list[int], Any]]  # requests that belong together: token ids, SamplingParams
 # Prompts waiting inside vLLM beyond those that it runs: enough to never starve it, few enough
 # that stopping is quick.
 QUEUE_AHEAD = 256
@@ -37,8 +35,9 @@ class VllmEngine(LocalEngine):
     **options
         Any engine argument of the installed vLLM (``max_model_len``, ``gpu_memory_utilization``,
         ``tensor_parallel_size``, ...), passed on. Where not given: ``dtype`` suits the device
-        (see `choose_dtype`); on a CPU, ``enforce_eager`` is True, which starts in a fifth of the
-        time, and the cache takes 2 GiB unless VLLM_CPU_KVCACHE_SPACE says otherwise.
+        (see `choose_dtype`); ``max_logprobs`` is 128, enough for 64 beams; on a CPU,
+        ``enforce_eager`` is True, which starts in a fifth of the time, and the cache takes 2 GiB
+        unless VLLM_CPU_KVCACHE_SPACE says otherwise.
 
     Raises
     ------
@@ -63,6 +62,7 @@ class VllmEngine(LocalEngine):
         if current_platform.is_cuda():
             capability = tuple(current_platform.get_device_capability())
         defaults: dict[str, Any] = {"dtype": choose_dtype(capability), "seed": 0}
+        defaults["max_logprobs"] = 128
         if capability is None:
             defaults["enforce_eager"] = True
         elif capability < (8, 0) and "attention_backend" in known:
@@ -76,6 +76,13 @@ class VllmEngine(LocalEngine):
         core = self.llm.llm_engine
         config = getattr(core, "model_config", None) or core.vllm_config.model_config
         self.max_model_len = config.max_model_len
+        self.vocab_size = config.get_vocab_size()
+        limit = config.max_logprobs
+        self.max_logprobs = self.vocab_size if limit == -1 else limit
+        # What vLLM itself ends a reply at.
+        eos = config.try_get_generation_config().get("eos_token_id")
+        self.eos_ids = {self.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
+        self.eos_ids -= {None}
         self._request_ids = itertools.count()
 
     def close(self) -> None:
@@ -96,25 +103,110 @@ class VllmEngine(LocalEngine):
             "max_model_len": self.max_model_len,
         }
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, list[Completion]]]]:
+    def stream_samples(
+        self, requests: Iterable[Request]
+    ) -> Iterator[list[tuple[int, list[Completion]]]]:
+        groups = (
+            [(self.encode_fitting(i, prompt, sampling.max_tokens), _sampling_params(sampling))]
+            for i, (prompt, sampling) in enumerate(requests)
+        )
+        for finished in self._run(groups):
+            yield [(index, _completions(output)) for index, (output,) in finished]
+
+    def run_searches(self, searches: Iterable[Search]) -> Iterator[list[tuple[int, Search]]]:
+        running: dict[int, Search] = {}
+
+        def groups() -> Iterator[Group]:
+            for index, search in enumerate(searches):
+                running[index] = search
+                yield self._next_tokens(search)
+
+        def go_on(index: int, outputs: list[Any]) -> Group:
+            tops = (output.outputs[0].logprobs[0] for output in outputs)
+            running[index].advance([[(t, top[t].logprob) for t in top] for top in tops])
+            return self._next_tokens(running[index])
+
+        for finished in self._run(groups(), go_on):
+            yield [(index, running.pop(index)) for index, _ in finished]
+
+    def _next_tokens(self, search: Search) -> Group:
+        """One request for each live prefix: its most probable next tokens."""
+        n_next = min(search.n_next, self.vocab_size)
+        if n_next > self.max_logprobs:
+            raise ValueError(
+                f"this search has to know the {n_next} most probable tokens, the engine gives "
+                f"{self.max_logprobs}: make it with a larger max_logprobs"
+            )
+        params = _one_token(logprobs=n_next)
+        return [([*search.token_ids, *prefix.tokens], params) for prefix in search.live]
+
+    def stream_scores(
+        self, requests: Iterable[tuple[str, Sequence[str]]]
+    ) -> Iterator[list[tuple[int, list[float]]]]:
+        # vLLM reads nothing from its prefix cache for these, so that each is computed as a whole.
+        params = _one_token(prompt_logprobs=0)
+        starts: dict[int, int] = {}
+
+        def groups() -> Iterator[Group]:
+            for index, request in enumerate(requests):
+                prompt, continuations = self.encode_continuations(index, *request)
+                starts[index] = len(prompt)
+                yield [(prompt + continuation, params) for continuation in continuations]
+
+        for finished in self._run(groups()):
+            yield [
+                (index, [_score(output, starts[index]) for output in outputs])
+                for index, outputs in finished
+            ]
+
+    def _run(
+        self,
+        groups: Iterable[Group],
+        go_on: Callable[[int, list[Any]], Group] = lambda index, outputs: [],
+    ) -> Iterator[list[tuple[int, list[Any]]]]:
+        """Answer groups of requests; yield each with its number when all its answers are there.
+
+        `go_on` may give a further group to ask instead, under the same number.
+        """
         core = self.llm.llm_engine
-        waiting = enumerate(requests)
-        running: dict[str, int] = {}
+        numbered = enumerate(groups)
+        waiting: deque[tuple[int, int, tuple[list[int], Any]]] = deque()
+        running: dict[str, tuple[int, int]] = {}
+        answers: dict[int, list[Any]] = {}
         limit = QUEUE_AHEAD + (self.options.get("max_num_seqs") or 256)
+
+        def add(index: int, group: Group) -> None:
+            answers[index] = [None] * len(group)
+            waiting.extend((index, k, request) for k, request in enumerate(group))
+
         try:
             while True:
-                for index, request in itertools.islice(waiting, max(0, limit - len(running))):
+                while len(waiting) + len(running) < limit:
+                    if (new := next(numbered, None)) is None:
+                        break
+                    add(*new)
+                while waiting and len(running) < limit:
+                    index, k, (token_ids, params) = waiting.popleft()
                     # Our own id: newer versions return another one, but report under this.
                     request_id = f"arc_airv-{next(self._request_ids)}"
-                    token_ids = self.encode_request(index, request)
-                    core.add_request(
-                        request_id, self._render(token_ids), _sampling_params(request[1])
-                    )
-                    running[request_id] = index
+                    core.add_request(request_id, self._render(token_ids), params)
+                    running[request_id] = index, k
                 if not running:
                     return
-                finished = [output for output in core.step() if output.finished]
-                yield [(running.pop(o.request_id), _completions(o)) for o in finished]
+                finished = []
+                for output in core.step():
+                    if not output.finished:
+                        continue
+                    index, k = running.pop(output.request_id)
+                    answers[index][k] = output
+                    if None in answers[index]:
+                        continue
+                    outputs = answers.pop(index)
+                    if further := go_on(index, outputs):
+                        add(index, further)
+                    else:
+                        finished.append((index, outputs))
+                yield finished
         finally:
             if running:  # the caller stopped early
                 core.abort_request(list(running))
@@ -141,8 +233,29 @@ def _sampling_params(sampling: Sampling) -> Any:
         logprobs=0,  # only the chosen token's; without it there is no cumulative_logprob
         stop=list(sampling.stop),
         include_stop_str_in_output=True,
+        allowed_token_ids=sampling.allowed_tokens and list(sampling.allowed_tokens),
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _one_token(**options: Any) -> Any:
+    """Parameters of a request for probabilities; the token itself is of no interest."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        **options,
+    )
+
+
+def _score(output: Any, start: int) -> float:
+    """The log-probability of a prompt's tokens from a place on."""
+    tokens, logprobs = output.prompt_token_ids[start:], output.prompt_logprobs[start:]
+    return checked_score(math.fsum(top[token].logprob for token, top in zip(tokens, logprobs)))
 
 
 def _completions(output: Any) -> list[Completion]:
