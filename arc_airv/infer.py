@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -69,6 +69,7 @@ def generate_predictions(
     deadline: float | None = None,
     sampling: Sampling | None = None,
     prompt_format: PromptFormat | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
     geometric: bool = True,
     colors: bool = True,
     train_order: bool = True,
@@ -100,6 +101,9 @@ def generate_predictions(
         what an output of the task can need.
     prompt_format : PromptFormat, optional
         By default the one that the model folder carries; another one is a warning.
+    adapters : mapping of str to path, optional
+        The LoRA adapter that answers each task, by its id, as `arc_airv.ttft.finetune_per_task`
+        gives them: one for every task.
     geometric, colors, train_order : bool, default True
         Kinds of augmentation, see `arc_airv.augment.sample_augmentations`.
     drop_demonstrations : bool, default False
@@ -128,9 +132,16 @@ def generate_predictions(
             f"n_predictions must be a positive multiple of sampling.n = {sampling.n}, "
             f"got {n_predictions}"
         )
+    if adapters is not None and (missing := sorted(tasks.keys() - adapters.keys())):
+        raise ValueError(f"adapters must hold one for every task, there is none for {missing[:5]}")
     prompt_format = choose_format(engine, prompt_format)
     renderer = Renderer(
-        engine, prompt_format, sampling, seed=seed, drop_demonstrations=drop_demonstrations
+        engine,
+        prompt_format,
+        sampling,
+        seed=seed,
+        drop_demonstrations=drop_demonstrations,
+        adapters=adapters,
     )
     plan = {"seed": seed, "geometric": geometric, "colors": colors, "train_order": train_order}
     jobs = plan_jobs(tasks, n_predictions // sampling.n, sampling.n, **plan)
@@ -150,6 +161,8 @@ def generate_predictions(
         "python": platform.python_version(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if adapters is not None:
+        run["settings"]["adapters"] = sorted({Path(path).parent.name for path in adapters.values()})
     with PredictionStore(store, run) as opened:
         stored = opened.prompt_hashes
         todo = [job for job in jobs if any(key not in stored for key in job.keys(sampling.n))]

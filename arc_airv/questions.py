@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,6 +165,8 @@ class Renderer:
         Base of the sampling seeds, used where the temperature is above 0.
     drop_demonstrations : bool
         Drop the last demonstrations of a view until it fits.
+    adapters : mapping of str to path, optional
+        The LoRA adapter of each task, by its id.
     """
 
     def __init__(
@@ -173,12 +177,14 @@ class Renderer:
         *,
         seed: int,
         drop_demonstrations: bool,
+        adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
         self.engine = engine
         self.format = prompt_format
         self.seed = seed
         self.sampling = replace(sampling, stop=(*sampling.stop, *prompt_format.stop))
         self.drop_demonstrations = drop_demonstrations
+        self.adapters = {task_id: str(path) for task_id, path in (adapters or {}).items()}
         self.context = getattr(engine, "max_model_len", None) or float("inf")
         self.reply_tokens = lru_cache(self._reply_tokens)
 
@@ -201,7 +207,12 @@ class Renderer:
             hashlib.sha256(prompt.encode()).hexdigest()[:16],
             n_tokens,
             len(view.train),
-            replace(self.sampling, max_tokens=max_tokens, seed=self._seed(job)),
+            replace(
+                self.sampling,
+                max_tokens=max_tokens,
+                seed=self._seed(job),
+                adapter=self.adapters.get(job.task.task_id),
+            ),
             fits,
         )
 

@@ -227,3 +227,39 @@ def test_orthogonalize_brings_singular_values_near_one(shape):
     torch.manual_seed(0)
     values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)).float())
     assert values.min() > 0.3 and values.max() < 1.3
+
+
+def test_held_out_tasks_are_measured_by_loss_and_by_exact_answers(stream, training_tasks):
+    from arc_airv.heldout import HeldOut
+
+    ids = ("3c9b0459", "00d62c1b")  # the second does not fit
+    measure = HeldOut({task_id: training_tasks[task_id] for task_id in ids}, stream)
+    assert list(measure.tasks) == ["3c9b0459"]
+    model = small_model(stream.tokenizer).eval()
+    example = stream.encode(training_tasks["3c9b0459"])
+    ids, labels = (torch.tensor([x]) for x in (example.token_ids, example.labels))
+    assert measure(model) == {
+        "held_out_loss": pytest.approx(model(input_ids=ids, labels=labels).loss.item(), abs=1e-4),
+        "held_out_exact": 0.0,
+    }
+    parrot = Parrot(model, example.token_ids)
+    assert measure._exact(parrot) == 1.0
+    with pytest.raises(ValueError, match="no held-out task fits 300"):
+        HeldOut({"00d62c1b": training_tasks["00d62c1b"]}, stream)
+
+
+class Parrot(torch.nn.Module):
+    """A network that goes on with one known text."""
+
+    def __init__(self, model, token_ids):
+        super().__init__()
+        self.token_ids = token_ids
+        self.config, self.generation_config = model.config, model.generation_config
+        self.device, self.dtype = model.device, model.dtype
+
+    def forward(self, input_ids, position_ids, **options):
+        from types import SimpleNamespace
+
+        following = torch.tensor(self.token_ids + (0,))[position_ids[:, -1:] + 1]
+        vocabulary = self.config.vocab_size
+        return SimpleNamespace(logits=100.0 * torch.nn.functional.one_hot(following, vocabulary))

@@ -8,7 +8,10 @@ import pytest
 pytest.importorskip("peft")
 torch = pytest.importorskip("torch")
 
+from arc_airv.engines import Sampling, TransformersEngine, VllmEngine  # noqa: E402
 from arc_airv.finetune import TrainConfig  # noqa: E402
+from arc_airv.infer import generate_predictions  # noqa: E402
+from arc_airv.records import read_predictions  # noqa: E402
 from arc_airv.tasks import Pair, Task, hide_outputs  # noqa: E402
 from arc_airv.ttft import finetune_joint, finetune_per_task  # noqa: E402
 
@@ -93,3 +96,111 @@ def test_no_test_pair_is_learnt_from(random_model, tmp_path):
     task = Task("a", (pair,), (pair,))
     with pytest.raises(ValueError, match="no two pairs"):
         finetune_joint(random_model, {"a": task}, CONFIG, tmp_path, max_tokens=200)
+
+
+# Answering with adapters -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def strong_adapters(random_model, tmp_path_factory):
+    """Two adapters that change every answer, and the untrained one."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("strong")
+    for name, seed in (("one", 1), ("two", 2), ("none", None)):
+        network = AutoModelForCausalLM.from_pretrained(random_model, dtype="float32")
+        adapted = get_peft_model(network, LoraConfig(r=4, target_modules="all-linear"))
+        if seed is not None:
+            torch.manual_seed(seed)
+            for parameter_name, parameter in adapted.named_parameters():
+                if "lora_B" in parameter_name:
+                    torch.nn.init.normal_(parameter, std=0.5)
+        adapted.save_pretrained(folder / name)
+    return {name: str(folder / name) for name in ("one", "two", "none")}
+
+
+@pytest.fixture(scope="module")
+def expected(random_model, strong_adapters):
+    """Greedy replies of each adapter and their log-probabilities, by peft alone."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+    replies = {}
+    for name, path in strong_adapters.items():
+        network = load(random_model, path)
+        for prompt in PROMPTS:
+            ids = torch.tensor([tokenizer.encode(prompt)])
+            total = 0.0
+            for _ in range(12):
+                with torch.inference_mode():
+                    logprobs = network(ids).logits[0, -1].log_softmax(dim=-1)
+                best = int(logprobs.argmax())
+                total += float(logprobs[best])
+                ids = torch.cat([ids, torch.tensor([[best]])], dim=1)
+                if best == tokenizer.eos_token_id:
+                    break
+            text = tokenizer.decode(ids[0, len(tokenizer.encode(prompt)) :])
+            replies[name, prompt] = text.removesuffix(tokenizer.eos_token), total
+    return replies
+
+
+PROMPTS = ("<in>1 5a\n2 0a<out>", "<in>1 1a2b<out>", "<in>1 3a\n2 4a\n3 5a<out>")
+
+
+def requests(adapters):
+    return [
+        (prompt, Sampling(max_tokens=12, adapter=path))
+        for prompt in PROMPTS
+        for path in adapters.values()
+    ]
+
+
+def check(engine, adapters, expected):
+    replies = dict(pair for group in engine.stream(requests(adapters)) for pair in group)
+    keys = [(name, prompt) for prompt in PROMPTS for name in adapters]
+    assert len({expected[key][0] for key in keys}) > len(PROMPTS)  # adapters do differ
+    for number, key in enumerate(keys):
+        (reply,) = replies[number]
+        assert reply.text == expected[key][0]
+        assert reply.cumulative_logprob == pytest.approx(expected[key][1], abs=2e-3)
+
+
+def test_transformers_answers_each_prompt_with_its_adapter(random_model, strong_adapters, expected):
+    engine = TransformersEngine(random_model, device="cpu")
+    check(engine, strong_adapters, expected)
+    for prompt, (reply,) in zip(PROMPTS, engine.generate(PROMPTS, Sampling(max_tokens=12))):
+        assert reply.text == expected["none", prompt][0]  # nothing is left behind
+
+
+def test_vllm_answers_a_mixed_batch_as_peft_does(random_model, strong_adapters, expected):
+    pytest.importorskip("vllm")
+    engine = VllmEngine(random_model, enable_lora=True, max_loras=3, max_model_len=256)
+    check(engine, strong_adapters, expected)
+    mixed = [(PROMPTS[0], Sampling(max_tokens=2)), requests(strong_adapters)[0]]
+    with pytest.raises(ValueError, match="must not be mixed"):
+        list(engine.stream(mixed))
+    engine.close()
+
+
+def test_predictions_come_from_the_adapter_of_their_task(
+    random_model, strong_adapters, training_tasks, tmp_path
+):
+    tasks = {task_id: training_tasks[task_id] for task_id in ("3c9b0459", "d037b0a7")}
+    adapters = dict(zip(tasks, (strong_adapters["one"], strong_adapters["two"])))
+    engine = TransformersEngine(random_model, device="cpu")
+    options = {"n_predictions": 2, "seed": 0, "progress": False}
+    store = tmp_path / "adapted.jsonl"
+    generate_predictions(tasks, engine, store=store, adapters=adapters, **options)
+    together = read_predictions(store).set_index("task_id")["text"]
+    for task_id, path in adapters.items():
+        alone = tmp_path / f"{task_id}.jsonl"
+        generate_predictions(
+            {task_id: tasks[task_id]}, engine, store=alone, adapters={task_id: path}, **options
+        )
+        assert list(read_predictions(alone)["text"]) == list(together[[task_id]])
+    with pytest.raises(ValueError, match="there is none for .'d037b0a7'."):
+        some = {"3c9b0459": strong_adapters["one"]}
+        generate_predictions(tasks, engine, store=store, adapters=some, **options)
+    with pytest.raises(ValueError, match="made with other settings: adapters"):
+        generate_predictions(tasks, engine, store=store, **options)

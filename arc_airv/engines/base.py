@@ -57,6 +57,9 @@ class Sampling:
         Search with so many beams and reply with the `n` most probable, best first.
     allowed_tokens : tuple of int or None
         Write nothing but these tokens, see `arc_airv.engines.alphabet.answer_tokens`.
+    adapter : str or None
+        Folder of the LoRA adapter to reply with; None is the model alone. The requests of one
+        stream have one each, or none at all.
     """
 
     n: int = 1
@@ -67,6 +70,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     beam_width: int | None = None
     allowed_tokens: tuple[int, ...] | None = None
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop))
@@ -81,9 +85,9 @@ class Sampling:
         if self.beam_width is not None:
             if self.beam_width < self.n:
                 raise ValueError(f"n replies need a beam_width of at least n, got {self}")
-            if self.temperature > 0 or self.allowed_tokens is not None:
+            if self.temperature > 0 or self.allowed_tokens is not None or self.adapter is not None:
                 raise ValueError(
-                    f"a beam search takes neither a temperature nor allowed_tokens, got {self}"
+                    f"a beam search takes no temperature, allowed_tokens or adapter, got {self}"
                 )
         elif self.n > 1 and self.temperature == 0:
             raise ValueError(
@@ -93,11 +97,11 @@ class Sampling:
     def settings(self) -> dict[str, Any]:
         """What makes a run another one, for its description.
 
-        `max_tokens` is each prompt's own. What is newer than the first stores is left out where it
-        is not used, so that those can be gone on with.
+        `max_tokens` and `adapter` are each prompt's own. What is newer than the first stores is
+        left out where it is not used, so that those can be gone on with.
         """
         newer = [k for k in ("beam_width", "allowed_tokens") if getattr(self, k) is None]
-        return {k: v for k, v in asdict(self).items() if k not in ("max_tokens", *newer)}
+        return {k: v for k, v in asdict(self).items() if k not in ("max_tokens", "adapter", *newer)}
 
 
 Request = tuple[str, Sampling]

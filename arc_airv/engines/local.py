@@ -123,8 +123,8 @@ class LocalEngine:
         Parameters
         ----------
         requests : iterable of (str, Sampling)
-            Prompts, each with its sampling: all alike but for `max_tokens` and `seed`. They are
-            taken as the engine needs them, so the iterable may be lazy and long.
+            Prompts, each with its sampling: all alike but for `max_tokens`, `seed` and `adapter`.
+            They are taken as the engine needs them, so the iterable may be lazy and long.
         """
         requests = iter(requests)
         first = next(requests, None)

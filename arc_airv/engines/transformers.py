@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -18,8 +19,11 @@ class TransformersEngine(LocalEngine):
 
     Parameters
     ----------
-    model : str
-        Model folder (or a name that Transformers resolves).
+    model : str or causal language model
+        Model folder (or a name that Transformers resolves), or a model in memory, which is used
+        as and where it is.
+    tokenizer : Hugging Face tokenizer, optional
+        By default that of the model folder; a model in memory needs one.
     device : str, optional
         "cuda", "cpu", ...; by default CUDA where there is one.
     dtype : str, optional
@@ -33,8 +37,9 @@ class TransformersEngine(LocalEngine):
 
     def __init__(
         self,
-        model: str,
+        model: Any,
         *,
+        tokenizer: Any = None,
         device: str | None = None,
         dtype: str | None = None,
         batch_tokens: int = 16384,
@@ -43,13 +48,17 @@ class TransformersEngine(LocalEngine):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self.model = str(model)
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        capability = torch.cuda.get_device_capability() if "cuda" in self.device else None
-        self.dtype = dtype or choose_dtype(capability)
-        self.tokenizer = AutoTokenizer.from_pretrained(self.model)
-        self.network = AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype)
-        self.network.to(self.device).eval()
+        if isinstance(model, torch.nn.Module):
+            self.network, self.model = model, model.config.name_or_path
+            self.device, self.dtype = str(model.device), str(model.dtype)
+        else:
+            self.model = str(model)
+            self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            capability = torch.cuda.get_device_capability() if "cuda" in self.device else None
+            self.dtype = dtype or choose_dtype(capability)
+            self.network = AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype)
+            self.network.to(self.device).eval()
+        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(self.model)
         self.batch_tokens = batch_tokens
         own_length = getattr(self.network.config, "max_position_embeddings", 8192)
         self.max_model_len = min(max_model_len or own_length, own_length)
@@ -78,14 +87,37 @@ class TransformersEngine(LocalEngine):
                 (i, self.encode_fitting(i, prompt, sampling.max_tokens), sampling)
                 for i, (prompt, sampling) in window
             ]
-            for batch in self._batches(
-                rows, length=lambda r: len(r[1]) + r[2].max_tokens, n_rows=lambda r: r[2].n
-            ):
-                n = batch[0][2].n
-                # Samples of one prompt are neighbouring rows of the batch.
-                flat = [row for row in batch for _ in range(n)]
-                replies = self._generate_batch([row[1] for row in flat], [row[2] for row in flat])
-                yield [(row[0], replies[k * n : (k + 1) * n]) for k, row in enumerate(batch)]
+            rows.sort(key=lambda row: row[2].adapter or "")
+            for adapter, group in itertools.groupby(rows, key=lambda row: row[2].adapter):
+                with self._adapted(adapter):
+                    yield from self._samples_of(list(group))
+
+    def _samples_of(
+        self, rows: list[tuple[int, list[int], Sampling]]
+    ) -> Iterator[list[tuple[int, list[Completion]]]]:
+        """Replies to rows of one adapter: number of the request, token ids, sampling."""
+        for batch in self._batches(
+            rows, length=lambda r: len(r[1]) + r[2].max_tokens, n_rows=lambda r: r[2].n
+        ):
+            n = batch[0][2].n
+            # Samples of one prompt are neighbouring rows of the batch.
+            flat = [row for row in batch for _ in range(n)]
+            replies = self._generate_batch([row[1] for row in flat], [row[2] for row in flat])
+            yield [(row[0], replies[k * n : (k + 1) * n]) for k, row in enumerate(batch)]
+
+    @contextlib.contextmanager
+    def _adapted(self, adapter: str | None) -> Iterator[None]:
+        """The network has an adapter, for a while."""
+        if adapter is None:
+            yield
+            return
+        from peft import PeftModel
+
+        self.network = PeftModel.from_pretrained(self.network, adapter).eval()
+        try:
+            yield
+        finally:
+            self.network = self.network.unload()
 
     def run_searches(self, searches: Iterable[Search]) -> Iterator[list[tuple[int, Search]]]:
         from arc_airv.engines.cached import CachedRows
