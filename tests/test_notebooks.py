@@ -88,3 +88,23 @@ def test_an_unknown_parameter_is_refused(folder):
 
     with pytest.raises(ValueError, match="no parameter .*'N_TASK'"):
         run_notebook(NOTEBOOKS[0], folder, N_TASK=1)
+
+
+@pytest.mark.parametrize("mode", ["per_task", "joint"])
+def test_06_fine_tunes_on_hidden_tasks(folder, mode):
+    pytest.importorskip("peft")
+    from run_notebook import run_notebook
+
+    run_notebook(
+        ROOT / "notebooks" / "06_finetune.ipynb",
+        folder / "html",
+        MODEL=MODEL,
+        TASKS=str(folder / "hidden.json"),
+        MODE=mode,
+        MINUTES=0.1,
+        FOLDER=str(folder / mode),
+        N_PREDICTIONS=2,
+        STORE=str(folder / f"{mode}.jsonl"),
+        ENGINE="transformers",
+    )
+    assert len(read_predictions(folder / f"{mode}.jsonl")) == 2 * len(SMALL)

@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "vllm", "transformers", "matplotlib")
-ANALYSIS = "records vote metrics plots submission tasks augment prompts questions infer".split()
+ANALYSIS = (
+    "records vote metrics plots submission tasks augment prompts questions infer "
+    "charts curves pools compare selectors filters scores rescore rules corpus mixture"
+).split()
 
 
 def python(code, executable=sys.executable):
