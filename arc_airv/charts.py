@@ -1,6 +1,6 @@
-"""Charts of metrics: curves over the number of predictions, distributions, agreement, output sizes.
+"""Charts of metrics and of selection: curves, distributions, agreement, output sizes, gains.
 
-Draws the tables that `arc_airv.vote` and `arc_airv.metrics` give, and computes no metric. Shows no
+Draws the tables that `arc_airv.vote`, `metrics` and `study` give, and computes no metric. Shows no
 figure and saves none.
 """
 
@@ -159,6 +159,94 @@ def plot_output_sizes(
     ax.set(xlim=(0, 31), ylim=(0, 31), xticks=ticks, yticks=ticks, aspect="equal")
     ax.set(xlabel="output columns", ylabel="output rows")
     return _tidy(ax, grid="both")
+
+
+def plot_gains(compared: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw what each selector gains over the first of them, in outputs solved.
+
+    Parameters
+    ----------
+    compared : DataFrame
+        As `arc_airv.study.compare_selectors` gives it.
+    ax : Axes, optional
+        By default the current one.
+
+    Returns
+    -------
+    Axes
+        One row a selector, the first on top: a dot at its gain, a line for the interval.
+    """
+    ax = plt.gca() if ax is None else ax
+    rows = np.arange(len(compared))[::-1]
+    ax.hlines(rows, compared["low"], compared["high"], color=FAINT, linewidth=4)
+    ax.plot(compared["gain"], rows, "o", color=METRIC_COLORS["vote_2"], markersize=5)
+    label = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+    for row, (high, vote_2) in zip(rows, compared[["high", "vote_2"]].to_numpy()):
+        ax.annotate(f"{vote_2:.1%}", (high, row), color=MUTED, **label)
+    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set_yticks(rows, labels=compared.index)
+    ax.set_ylim(-0.5, len(compared) - 0.2)
+    ax.set_xlabel(f"vote_2 less that of {compared.index[0]}")
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+    return _tidy(ax, grid="x")
+
+
+def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw how often what is believed with some confidence is right.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `arc_airv.study.calibration` gives it.
+    ax : Axes, optional
+        By default the current one.
+
+    Returns
+    -------
+    Axes
+        One disc a bin, its area by the number in it; the diagonal is perfect calibration.
+    """
+    ax = plt.gca() if ax is None else ax
+    ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
+    area = 15 + 150 * table["n"] / max(1, table["n"].max())
+    ax.scatter(table["confidence"], table["right"], s=area, color=RIGHT, alpha=0.8, clip_on=False)
+    percent = PercentFormatter(1.0, decimals=0)
+    ticks = [0, 0.25, 0.5, 0.75, 1]
+    ax.set(xlim=(0, 1), ylim=(0, 1), xticks=ticks, yticks=ticks, aspect="equal")
+    ax.xaxis.set_major_formatter(percent)
+    ax.yaxis.set_major_formatter(percent)
+    ax.set(xlabel="confidence", ylabel="right")
+    ax.set_title(f"calibration error {table.attrs['error']:.1%}", fontsize=9, color=INK)
+    return _tidy(ax, grid="both")
+
+
+def plot_right_ranks(ranks: pd.DataFrame, *, n: int = 10, ax: Axes | None = None) -> Axes:
+    """Draw at which rank the right grids are.
+
+    Parameters
+    ----------
+    ranks : DataFrame
+        As `arc_airv.study.right_ranks` gives it.
+    n : int, default 10
+        The last rank with a bar of its own.
+    ax : Axes, optional
+        By default the current one.
+
+    Returns
+    -------
+    Axes
+        Bars of how many test outputs; the first two are what a submission solves.
+    """
+    ax = plt.gca() if ax is None else ax
+    counts = [(ranks["rank"] == k).sum() for k in range(1, n + 1)] + [(ranks["rank"] > n).sum()]
+    colors = [RIGHT] * 2 + [UNKNOWN] * (n - 1)
+    ax.bar(range(n + 1), counts, color=colors, width=0.8)
+    ax.set_xticks(range(n + 1), labels=[*map(str, range(1, n + 1)), f">{n}"])
+    ax.set(xlabel="rank of the right grid", ylabel="test outputs")
+    ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    absent = int(ranks["rank"].isna().sum())
+    ax.set_title(f"not among the candidates: {absent} of {len(ranks)}", fontsize=9, color=INK)
+    return _tidy(ax)
 
 
 def _plot_shares(values: list, colors: list[str], bins: int, ax: Axes | None) -> Axes:

@@ -108,3 +108,18 @@ def test_06_fine_tunes_on_hidden_tasks(folder, mode):
         ENGINE="transformers",
     )
     assert len(read_predictions(folder / f"{mode}.jsonl")) == 2 * len(SMALL)
+
+
+def test_05_compares_selectors_from_stored_files_alone(folder):
+    from run_notebook import run_notebook
+
+    page = run_notebook(
+        ROOT / "notebooks" / "05_selection_study.ipynb",
+        folder / "html",
+        PREDICTIONS=str(folder / "predictions.jsonl"),
+        TASKS=str(folder / "tasks.json"),
+        FIGURES=str(folder / "figures"),
+        RUNS={"again": str(folder / "predictions.jsonl")},
+    )
+    assert page.read_text().count("data:image/png") >= 4
+    assert len(list((folder / "figures").glob("*.png"))) == 4

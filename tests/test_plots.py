@@ -14,9 +14,12 @@ from matplotlib.figure import Figure
 
 from arc_airv.charts import (
     plot_agreement,
+    plot_calibration,
     plot_curves,
+    plot_gains,
     plot_metric_distribution,
     plot_output_sizes,
+    plot_right_ranks,
 )
 from arc_airv.curves import metric_curves
 from arc_airv.grids import as_grid, format_grid
@@ -30,6 +33,7 @@ from arc_airv.plots import (
     plot_grid,
     plot_task,
 )
+from arc_airv.study import calibration
 from arc_airv.tasks import hide_outputs, load_tasks
 from arc_airv.vote import rank_candidates
 
@@ -261,3 +265,28 @@ def test_agreement_tells_right_from_wrong_from_hidden():
 def test_an_unknown_metric_is_refused_with_those_there_are(draw):
     with pytest.raises(ValueError, match="speed.*pass_n"):
         draw()
+
+
+def test_gains_are_dots_on_their_intervals_the_first_selector_on_top():
+    compared = pd.DataFrame(
+        {"vote_2": [0.2, 0.3], "gain": [0.0, 0.1], "low": [0.0, -0.05], "high": [0.0, 0.2]},
+        index=["votes", "better"],
+    )
+    ax = plot_gains(compared, ax=plt.figure().add_subplot())
+    dots = ax.get_lines()[0].get_xydata()
+    assert dots.tolist() == [[0.0, 1], [0.1, 0]]
+    assert [text.get_text() for text in ax.texts] == ["20.0%", "30.0%"]
+    assert ax.get_xlabel() == "vote_2 less that of votes"
+
+
+def test_calibration_has_a_disc_a_bin():
+    table = calibration([0.1, 0.9, 0.9], [False, True, False], n_bins=2)
+    ax = plot_calibration(table, ax=plt.figure().add_subplot())
+    assert ax.collections[0].get_offsets().tolist() == [[0.1, 0.0], [0.9, 0.5]]
+
+
+def test_right_ranks_are_bars_and_what_is_absent_is_said():
+    ranks = pd.DataFrame({"rank": [1, 1, 2, 4, np.nan]})
+    ax = plot_right_ranks(ranks, n=3, ax=plt.figure().add_subplot())
+    assert [bar.get_height() for bar in ax.patches] == [2, 1, 0, 1]
+    assert ax.get_title() == "not among the candidates: 1 of 5"
