@@ -220,6 +220,38 @@ def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return _tidy(ax, grid="both")
 
 
+def plot_width(table: pd.DataFrame, *metrics: str, ax: Axes | None = None) -> Axes:
+    """Draw columns of a table against the width of the beam.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With a column width, one row each.
+    *metrics : str
+        Other columns of it. Those that are metrics are shown as percentages.
+    ax : Axes, optional
+        By default the current one.
+
+    Returns
+    -------
+    Axes
+        Its x axis is logarithmic, of base 2.
+    """
+    _check_metrics(metrics, table.columns)
+    ax = plt.gca() if ax is None else ax
+    for metric in metrics:
+        color = METRIC_COLORS.get(metric, INK)
+        ax.plot(table["width"], table[metric], "o-", label=metric, color=color, markersize=3)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(table["width"], labels=map(str, table["width"]))
+    ax.set_xticks([], minor=True)
+    ax.set(xlabel="width of the beam", ylabel=", ".join(metrics))
+    if METRIC_COLORS.keys() >= set(metrics):
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        _label_ends(ax)
+    return _tidy(ax)
+
+
 def plot_right_ranks(ranks: pd.DataFrame, *, n: int = 10, ax: Axes | None = None) -> Axes:
     """Draw at which rank the right grids are.
 

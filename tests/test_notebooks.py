@@ -123,3 +123,22 @@ def test_05_compares_selectors_from_stored_files_alone(folder):
     )
     assert page.read_text().count("data:image/png") >= 4
     assert len(list((folder / "figures").glob("*.png"))) == 4
+
+
+def test_04_searches_with_beams(folder):
+    from run_notebook import run_notebook
+
+    page = run_notebook(
+        ROOT / "notebooks" / "04_beam_search.ipynb",
+        folder / "html",
+        TEXT_MODEL=None,
+        MODEL=MODEL,
+        TASKS=str(folder / "tasks.json"),
+        N_TASKS=2,
+        WIDTHS=[1, 2],
+        N_PREDICTIONS=2,
+        STORES=str(folder / "beams"),
+        ENGINE="transformers",
+    )
+    assert "data:image/png" in page.read_text()
+    assert len(read_predictions(folder / "beams" / "width2.jsonl")) == 4
