@@ -1,0 +1,26 @@
+"""pip, told that it runs on the Python of a Kaggle image; run by `wheelhouse`.
+
+    python -I -S pip_on_image.py SITE 3.12 install --dry-run ...
+
+SITE holds pip and the metadata of the image's packages. pip's option --python-version chooses among
+wheels, but the markers of requirements (``; python_version > "3.11"``) are still evaluated for the
+Python that runs pip; here, they are not.
+"""
+
+import sys
+
+site, version, *arguments = sys.argv[1:]
+sys.path.append(site)
+
+from pip._internal.cli.main import main  # noqa: E402
+from pip._vendor.packaging import markers  # noqa: E402
+
+running = markers.default_environment
+
+
+def on_image():
+    return running() | {"python_version": version, "python_full_version": f"{version}.0"}
+
+
+markers.default_environment = on_image
+sys.exit(main(arguments))

@@ -1,0 +1,333 @@
+"""Everything that is pushed to Kaggle, made in one folder that git ignores.
+
+    python kaggle/prepare.py wheels                  # the wheel dataset: wheels, lock, check
+    python kaggle/prepare.py check                   # only the check of the lock, by metadata
+    python kaggle/prepare.py folders --owner NAME    # metadata, model, kernels, in NAME's name
+
+The README beside this file says what to do with them. Nothing but Python and its pip is needed.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import string
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from wheelhouse import (
+    IMAGES,
+    Image,
+    Wheel,
+    check_flat,
+    check_installs,
+    check_locked,
+    load_image,
+    lock_wheels,
+    metadata_of,
+    read_lock,
+    requirements_of,
+    write_lock,
+    write_stand_in,
+)
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+MODEL = ROOT / "res" / "tiny"
+COMPETITION = "arc-prize-2026-arc-agi-2"
+KAGGLE_INPUT = 'INPUT = Path("/kaggle/input")'  # this line of the cells
+
+# The kernels that are notebooks: the cells put first, and what is set behind the parameters. The
+# values are expressions; where an input is mounted is found out on Kaggle.
+KERNELS = {
+    "generate": {
+        "notebook": "01_generate_predictions.ipynb",
+        "cells": ["install"],
+        "parameters": {
+            "MODEL": "str(find_model(root=INPUT))",
+            "TASKS": 'str(find_input("arc-agi_evaluation_challenges.json", root=INPUT))',
+            "DROP_DEMONSTRATIONS": "True",
+            "MINUTES": "120",
+        },
+    },
+    "visualize": {
+        "notebook": "02_visualize_predictions.ipynb",
+        "cells": ["install"],
+        "parameters": {
+            "PREDICTIONS": 'str(find_input("predictions.jsonl", root=INPUT))',
+            "TASKS": 'str(find_input("arc-agi_evaluation_challenges.json", root=INPUT))',
+            "SOLUTIONS": 'str(find_input("arc-agi_evaluation_solutions.json", root=INPUT))',
+        },
+    },
+    "submission": {
+        "notebook": "03_build_submission.ipynb",
+        "cells": ["fallback", "install"],
+        "parameters": {
+            "MODEL": "str(find_model(root=INPUT))",
+            "TASKS": 'str(find_input("arc-agi_test_challenges.json", root=INPUT))',
+        },
+    },
+}
+
+
+def build_wheel(into: str | Path) -> Path:
+    """Build arc_airv's wheel from a copy of the sources, so that no old build leaks into it."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder, "source"), Path(folder, "out")
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "arc_airv", source / "arc_airv", ignore=ignore)
+        for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, source)
+        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+        if find_spec("setuptools"):  # else pip fetches one
+            command.append("--no-build-isolation")
+        subprocess.run([*command, "--wheel-dir", str(out), str(source)], check=True)
+        (wheel,) = out.glob("*.whl")
+        return Path(shutil.move(wheel, Path(into, wheel.name)))
+
+
+def prepare_wheels(
+    image: Image, into: str | Path, *, relock: bool = False, download: bool = True
+) -> Path:
+    """Fill the folder of the wheel dataset: arc_airv's wheel, vLLM's wheels, their lock, the image.
+
+    Parameters
+    ----------
+    image : Image
+    into : str or Path
+        The wheels go into its folder "wheels".
+    relock : bool, default False
+        Resolve anew, and write the lock beside this file.
+    download : bool, default True
+        Fetch the wheels of the lock; else the kernel vllm_wheels will, on Kaggle.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    folder, lock = Path(into, "wheels"), lock_path(image)
+    if relock or not lock.exists():
+        write_lock(lock_wheels(image), lock, image)
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in ("*.whl", "*.lock"):
+        for old in folder.glob(pattern):
+            old.unlink()
+    wheel = build_wheel(folder)
+    shutil.copy(lock, folder)
+    shutil.copy(IMAGES, folder)
+    print(f"{folder}: {wheel.name}, {lock.name} of {len(read_lock(lock))} wheels")
+    if download:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--require-hashes", "--requirement", str(lock), "--dest", str(folder)]
+        command += ["--only-binary", ":all:", *image.pip_options()]
+        subprocess.run(command, check=True)
+        print(f"{folder}: {len(check_flat(folder))} wheels")
+    return folder
+
+
+def check(image: Image, folder: str | Path | None = None) -> list[Wheel]:
+    """Check that vLLM and arc_airv install on the image from wheels alone; prints what changes.
+
+    Without the downloaded wheels, stand-ins take their places: the names and the metadata of the
+    locked wheels. pip's answer is the same, for it asks for nothing else.
+    """
+    requirements, lock = [f"vllm=={image.vllm}", "arc_airv"], read_lock(lock_path(image))
+    if folder is not None:
+        check_locked(folder, lock)
+    requires = requirements_of(image)
+    with tempfile.TemporaryDirectory() as temporary:
+        if folder is None:
+            build_wheel(temporary)
+            for wheel in metadata_of(lock, image):
+                write_stand_in(wheel, temporary)
+            folder = temporary
+        chosen = check_installs(folder, requirements, image, requires)
+    replaced = [wheel for wheel in chosen if wheel.name in image.packages]
+    print(f"{image.name}: pip installs {len(chosen)} wheels; {', '.join(image.keep)} stay.")
+    for wheel in replaced:
+        print(f"  replaces {wheel.name} {image.packages[wheel.name]} by {wheel.version}")
+    return chosen
+
+
+def lock_path(image: Image) -> Path:
+    """Where the lock of an image lies."""
+    return HERE / f"{image.name}.lock"
+
+
+def prepare_folders(
+    into: str | Path,
+    *,
+    owner: str,
+    competition: str = COMPETITION,
+    model: str | Path = MODEL,
+    machine: str = "NvidiaL4",
+    wheelhouse: str = "kernel",
+    versions: dict[str, int] | None = None,
+    docker_image: str | None = None,
+    inputs: str | Path = "/kaggle/input",
+) -> Path:
+    """Write the metadata, the model and the kernels, ready to be pushed in the owner's name.
+
+    Parameters
+    ----------
+    into : str or Path
+        Gets the folders wheels, model, vllm_wheels, generate, visualize and submission.
+    owner : str
+        The user name of the address kaggle.com/NAME.
+    competition : str
+    model : str or Path
+        A model folder, which becomes the Kaggle model.
+    machine : str
+        The accelerator of the kernels that need one.
+    wheelhouse : {"kernel", "dataset"}
+        Where vLLM's wheels are: in the output of the kernel vllm_wheels, or in the wheel dataset.
+    versions : dict of str to int, optional
+        Of "wheels", "vllm_wheels", "model" and "generate", as sources of other kernels; 1 if not
+        given.
+    docker_image : str, optional
+        The digest of the image to run on, as ``kaggle kernels pull -m`` tells it.
+    inputs : str or Path
+        Where the kernels look for their inputs; another place serves a rehearsal.
+    """
+    if not re.fullmatch(r"[a-z0-9]+(?:[_-][a-z0-9]+)*", owner):
+        raise ValueError(f"owner {owner!r}: give the name in the address kaggle.com/NAME")
+    if wheelhouse not in ("kernel", "dataset"):
+        raise ValueError(f"wheelhouse must be 'kernel' or 'dataset', not {wheelhouse!r}")
+    numbers = {"wheels": 1, "vllm_wheels": 1, "model": 1, "generate": 1}
+    unknown = set(versions or {}) - set(numbers)
+    if unknown:
+        raise ValueError(f"versions of {sorted(unknown)}? There are {sorted(numbers)}")
+    numbers |= versions or {}
+    names = {"owner": owner, "competition": competition, "machine": machine}
+    names |= {f"{name}_version": str(number) for name, number in numbers.items()}
+    into = Path(into)
+    for template in sorted(HERE.glob("*/*-metadata.json")):
+        folder = into / template.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        metadata = json.loads(string.Template(template.read_text()).substitute(names))
+        if template.name == "kernel-metadata.json":
+            if docker_image is not None:
+                metadata["docker_image"] = docker_image
+            if wheelhouse == "dataset":
+                vllm_wheels = f"{owner}/arc-airv-vllm-wheels/"
+                metadata["kernel_sources"] = [
+                    source
+                    for source in metadata["kernel_sources"]
+                    if not source.startswith(vllm_wheels)
+                ]
+        (folder / template.name).write_text(json.dumps(metadata, indent=2) + "\n")
+    for path in Path(model).iterdir():
+        if path.is_file():
+            shutil.copy(path, into / "model")
+    shutil.copy(HERE / "vllm_wheels" / "vllm_wheels.py", into / "vllm_wheels")
+    for name in KERNELS:
+        (into / name / f"{name}.ipynb").write_text(
+            json.dumps(make_notebook(name, inputs), indent=1) + "\n"
+        )
+    return into
+
+
+def make_notebook(kernel: str, inputs: str | Path = "/kaggle/input") -> dict:
+    """A notebook of the library with cells put first and parameters set, as nbformat's JSON."""
+    path = ROOT / "notebooks" / KERNELS[kernel]["notebook"]
+    parameters = KERNELS[kernel]["parameters"]
+    notebook = json.loads(path.read_text())
+    cells = notebook["cells"]
+    tagged = [i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise ValueError(f"{path}: must have one cell tagged 'parameters', has {len(tagged)}")
+    source = "".join(cells[tagged[0]]["source"])
+    unknown = [name for name in parameters if not re.search(rf"^{name} =", source, re.MULTILINE)]
+    if unknown:
+        raise ValueError(f"{path}: has no parameter {unknown}")
+    lines = ["# Set for Kaggle:", "from arc_airv.kaggle import find_input, find_model", ""]
+    lines += [f"{name} = {value}" for name, value in parameters.items()]
+    cells.insert(tagged[0] + 1, _code_cell("kaggle-parameters", "\n".join(lines)))
+    place = f"INPUT = Path({json.dumps(str(inputs))})"
+    cells[1:1] = [
+        _code_cell(
+            f"kaggle-{name}",
+            (HERE / "cells" / f"{name}.py").read_text().replace(KAGGLE_INPUT, place),
+        )
+        for name in KERNELS[kernel]["cells"]
+    ]
+    return notebook
+
+
+def _code_cell(name: str, source: str) -> dict:
+    return {
+        "cell_type": "code",
+        "execution_count": None,
+        "id": name,
+        "metadata": {},
+        "outputs": [],
+        "source": source.strip().splitlines(keepends=True),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--target", default="kaggle-2026", help="an image of images.toml")
+    common.add_argument("--into", default=ROOT / "build" / "kaggle", type=Path)
+    wheels = commands.add_parser("wheels", parents=[common], help="wheels, lock and check")
+    wheels.add_argument("--relock", action="store_true", help="resolve anew")
+    wheels.add_argument(
+        "--no-download", action="store_true", help="only lock: the kernel vllm_wheels downloads"
+    )
+    checked = commands.add_parser("check", parents=[common], help="only the check")
+    checked.add_argument("--wheels", type=Path, help="a folder of wheels, not stand-ins")
+    folders = commands.add_parser("folders", parents=[common], help="all that is pushed")
+    folders.add_argument("--owner", default=os.environ.get("KAGGLE_USERNAME"), metavar="NAME")
+    folders.add_argument("--competition", default=COMPETITION)
+    folders.add_argument("--model", default=MODEL, type=Path, help="a model folder")
+    folders.add_argument("--machine", default="NvidiaL4", help="or NvidiaTeslaT4Highmem, ...")
+    folders.add_argument("--wheelhouse", default="kernel", choices=["kernel", "dataset"])
+    folders.add_argument("--version", default=[], nargs="*", metavar="SOURCE=N", dest="versions")
+    folders.add_argument("--docker-image")
+    folders.add_argument("--inputs", default="/kaggle/input", help="for a rehearsal")
+    args = parser.parse_args()
+    try:
+        run(args)
+    except ValueError as error:  # says all there is to say
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """One command."""
+    if args.command == "folders":
+        if not args.owner:
+            raise ValueError("whose? Give --owner NAME or set KAGGLE_USERNAME")
+        wrong = [text for text in args.versions if not re.fullmatch(r"\w+=\d+", text)]
+        if wrong:
+            raise ValueError(f"--version takes SOURCE=N, such as wheels=2, not {wrong}")
+        versions = dict(text.split("=") for text in args.versions)
+        options = ("owner", "competition", "model", "machine", "wheelhouse", "docker_image")
+        into = prepare_folders(
+            args.into,
+            versions={name: int(number) for name, number in versions.items()},
+            inputs=args.inputs,
+            **{name: getattr(args, name) for name in options},
+        )
+        print(f"{into}: {', '.join(sorted(path.name for path in into.iterdir()))}")
+        return
+    image = load_image(args.target)
+    folder = getattr(args, "wheels", None)
+    if args.command == "wheels":
+        download = not args.no_download
+        folder = prepare_wheels(image, args.into, relock=args.relock, download=download)
+        if not download:
+            folder = None
+    check(image, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Build vLLM's wheelhouse on Kaggle itself: the locked wheels, proven on the image they are for.
+
+A kernel with internet; its output is the wheelhouse, which the kernels without it attach. It asks
+for a GPU because the image with the GPU libraries is the one that counts; it is done in minutes.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+INPUT = Path("/kaggle/input")
+WORKING = Path("/kaggle/working")
+
+
+def run(*args: str) -> None:
+    """Run Python with these arguments; its faults end the kernel."""
+    subprocess.run([sys.executable, *args], check=True)
+
+
+def held(package: str) -> str:
+    """The version that this environment holds."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def compare(image: dict) -> None:
+    """Print where the image differs from images.toml; another torch ends the kernel."""
+    freeze = [sys.executable, "-m", "pip", "freeze"]
+    freeze = subprocess.run(freeze, capture_output=True, text=True, check=True).stdout
+    (WORKING / "freeze.txt").write_text(freeze)
+    for package, expected in image["packages"].items():
+        if held(package) != expected:
+            print(f"{package}: the image holds {held(package)}, images.toml says {expected}")
+    if held("torch") != image["packages"]["torch"]:
+        print(freeze)  # the output of a failed run may not be kept, its log is
+        raise SystemExit(
+            f"This image holds torch {held('torch')}, the lock is for {image['packages']['torch']}."
+            " Correct images.toml, and lock again."
+        )
+
+
+def main() -> None:
+    """Compare the image, download, check, install, import."""
+    (lock,) = INPUT.rglob("*.lock")
+    (images,) = INPUT.rglob("images.toml")
+    image = tomllib.loads(images.read_text())[lock.stem]
+    vllm = re.search(r"^vllm==[^ ]+", lock.read_text(), re.MULTILINE)[0]
+    compare(image)
+    before = {package: held(package) for package in image["keep"]}
+    download = ["-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+    run(*download, "--requirement", str(lock), "--dest", str(WORKING))
+    install = ["-m", "pip", "install", "--no-index", "--find-links", str(WORKING), vllm]
+    run(*install, "--dry-run", "--report", "/tmp/report.json")
+    report = json.loads(Path("/tmp/report.json").read_text())
+    replaced = {item["metadata"]["name"].lower() for item in report["install"]} & set(before)
+    if replaced:
+        raise SystemExit(f"{vllm} would replace {sorted(replaced)}")
+    run(*install, "--quiet")
+    after = {package: held(package) for package in before}
+    if after != before:
+        raise SystemExit(f"{vllm} turned {before} into {after}")
+    run("-c", "import torch, vllm._C, vllm; print(torch.__version__, vllm.__version__)")
+    print(len(list(WORKING.glob("*.whl"))), "wheels, and vLLM imports.")
+
+
+if __name__ == "__main__":
+    main()
