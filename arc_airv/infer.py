@@ -21,7 +21,7 @@ import arc_airv
 from arc_airv.engines.base import Completion, Engine, Request, Sampling
 from arc_airv.progress import progress_bar
 from arc_airv.prompts import PromptFormat
-from arc_airv.questions import Job, Question, Renderer, choose_format, plan_jobs
+from arc_airv.questions import Job, Question, Renderer, choose_format, count_views, plan_jobs
 from arc_airv.records import Prediction, PredictionStore
 from arc_airv.tasks import Task
 
@@ -62,7 +62,7 @@ def generate_predictions(
     tasks: dict[str, Task],
     engine: Engine,
     *,
-    n_predictions: int,
+    n_predictions: int | Mapping[tuple[str, int], int],
     seed: int,
     store: str | Path,
     batching: str = "all",
@@ -82,8 +82,9 @@ def generate_predictions(
     ----------
     tasks : dict of str to Task
     engine : Engine
-    n_predictions : int
-        For each test output; a positive multiple of ``sampling.n``.
+    n_predictions : int or mapping of (task_id, test_index) to int
+        For each test output; a positive multiple of ``sampling.n``. With a mapping, an output
+        that it does not name is not asked.
     seed : int
         Of the augmentations, and of the sampling where the temperature is above 0.
     store : str or Path
@@ -127,11 +128,7 @@ def generate_predictions(
     sampling = sampling or Sampling()
     if batching not in BATCHING:
         raise ValueError(f"batching must be one of {BATCHING}, got {batching!r}")
-    if n_predictions < 1 or n_predictions % sampling.n:
-        raise ValueError(
-            f"n_predictions must be a positive multiple of sampling.n = {sampling.n}, "
-            f"got {n_predictions}"
-        )
+    n_views = count_views(n_predictions, tasks, sampling.n)
     if adapters is not None and (missing := sorted(tasks.keys() - adapters.keys())):
         raise ValueError(f"adapters must hold one for every task, there is none for {missing[:5]}")
     prompt_format = choose_format(engine, prompt_format)
@@ -144,7 +141,7 @@ def generate_predictions(
         adapters=adapters,
     )
     plan = {"seed": seed, "geometric": geometric, "colors": colors, "train_order": train_order}
-    jobs = plan_jobs(tasks, n_predictions // sampling.n, sampling.n, **plan)
+    jobs = plan_jobs(tasks, n_views, sampling.n, **plan)
     run = {
         "settings": {
             "model": Path(getattr(engine, "model", type(engine).__name__)).name,
@@ -153,7 +150,7 @@ def generate_predictions(
             "plan": plan,
             "drop_demonstrations": drop_demonstrations,
         },
-        "n_predictions": n_predictions,
+        "n_predictions": max(n_views.values(), default=0) * sampling.n,
         "task_ids": list(tasks),
         "batching": batching,
         "engine": engine.describe() if hasattr(engine, "describe") else type(engine).__name__,

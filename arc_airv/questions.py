@@ -113,25 +113,61 @@ class Question:
         )
 
 
-def plan_jobs(tasks: dict[str, Task], n_views: int, n_samples: int, **plan: Any) -> list[Job]:
-    """The jobs of a run: `n_views` views of every test output.
+def count_views(
+    n_predictions: int | Mapping[tuple[str, int], int], tasks: dict[str, Task], n_samples: int
+) -> dict[tuple[str, int], int]:
+    """How many views of each output are to be asked, for so many predictions.
+
+    Raises
+    ------
+    ValueError
+        If a number is no positive multiple of the replies to a view, or an output is unknown.
+    """
+    outputs = [(task_id, i) for task_id, task in tasks.items() for i in range(len(task.test))]
+    if isinstance(n_predictions, Mapping):
+        if unknown := sorted(n_predictions.keys() - set(outputs)):
+            raise ValueError(f"n_predictions names outputs that are not there: {unknown[:5]}")
+    else:
+        n_predictions = dict.fromkeys(outputs, n_predictions)
+    for output, n in n_predictions.items():
+        if n < 1 or n % n_samples:
+            raise ValueError(
+                f"n_predictions must be a positive multiple of sampling.n = {n_samples}, "
+                f"got {n} for output {output}"
+            )
+    return {output: n // n_samples for output, n in n_predictions.items()}
+
+
+def plan_jobs(
+    tasks: dict[str, Task],
+    n_views: int | Mapping[tuple[str, int], int],
+    n_samples: int,
+    **plan: Any,
+) -> list[Job]:
+    """The jobs of a run: the first views of every test output.
 
     Parameters
     ----------
     tasks : dict of str to Task
-    n_views, n_samples : int
-        Views of each output, replies to each view.
+    n_views : int or mapping of (task_id, test_index) to int
+        Views of each output; with a mapping, none of those that it does not name.
+    n_samples : int
+        Replies to each view.
     **plan
         Passed to `arc_airv.augment.sample_augmentations`.
     """
     jobs = []
     for task in tasks.values():
         seen: dict[str, int] = {}
-        for view, augmentation in enumerate(sample_augmentations(task, n_views, **plan)):
+        wanted = [
+            n_views.get((task.task_id, i), 0) if isinstance(n_views, Mapping) else n_views
+            for i in range(len(task.test))
+        ]
+        for view, augmentation in enumerate(sample_augmentations(task, max(wanted), **plan)):
             key = str(augmentation)
             first = seen.get(key, 0)
             seen[key] = first + n_samples
-            jobs += [Job(task, i, view, key, first) for i in range(len(task.test))]
+            jobs += [Job(task, i, view, key, first) for i, n in enumerate(wanted) if view < n]
     return jobs
 
 

@@ -98,10 +98,10 @@ def load_tasks(source: str | Path, *, solutions: str | Path | None = None) -> di
             files = sorted(path.glob("*.json"))
             if not files:
                 raise ValueError(f"{path}: no <task_id>.json in this folder")
-            tasks = {file.stem: _parse_task(file.stem, _read_json(file), file) for file in files}
+            tasks = {file.stem: parse_task(file.stem, _read_json(file), file) for file in files}
         elif path.is_file():
             tasks = {
-                task_id: _parse_task(task_id, content, path)
+                task_id: parse_task(task_id, content, path)
                 for task_id, content in _read_object(path).items()
             }
         else:
@@ -153,10 +153,17 @@ def _load_named(name: str) -> dict[str, Task]:
             "or give the path of a challenges file"
         ) from None
     content = json.loads(file.read_text())[part]
-    return {task_id: _parse_task(task_id, task, name) for task_id, task in content.items()}
+    return {task_id: parse_task(task_id, task, name) for task_id, task in content.items()}
 
 
-def _parse_task(task_id: str, content: Any, file: str | Path) -> Task:
+def parse_task(task_id: str, content: Any, file: str | Path) -> Task:
+    """One task from the object that a file holds of it.
+
+    Raises
+    ------
+    ValueError
+        If it is malformed: the message names the file, the task and the fault.
+    """
     where = f"{file}: task {task_id}"
     if not isinstance(content, dict):
         raise ValueError(f"{where}: must be an object with 'train' and 'test'")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from arc_airv.kaggle import read_challenges
 from arc_airv.records import read_predictions
 from arc_airv.submission import validate_submission
 from arc_airv.tasks import hide_outputs, load_tasks, save_tasks
@@ -81,6 +82,49 @@ def test_03_submits_hidden_tasks_through_vllm(folder):
     )
     validate_submission(folder / "submission.json", load_tasks(folder / "tasks.json"))
     assert len(read_predictions(folder / "hidden.jsonl")) == 2 * len(SMALL)
+
+
+def test_03_spends_its_minutes_whatever_the_challenges_file_holds(folder):
+    from run_notebook import run_notebook
+
+    content = json.loads((folder / "hidden.json").read_text())
+    (folder / "malformed.json").write_text(json.dumps({"empty": {}, **content, "none": None}))
+    page = run_notebook(
+        ROOT / "notebooks" / "03_build_submission.ipynb",
+        folder / "html",
+        MODEL=MODEL,
+        TASKS=str(folder / "malformed.json"),
+        N_PREDICTIONS=512,
+        STORE=str(folder / "timed.jsonl"),
+        SUBMISSION=str(folder / "timed.json"),
+        ENGINE="transformers",
+        MINUTES=0.4,
+    )
+    challenges = read_challenges(folder / "malformed.json")
+    submission = validate_submission(folder / "timed.json", challenges.all)
+    assert list(submission) == ["empty", *SMALL, "none"]
+    predictions = read_predictions(folder / "timed.jsonl")
+    assert set(predictions["task_id"]) == set(SMALL) and len(predictions) > 2 * len(SMALL)
+    text = page.read_text()
+    assert "calibration round" in text and "uniform round" in text
+    assert "2 things went wrong" in text  # the two entries
+
+
+def test_03_ends_well_without_any_engine(folder):
+    from run_notebook import run_notebook
+
+    page = run_notebook(
+        ROOT / "notebooks" / "03_build_submission.ipynb",
+        folder / "html",
+        MODEL=str(folder / "there is no model"),
+        TASKS=str(folder / "hidden.json"),
+        STORE=str(folder / "none.jsonl"),
+        SUBMISSION=str(folder / "none.json"),
+        ENGINE="transformers",
+        MINUTES=1,
+    )
+    validate_submission(folder / "none.json", load_tasks(folder / "hidden.json"))
+    assert "no configuration is left to try" in page.read_text()
 
 
 def test_an_unknown_parameter_is_refused(folder):

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "vllm", "transformers", "matplotlib")
 ANALYSIS = (
     "records vote metrics plots submission tasks augment prompts questions infer "
-    "charts curves pools compare selectors filters study scores rescore judge rules corpus mixture"
+    "charts curves pools compare selectors filters study scores rescore judge rules corpus mixture "
+    "kaggle combine settle rounds supervise"
 ).split()
 
 

@@ -1,0 +1,90 @@
+"""The process that an engine lives and dies in: ``python -m arc_airv.worker job.json``.
+
+What it knows comes from the job file, and what it finds goes to the store. It says on standard
+output, one JSON object a line, how far it is. `arc_airv.supervise` starts and watches it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from arc_airv.engines.base import Engine, Sampling
+from arc_airv.rounds import Round, generate_rounds
+from arc_airv.tasks import load_tasks
+
+ENGINES = {
+    "vllm": "arc_airv.engines:VllmEngine",
+    "transformers": "arc_airv.engines:TransformersEngine",
+}
+MARK = "@arc_airv "  # of a line that is for the supervisor, among those that libraries print
+
+
+def make_engine(name: str, model: str, options: dict[str, Any]) -> Engine:
+    """An engine from the name of its class.
+
+    Parameters
+    ----------
+    name : str
+        "vllm", "transformers", or ``module:name`` of anything that takes a model and options.
+    model : str
+    options : dict
+
+    Raises
+    ------
+    ValueError
+        If there is no such engine.
+    """
+    module, _, attribute = ENGINES.get(name, name).partition(":")
+    if not attribute:
+        raise ValueError(f"engine must be one of {sorted(ENGINES)} or 'module:name', got {name!r}")
+    return getattr(importlib.import_module(module), attribute)(model, **options)
+
+
+def run_job(job: dict[str, Any]) -> None:
+    """Do what a job says: make the engine, and fill the store in rounds until the deadline."""
+    say("starting", engine=job["engine"], options=job["options"])
+    tasks = load_tasks(job["tasks"])
+    start = time.monotonic()
+    engine = make_engine(job["engine"], job["model"], job["options"])
+    say("ready", seconds=round(time.monotonic() - start, 1))
+
+    def report(finished: Round) -> None:
+        say("round", text=str(finished))
+
+    generate_rounds(
+        tasks,
+        engine,
+        n_predictions=job["n_predictions"],
+        seed=job["seed"],
+        store=job["store"],
+        deadline=job["deadline"],
+        sampling=Sampling(**job["sampling"]),
+        report=report,
+        progress=False,
+        **job["generate"],
+    )
+    say("done")
+    if hasattr(engine, "close"):
+        engine.close()
+
+
+def say(event: str, **details: Any) -> None:
+    """Tell the supervisor."""
+    print(MARK + json.dumps({"event": event, **details}), flush=True)
+
+
+def main() -> None:
+    """Run the job whose file is the argument."""
+    # A polite stop leaves what is finished on disk, as an exception does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    run_job(json.loads(Path(sys.argv[1]).read_text("utf-8")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Engines for workers that fail on purpose: made in the worker by their dotted path."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from scripted import StreamingEngine
+
+import arc_airv.infer
+from arc_airv.tasks import load_tasks
+
+arc_airv.infer.FLUSH_SECONDS = 0.0  # what is answered is stored at once
+
+
+class FaultyEngine(StreamingEngine):
+    """Answers from the solutions, and fails after some replies.
+
+    Parameters
+    ----------
+    model : str
+        A challenges file with the solutions.
+    fault : str, optional
+        "start", "slow_start", "error", "kill", "hang", "deaf" (hangs and does not stop politely)
+        or "full" (of the disk).
+    after : int
+        Replies before the fault.
+    device : str, optional
+        Fail on this one only.
+    children : str, optional
+        A file that gets the id of a process which would outlive the engine.
+    """
+
+    def __init__(self, model, *, fault=None, after=0, device=None, children=None, **options):
+        if device is not None and os.environ.get("CUDA_VISIBLE_DEVICES") != device:
+            fault = None
+        self.fault, self.after, self.n = fault, after, 0
+        if children:
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            Path(children).write_text(str(child.pid))
+        if fault == "start":
+            raise RuntimeError("no kernel image is available for execution on the device")
+        if fault == "slow_start":
+            time.sleep(600)
+        if fault == "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (after, after))
+        super().__init__(load_tasks(model), **options)
+
+    def reply(self, prompt, sampling):
+        self.n += 1
+        if self.n > self.after:
+            if self.fault == "error":
+                raise RuntimeError("CUDA out of memory")
+            if self.fault == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.fault in ("hang", "deaf"):
+                if self.fault == "deaf":
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                time.sleep(600)
+        return super().reply(prompt, sampling)
