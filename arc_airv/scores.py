@@ -6,6 +6,7 @@ As `arc_airv.records` keeps predictions. Knows nothing of engines.
 from __future__ import annotations
 
 import fcntl
+import gzip
 import json
 import os
 from collections.abc import Iterable
@@ -99,7 +100,7 @@ def read_scores(path: str | Path) -> pd.DataFrame:
     Parameters
     ----------
     path : str or Path
-        ``<name>.jsonl``. It may be one that is being written.
+        ``<name>.jsonl`` or ``<name>.jsonl.gz``. It may be one that is being written.
 
     Returns
     -------
@@ -107,7 +108,8 @@ def read_scores(path: str | Path) -> pd.DataFrame:
         The columns of `arc_airv.rescore.rescore`.
     """
     path = Path(path)
-    known = _parse(path.read_bytes(), path)
+    content = path.read_bytes()
+    known = _parse(gzip.decompress(content) if path.suffix == ".gz" else content, path)
     return to_scores((*key, score) for key, score in known.items())
 
 

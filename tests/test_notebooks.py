@@ -161,6 +161,7 @@ def test_05_compares_selectors_from_stored_files_alone(folder):
         ROOT / "notebooks" / "05_selection_study.ipynb",
         folder / "html",
         PREDICTIONS=str(folder / "predictions.jsonl"),
+        SCORES=None,
         TASKS=str(folder / "tasks.json"),
         FIGURES=str(folder / "figures"),
         RUNS={"again": str(folder / "predictions.jsonl")},

@@ -12,6 +12,7 @@ from arc_airv.engines import TransformersEngine, VllmEngine
 from arc_airv.infer import generate_predictions
 from arc_airv.metrics import bootstrap_interval, score_outputs
 from arc_airv.records import read_predictions
+from arc_airv.rescore import rescore
 from arc_airv.tasks import Task, load_tasks
 
 
@@ -36,6 +37,9 @@ def main() -> None:
     parser.add_argument("--seed", default=0, type=int)
     parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
     parser.add_argument("--store", default="runs/evaluate.jsonl")
+    parser.add_argument("--rescore", type=int, help="score the candidates under so many views")
+    parser.add_argument("--top-k", default=8, type=int, help="of the candidates, by votes")
+    parser.add_argument("--scores", default="runs/scores.jsonl")
     args = parser.parse_args()
     engine = {"vllm": VllmEngine, "transformers": TransformersEngine}[args.engine](args.model)
     tasks = {
@@ -59,6 +63,13 @@ def main() -> None:
         print(f"{metric:<20} {value:6.1%}   {low:6.1%} - {high:.1%}")
     solved = {m: int(outputs[m].sum()) for m in ("pass_n", "vote_1", "vote_2")}
     print(f"solved outputs: {solved}")
+    if args.rescore:
+        options = {"n_views": args.rescore, "top_k": args.top_k, "store": args.scores}
+        scores = rescore(predictions, tasks, engine, seed=args.seed, **options)
+        options = {"method": "weighted", "weights": "votes_plus_score", "scores": scores}
+        outputs = score_outputs(predictions, tasks, **options)
+        solved = {m: int(outputs[m].sum()) for m in ("vote_1", "vote_2")}
+        print(f"solved outputs by votes_plus_score: {solved}")
 
 
 if __name__ == "__main__":
