@@ -147,7 +147,7 @@ def test_an_overflowing_model_ends_a_search_without_a_probability(tiny_engine):
     [
         ({"n": 3, "beam_width": 2}, "beam_width of at least n"),
         ({"beam_width": 2, "temperature": 0.5}, "takes no temperature"),
-        ({"beam_width": 2, "allowed_tokens": (1,)}, "takes no temperature, allowed_tokens or adapter"),
+        ({"beam_width": 2, "allowed_tokens": (1,)}, "no temperature, allowed_tokens"),
         ({"allowed_tokens": ()}, "nothing could be written"),
         ({"n": 2}, "set a temperature or a beam_width"),
     ],
