@@ -381,3 +381,13 @@ def test_older_stores_can_be_gone_on_with():
 def test_sampling_refuses_what_makes_no_sense(options):
     with pytest.raises(ValueError):
         Sampling(**options)
+
+
+def test_many_long_prompts_may_be_sampled_with_seeds(vllm_engine, training_tasks):
+    """vLLM 0.32 dies on a CPU where the reading of a prompt with a seed is cut into chunks."""
+    render = PromptFormat.load(vllm_engine.model).render
+    task = training_tasks["a85d4709"]
+    views = [a.apply_task(task) for a in sample_augmentations(task, 60, seed=0)]
+    prompts = [2 * render(view) for view in views]
+    sampling = Sampling(n=4, temperature=1.0, seed=0, max_tokens=2)
+    assert all(len(replies) == 4 for replies in vllm_engine.generate(prompts, sampling))

@@ -38,8 +38,8 @@ class VllmEngine(LocalEngine):
         Any engine argument of the installed vLLM (``max_model_len``, ``gpu_memory_utilization``,
         ``tensor_parallel_size``, ...), passed on. Where not given: ``dtype`` suits the device
         (see `choose_dtype`); ``max_logprobs`` is 128, enough for 64 beams; on a CPU,
-        ``enforce_eager`` is True, which starts in a fifth of the time, and the cache takes 2 GiB
-        unless VLLM_CPU_KVCACHE_SPACE says otherwise.
+        ``enforce_eager`` is True, which starts in a fifth of the time, prompts are read whole, and
+        the cache takes 2 GiB unless VLLM_CPU_KVCACHE_SPACE says otherwise.
 
     Raises
     ------
@@ -67,6 +67,8 @@ class VllmEngine(LocalEngine):
         defaults["max_logprobs"] = 128
         if capability is None:
             defaults["enforce_eager"] = True
+            if not options.keys() & {"enable_chunked_prefill", "max_num_batched_tokens"}:
+                defaults |= _whole_prompts(model, options.get("max_model_len"))
         elif capability < (8, 0) and "attention_backend" in known:
             # FlashInfer is broken on these for several versions, FlashAttention needs (8, 0).
             defaults["attention_backend"] = "TRITON_ATTN"
@@ -239,6 +241,21 @@ class VllmEngine(LocalEngine):
         if hasattr(renderer, "render_cmpl"):  # since then, raw prompts are deprecated
             return renderer.render_cmpl([prompt])[0]
         return prompt
+
+
+def _whole_prompts(model: str, max_model_len: int | None) -> dict[str, Any]:
+    """Options by which no prompt is read in chunks.
+
+    vLLM 0.32 dies on a CPU ("CPU Generator does not use offset") where one with a seed is.
+    """
+    if max_model_len is None:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(model).get_text_config()
+        max_model_len = getattr(config, "max_position_embeddings", None)
+    if max_model_len is None:
+        return {}
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, max_model_len)}
 
 
 def _all_or_none_adapted(requests: Iterable[Request]) -> Iterator[Request]:
