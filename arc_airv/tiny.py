@@ -84,7 +84,7 @@ def build_model(
     return Qwen3ForCausalLM(config)
 
 
-def factor_embeddings(model: Any, tokenizer: Any) -> Any:
+def factor_embeddings(model: Any, tokenizer: Any, *, blank: bool = True) -> Any:
     """Make the vector of a cell token the sum of a colour's and a column's, while training.
 
     So each step teaches all tokens of a colour, not only those of the columns that it met: at
@@ -93,9 +93,12 @@ def factor_embeddings(model: Any, tokenizer: Any) -> Any:
     Parameters
     ----------
     model : Qwen3ForCausalLM
-        From `build_model`; changed in place.
+        With the tokens of `build_tokenizer`; changed in place.
     tokenizer : Hugging Face tokenizer
         From `build_tokenizer`.
+    blank : bool, default True
+        Draw new vectors. Otherwise take those whose sums are nearest to the model's own: exactly
+        them where it was trained like this.
     """
     import torch
     from torch.nn.utils import parametrize
@@ -119,7 +122,10 @@ def factor_embeddings(model: Any, tokenizer: Any) -> Any:
             return self.mixing @ vectors
 
         def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-            return weight.new_empty(len(factors), weight.shape[1]).normal_(std=0.02)
+            if blank:
+                return weight.new_empty(len(factors), weight.shape[1]).normal_(std=0.02)
+            # A constant may move from the colours to the columns: of those, the smallest.
+            return torch.linalg.pinv(self.mixing) @ weight
 
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     # A weight of its own for each, or registering one parametrization would undo the other's.

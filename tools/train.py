@@ -79,7 +79,9 @@ def main() -> None:
     else:
         prompt_format, tokenizer = tiny_prompt_format(), build_tokenizer()
         model = build_model(tokenizer, width=args.width, layers=args.layers, heads=args.heads)
-        factor_embeddings(model, tokenizer)
+    # An adapter leaves the embeddings as they are.
+    if not args.lora_rank and tokenizer.get_vocab() == build_tokenizer().get_vocab():
+        factor_embeddings(model, tokenizer, blank=not args.model)
     sources = parse_mixture(args.mixture) if args.mixture else []
     held_out = dict(list(load_tasks("arc-agi-1/training").items())[: args.held_out])
     for source in sources:
