@@ -23,7 +23,7 @@ from arc_airv.engines.base import Completion, Sampling
 from arc_airv.grids import MAX_SIDE, N_COLORS, format_grid
 from arc_airv.prompts import PlainTemplate, PromptFormat, max_output_cells
 from arc_airv.records import Prediction
-from arc_airv.tasks import Task
+from arc_airv.tasks import Task, outputs_of
 
 REPLY_SLACK = 8  # tokens of a reply beside its grid: marks, end of text
 
@@ -123,7 +123,7 @@ def count_views(
     ValueError
         If a number is no positive multiple of the replies to a view, or an output is unknown.
     """
-    outputs = [(task_id, i) for task_id, task in tasks.items() for i in range(len(task.test))]
+    outputs = outputs_of(tasks)
     if isinstance(n_predictions, Mapping):
         if unknown := sorted(n_predictions.keys() - set(outputs)):
             raise ValueError(f"n_predictions names outputs that are not there: {unknown[:5]}")

@@ -1,17 +1,13 @@
 """Records: predictions on disk, one JSON object a line, append-only, safe against a kill.
 
-A store is two files: ``<name>.jsonl`` with the predictions, and ``<name>.run.json`` with everything
-that made them. No solution is inside, so the same file serves a hidden test. Knows nothing of
-engines or votes.
+A store of predictions (`arc_airv.storage`) holds no solution, so the same file serves a hidden
+test. Knows nothing of engines or votes.
 """
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import json
-import os
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from itertools import chain, islice
@@ -21,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-SCHEMA_VERSION = 1
+from arc_airv.storage import append_lines, open_store, write_run
 
 
 @dataclass(frozen=True)
@@ -112,21 +108,13 @@ class PredictionStore:
 
     def __init__(self, path: str | Path, run: dict[str, Any] | None = None) -> None:
         self.path = Path(path)
-        self.run_path = run_path(self.path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+b")
+        self._file = open_store(self.path)
         try:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RuntimeError(f"{self.path}: another process is writing this store") from None
-            self._drop_half_line()
-            self._file.seek(0)
             key, prompt_hash = itemgetter(*KEY), itemgetter("prompt_hash")
             records = chain.from_iterable(_parse_lines(self._file, self.path))
             self.prompt_hashes: dict[Key, str] = {key(r): prompt_hash(r) for r in records}
             if run is not None:
-                self._write_run(run)
+                write_run(self.path, run, is_empty=not self.prompt_hashes)
         except BaseException:
             self._file.close()
             raise
@@ -155,49 +143,12 @@ class PredictionStore:
             added[p.key] = p.prompt_hash
             lines.append(json.dumps(asdict(p), ensure_ascii=False, allow_nan=False))
         if lines:
-            # A reply may hold what UTF-8 cannot (a lone surrogate): it becomes a question mark.
-            self._file.write(("\n".join(lines) + "\n").encode(errors="replace"))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            append_lines(self._file, lines)
             self.prompt_hashes.update(added)
 
     def close(self) -> None:
         """Close the file and give up the lock."""
         self._file.close()
-
-    def _drop_half_line(self) -> None:
-        self._file.seek(0)
-        content = self._file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            warnings.warn(f"{self.path}: dropped a half-written last line", stacklevel=3)
-            self._file.truncate(whole)
-
-    def _write_run(self, run: dict[str, Any]) -> None:
-        if self.run_path.exists() and self.prompt_hashes:
-            old = json.loads(self.run_path.read_text("utf-8"))
-            before, now = old.get("settings", {}), json.loads(json.dumps(run.get("settings", {})))
-            differing = sorted(k for k in before.keys() | now if before.get(k) != now.get(k))
-            if differing:
-                raise ValueError(
-                    f"{self.path} was made with other settings: "
-                    + "; ".join(f"{k}: {before.get(k)!r}, now {now.get(k)!r}" for k in differing)
-                    + ". Use another store, or the same settings."
-                )
-            # Every task that a call ever asked for: what the metrics have to average over.
-            asked = [*old.get("task_ids", []), *run.get("task_ids", [])]
-            run = {**run, "task_ids": list(dict.fromkeys(asked))}
-        write_atomically(
-            self.run_path,
-            json.dumps({"schema_version": SCHEMA_VERSION, **run}, indent=2, ensure_ascii=False),
-        )
-
-
-def run_path(path: str | Path) -> Path:
-    """Where a store's run description is: ``predictions.jsonl`` -> ``predictions.run.json``."""
-    path = Path(path)
-    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    return path.with_name(name + ".run.json")
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
@@ -236,21 +187,6 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
 def to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """A table of predictions from dictionaries with the fields of `Prediction`."""
     return _typed(pd.DataFrame(list(records), columns=COLUMNS))
-
-
-def write_atomically(path: str | Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from arc_airv.progress import progress_bar
 from arc_airv.prompts import PromptFormat
 from arc_airv.questions import Job, Renderer, choose_format
 from arc_airv.scores import ScoreKey, ScoreStore, to_scores
-from arc_airv.tasks import Task
+from arc_airv.tasks import Task, check_output
 from arc_airv.vote import rank_candidates
 
 CHUNK = 32  # views a call, for an engine that only has `score`
@@ -146,8 +146,7 @@ def _plan_views(
     """The views of all outputs, in the order in which they are asked."""
     pools = dict(list(candidates.groupby(["task_id", "test_index"])["grid"]))
     for task_id, test_index in pools:
-        if test_index not in range(len(tasks[task_id].test) if task_id in tasks else 0):
-            raise ValueError(f"the tasks have no test output {test_index} of task {task_id!r}")
+        check_output(tasks, task_id, test_index)
     views = []
     for task in tasks.values():
         # Of few kinds there may be fewer: a view that comes again would only count twice.

@@ -5,10 +5,8 @@ As `arc_airv.records` keeps predictions. Knows nothing of engines.
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arc_airv.records import run_path, write_atomically
+from arc_airv.storage import append_lines, open_store, write_run
 
 COLUMNS = ["task_id", "test_index", "grid", "augmentation", "score_logprob"]
 
@@ -52,26 +50,10 @@ class ScoreStore:
         self._file = None
         if path is None:
             return
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a+b")
+        self._file = open_store(path)
         try:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RuntimeError(f"{path}: another process is writing this store") from None
-            content = path.read_bytes()
-            self.known = _parse(content, path)
-            self._file.truncate(content.rfind(b"\n") + 1)  # a half-written last line
-            if self.known and run_path(path).exists():
-                before = json.loads(run_path(path).read_text("utf-8"))["settings"]
-                now = json.loads(json.dumps(run["settings"]))
-                if before != now:
-                    raise ValueError(
-                        f"{path} was made with other settings: {before}, now {now}. "
-                        "Use another store, or the same settings."
-                    )
-            write_atomically(run_path(path), json.dumps(run, indent=2, ensure_ascii=False))
+            self.known = _parse(self._file.read(), Path(path))
+            write_run(path, run, is_empty=not self.known)
         except BaseException:
             self._file.close()
             raise
@@ -87,11 +69,7 @@ class ScoreStore:
         """Add scores; with a file, wait until they are on disk."""
         self.known |= scores
         if self._file is not None:
-            for key, score in scores.items():
-                record = dict(zip(COLUMNS, (*key, None if np.isnan(score) else score)))
-                self._file.write(json.dumps(record).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            append_lines(self._file, [_format(key, score) for key, score in scores.items()])
 
 
 def read_scores(path: str | Path) -> pd.DataFrame:
@@ -117,6 +95,10 @@ def to_scores(rows: Iterable[tuple[str, int, str, str, float]]) -> pd.DataFrame:
     """A table of scores from its rows."""
     frame = pd.DataFrame(list(rows), columns=COLUMNS)
     return frame.astype({"test_index": "int64", "score_logprob": "float64"})
+
+
+def _format(key: ScoreKey, score: float) -> str:
+    return json.dumps(dict(zip(COLUMNS, (*key, None if np.isnan(score) else score))))
 
 
 def _parse(content: bytes, path: Path) -> dict[ScoreKey, float]:

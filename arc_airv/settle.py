@@ -14,7 +14,7 @@ import pandas as pd
 from arc_airv.compare import find_right, number_outputs
 from arc_airv.encoders import PROMPT_TOO_LONG
 from arc_airv.pools import POOL, index_pools, reply_logprob
-from arc_airv.tasks import Task
+from arc_airv.tasks import Task, outputs_of
 
 PRIOR = 0.1  # votes that a candidate, also one not seen yet, is lent beside those it has
 TOLERANCE = 0.002  # gain below which an output is settled, in shares of a vote
@@ -75,7 +75,7 @@ def unsettled_outputs(
     """
     if further < 1:
         raise ValueError(f"further must be at least 1, got {further}")
-    outputs = [(task_id, i) for task_id, task in tasks.items() for i in range(len(task.test))]
+    outputs = outputs_of(tasks)
     table = pd.DataFrame(outputs, columns=POOL)
     counts = np.zeros((len(outputs), 3), dtype=np.int64)
     n, hopeless = np.zeros(len(outputs), dtype=np.int64), np.zeros(len(outputs), dtype=bool)

@@ -15,7 +15,7 @@ import numpy as np
 
 from arc_airv.grids import Grid, as_grid, same_grid
 from arc_airv.metrics import AVERAGES
-from arc_airv.records import write_atomically
+from arc_airv.storage import write_atomically
 from arc_airv.tasks import Task
 
 ATTEMPTS = ("attempt_1", "attempt_2")

@@ -18,7 +18,8 @@ from typing import Any
 from arc_airv.account import Account
 from arc_airv.engines.base import Sampling
 from arc_airv.process import Share, Worker
-from arc_airv.records import FIELDS, write_atomically
+from arc_airv.records import FIELDS
+from arc_airv.storage import write_atomically
 from arc_airv.tasks import Task, hide_outputs, save_tasks
 
 

@@ -64,6 +64,17 @@ class Task:
         return f"<Task {self.task_id}: {len(self.train)} train, {len(self.test)} test>"
 
 
+def outputs_of(tasks: dict[str, Task]) -> list[tuple[str, int]]:
+    """The test outputs to predict, (task_id, test_index), in the order of the tasks."""
+    return [(task_id, i) for task_id, task in tasks.items() for i in range(len(task.test))]
+
+
+def check_output(tasks: dict[str, Task], task_id: str, test_index: int) -> None:
+    """Raise a ValueError that names the output if the tasks do not have it."""
+    if test_index not in range(len(tasks[task_id].test) if task_id in tasks else 0):
+        raise ValueError(f"the tasks have no test output {test_index} of task {task_id!r}")
+
+
 def load_tasks(source: str | Path, *, solutions: str | Path | None = None) -> dict[str, Task]:
     """Read tasks from a named data set, a Kaggle challenges file or a folder of task files.
 

@@ -24,7 +24,7 @@ from arc_airv.pools import (
     index_pools,
 )
 from arc_airv.selectors import PRESETS, Selector, find_selector
-from arc_airv.tasks import Task
+from arc_airv.tasks import Task, check_output
 
 METHODS = ("votes", "logprob", "cells")  # those that need no weights
 TIES = ("votes", "mean_token_logprob")
@@ -153,8 +153,7 @@ def select_attempts(
     attempts = {task_id: [[] for _ in task.test] for task_id, task in tasks.items()}
     best = ranked[ranked["rank"] <= n_attempts].sort_values([*POOL, "rank"])
     for task_id, test_index, grid in best[[*POOL, "grid"]].itertuples(index=False):
-        if test_index not in range(len(attempts.get(task_id, ()))):
-            raise ValueError(f"the tasks have no test output {test_index} of task {task_id!r}")
+        check_output(tasks, task_id, test_index)
         attempts[task_id][test_index].append(parse_grid(grid))
     return attempts
 

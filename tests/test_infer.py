@@ -22,7 +22,8 @@ from arc_airv.grids import format_grid, parse_grid, same_grid
 from arc_airv.infer import BATCHING, generate_predictions
 from arc_airv.metrics import evaluate, score_outputs
 from arc_airv.prompts import PlainTemplate, PromptFormat
-from arc_airv.records import COLUMNS, read_predictions, run_path
+from arc_airv.records import COLUMNS, read_predictions
+from arc_airv.storage import run_path
 from arc_airv.tasks import hide_outputs, load_tasks
 
 ARC = load_tasks("arc-agi-1/training")

@@ -15,10 +15,9 @@ from arc_airv.records import (
     Prediction,
     PredictionStore,
     read_predictions,
-    run_path,
     to_frame,
-    write_atomically,
 )
+from arc_airv.storage import run_path, write_atomically
 
 RUN = {"settings": {"model": "tiny", "plan": {"seed": 0}}, "n_predictions": 8}
 
