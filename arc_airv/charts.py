@@ -1,7 +1,7 @@
-"""Charts of metrics and of selection: curves, distributions, agreement, output sizes, gains.
+"""Charts of metrics: curves, distributions, agreement, output sizes.
 
-Draws the tables that `arc_airv.vote`, `metrics` and `study` give, and computes no metric. Shows no
-figure and saves none.
+Draws the tables that `arc_airv.vote` and `metrics` give, and computes no metric. Shows no figure
+and saves none. `arc_airv.study_charts` has the charts of studies.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def plot_curves(
     """
     by_metric = dict(list(curves.sort_values("n").groupby("metric", sort=False)))
     metrics = list(by_metric) if metrics is None else list(metrics)
-    _check_metrics(metrics, by_metric)
+    check_metrics(metrics, by_metric)
     ax = plt.gca() if ax is None else ax
     for metric in metrics:
         n, value, low, high = by_metric[metric][["n", "value", "low", "high"]].to_numpy().T
@@ -63,7 +63,7 @@ def plot_curves(
     ax.margins(x=0.01)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    _label_ends(_tidy(ax))
+    label_ends(tidy(ax))
     return ax
 
 
@@ -83,7 +83,7 @@ def plot_metric_distribution(outputs: pd.DataFrame, metric: str, *, ax: Axes | N
     -------
     Axes
     """
-    _check_metrics([metric], outputs.columns)
+    check_metrics([metric], outputs.columns)
     ax = _plot_shares([outputs[metric]], [METRIC_COLORS.get(metric, UNKNOWN)], 20, ax)
     mean = outputs.groupby("task_id")[metric].mean().mean()
     ax.axvline(mean, color=INK, linewidth=0.8)
@@ -141,7 +141,7 @@ def plot_output_sizes(
     Axes
         With one disc a size: its area grows with the number of outputs, its colour is their mean.
     """
-    _check_metrics([metric], outputs.columns)
+    check_metrics([metric], outputs.columns)
     ax = plt.gca() if ax is None else ax
     shapes = [tasks[t].test[i].output.shape for t, i in outputs[POOL].itertuples(index=False)]
     rows, columns = np.array(shapes).T
@@ -154,131 +154,11 @@ def plot_output_sizes(
     percent = PercentFormatter(1.0, decimals=0)
     bar = ax.figure.colorbar(discs, ax=ax, shrink=0.7, aspect=24, format=percent, label=metric)
     bar.outline.set_visible(False)
-    _tidy(bar.ax, grid=None)
+    tidy(bar.ax, grid=None)
     ticks = [1, 5, 10, 15, 20, 25, 30]
     ax.set(xlim=(0, 31), ylim=(0, 31), xticks=ticks, yticks=ticks, aspect="equal")
     ax.set(xlabel="output columns", ylabel="output rows")
-    return _tidy(ax, grid="both")
-
-
-def plot_gains(compared: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw what each selector gains over the first of them, in outputs solved.
-
-    Parameters
-    ----------
-    compared : DataFrame
-        As `arc_airv.study.compare_selectors` gives it.
-    ax : Axes, optional
-        By default the current one.
-
-    Returns
-    -------
-    Axes
-        One row a selector, the first on top: a dot at its gain, a line for the interval.
-    """
-    ax = plt.gca() if ax is None else ax
-    rows = np.arange(len(compared))[::-1]
-    ax.hlines(rows, compared["low"], compared["high"], color=FAINT, linewidth=4)
-    ax.plot(compared["gain"], rows, "o", color=METRIC_COLORS["vote_2"], markersize=5)
-    label = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
-    for row, (high, vote_2) in zip(rows, compared[["high", "vote_2"]].to_numpy()):
-        ax.annotate(f"{vote_2:.1%}", (high, row), color=MUTED, **label)
-    ax.axvline(0, color=INK, linewidth=0.8)
-    ax.set_yticks(rows, labels=compared.index)
-    ax.set_ylim(-0.5, len(compared) - 0.2)
-    ax.set_xlabel(f"vote_2 less that of {compared.index[0]}")
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
-    return _tidy(ax, grid="x")
-
-
-def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw how often what is believed with some confidence is right.
-
-    Parameters
-    ----------
-    table : DataFrame
-        As `arc_airv.study.calibration` gives it.
-    ax : Axes, optional
-        By default the current one.
-
-    Returns
-    -------
-    Axes
-        One disc a bin, its area by the number in it; the diagonal is perfect calibration.
-    """
-    ax = plt.gca() if ax is None else ax
-    ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
-    area = 15 + 150 * table["n"] / max(1, table["n"].max())
-    ax.scatter(table["confidence"], table["right"], s=area, color=RIGHT, alpha=0.8, clip_on=False)
-    percent = PercentFormatter(1.0, decimals=0)
-    ticks = [0, 0.25, 0.5, 0.75, 1]
-    ax.set(xlim=(0, 1), ylim=(0, 1), xticks=ticks, yticks=ticks, aspect="equal")
-    ax.xaxis.set_major_formatter(percent)
-    ax.yaxis.set_major_formatter(percent)
-    ax.set(xlabel="confidence", ylabel="right")
-    ax.set_title(f"calibration error {table.attrs['error']:.1%}", fontsize=9, color=INK)
-    return _tidy(ax, grid="both")
-
-
-def plot_width(table: pd.DataFrame, *metrics: str, ax: Axes | None = None) -> Axes:
-    """Draw columns of a table against the width of the beam.
-
-    Parameters
-    ----------
-    table : DataFrame
-        With a column width, one row each.
-    *metrics : str
-        Other columns of it. Those that are metrics are shown as percentages.
-    ax : Axes, optional
-        By default the current one.
-
-    Returns
-    -------
-    Axes
-        Its x axis is logarithmic, of base 2.
-    """
-    _check_metrics(metrics, table.columns)
-    ax = plt.gca() if ax is None else ax
-    for metric in metrics:
-        color = METRIC_COLORS.get(metric, INK)
-        ax.plot(table["width"], table[metric], "o-", label=metric, color=color, markersize=3)
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(table["width"], labels=map(str, table["width"]))
-    ax.set_xticks([], minor=True)
-    ax.set(xlabel="width of the beam", ylabel=", ".join(metrics))
-    if METRIC_COLORS.keys() >= set(metrics):
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-        _label_ends(ax)
-    return _tidy(ax)
-
-
-def plot_right_ranks(ranks: pd.DataFrame, *, n: int = 10, ax: Axes | None = None) -> Axes:
-    """Draw at which rank the right grids are.
-
-    Parameters
-    ----------
-    ranks : DataFrame
-        As `arc_airv.study.right_ranks` gives it.
-    n : int, default 10
-        The last rank with a bar of its own.
-    ax : Axes, optional
-        By default the current one.
-
-    Returns
-    -------
-    Axes
-        Bars of how many test outputs; the first two are what a submission solves.
-    """
-    ax = plt.gca() if ax is None else ax
-    counts = [(ranks["rank"] == k).sum() for k in range(1, n + 1)] + [(ranks["rank"] > n).sum()]
-    colors = [RIGHT] * 2 + [UNKNOWN] * (n - 1)
-    ax.bar(range(n + 1), counts, color=colors, width=0.8)
-    ax.set_xticks(range(n + 1), labels=[*map(str, range(1, n + 1)), f">{n}"])
-    ax.set(xlabel="rank of the right grid", ylabel="test outputs")
-    ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    absent = int(ranks["rank"].isna().sum())
-    ax.set_title(f"not among the candidates: {absent} of {len(ranks)}", fontsize=9, color=INK)
-    return _tidy(ax)
+    return tidy(ax, grid="both")
 
 
 def _plot_shares(values: list, colors: list[str], bins: int, ax: Axes | None) -> Axes:
@@ -288,10 +168,10 @@ def _plot_shares(values: list, colors: list[str], bins: int, ax: Axes | None) ->
     ax.set(xlim=(-0.01, 1.01), xticks=[0, 0.5, 1], ylabel="test outputs")
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    return _tidy(ax)
+    return tidy(ax)
 
 
-def _label_ends(ax: Axes) -> None:
+def label_ends(ax: Axes) -> None:
     """Write the name and last value of each line at its end, spread so that none overlap."""
     low, high = ax.get_ylim()
     step = 11 * (high - low) / (ax.get_window_extent().height / ax.figure.dpi * 72)  # 11 points
@@ -308,13 +188,13 @@ def _label_ends(ax: Axes) -> None:
         ax.annotate(f"{line.get_label()}  {y:.1%}", (x, y), **shift, **style)
 
 
-def _check_metrics(metrics: Iterable[str], known: Iterable[str]) -> None:
+def check_metrics(metrics: Iterable[str], known: Iterable[str]) -> None:
     known = list(known)
     if unknown := [metric for metric in metrics if metric not in known]:
         raise ValueError(f"no metric {unknown} in {known}")
 
 
-def _tidy(ax: Axes, *, grid: str | None = "y") -> Axes:
+def tidy(ax: Axes, *, grid: str | None = "y") -> Axes:
     """Take away what holds no information."""
     ax.set_frame_on(False)
     ax.set_axisbelow(True)

@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from arc_airv.progress import progress_bar
 from arc_airv.prompts import PromptFormat
 from arc_airv.questions import Job, Question, Renderer, choose_format, count_views, plan_jobs
 from arc_airv.records import Prediction, PredictionStore
+from arc_airv.storage import add_call
 from arc_airv.tasks import Task
 
 BATCHING = ("prompt", "task", "all")
@@ -170,7 +171,7 @@ def generate_predictions(
             loop = _Loop(engine, renderer, opened, bar, deadline)
             finished = all(map(loop.run, _groups(todo, batching)))
         n_stored = sum(key in stored for job in jobs for key in job.keys(sampling.n))
-        return RunSummary(
+        summary = RunSummary(
             n_asked=n_asked,
             n_stored=n_stored,
             n_new=len(stored) - before,
@@ -178,6 +179,9 @@ def generate_predictions(
             engine_seconds=loop.engine_seconds,
             stopped="done" if finished or n_stored == n_asked else "deadline",
         )
+        if summary.n_new:  # what it cost, beside what it made
+            add_call(store, asdict(summary))
+        return summary
 
 
 class _Loop:

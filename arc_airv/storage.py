@@ -70,7 +70,8 @@ def write_run(path: str | Path, run: dict[str, Any], *, is_empty: bool) -> None:
         Of the store.
     run : dict
         JSON values. Its "settings" must be those of the records that are there; its "task_ids"
-        are added to those of earlier runs: what the metrics have to average over.
+        are added to those of earlier runs: what the metrics have to average over. The "calls" of
+        `add_call` are kept.
     is_empty : bool
         Whether the store holds no record yet: then an older description is replaced.
 
@@ -91,8 +92,17 @@ def write_run(path: str | Path, run: dict[str, Any], *, is_empty: bool) -> None:
             )
         if asked := [*old.get("task_ids", []), *run.get("task_ids", [])]:
             run = {**run, "task_ids": list(dict.fromkeys(asked))}
+        if "calls" in old:
+            run = {**run, "calls": old["calls"]}
     content = {"schema_version": SCHEMA_VERSION, **run}
     write_atomically(run_path(path), json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def add_call(path: str | Path, call: dict[str, Any]) -> None:
+    """Note in a store's run description what one finished call did and cost (JSON values)."""
+    run = json.loads(run_path(path).read_text("utf-8"))
+    run["calls"] = [*run.get("calls", []), call]
+    write_atomically(run_path(path), json.dumps(run, indent=2, ensure_ascii=False))
 
 
 def run_path(path: str | Path) -> Path:

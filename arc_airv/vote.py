@@ -124,6 +124,32 @@ def rank_by_score(candidates: pd.DataFrame) -> pd.DataFrame:
     return _rank(table, last=np.zeros(len(table), dtype=bool))
 
 
+def best_samples(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Of the samples of each view, the likeliest one: a beam search by sampling.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        As `arc_airv.records.read_predictions` gives it, several samples a view.
+
+    Returns
+    -------
+    DataFrame
+        One row a view, in the order of `predictions`: the valid reply of the highest
+        cumulative_logprob, the first of equals; where none is valid, the first sample.
+    """
+    order = predictions.assign(
+        valid=predictions["grid"].notna(), place=np.arange(len(predictions))
+    ).sort_values(
+        ["valid", "cumulative_logprob", "sample_index"],
+        ascending=[False, False, True],
+        na_position="last",
+        kind="stable",
+    )
+    best = order.drop_duplicates([*POOL, "augmentation"]).sort_values("place")
+    return best.drop(columns=["valid", "place"])
+
+
 def select_attempts(
     ranked: pd.DataFrame, tasks: dict[str, Task], *, n_attempts: int = 2
 ) -> dict[str, list[list[Grid]]]:

@@ -14,12 +14,9 @@ from matplotlib.figure import Figure
 
 from arc_airv.charts import (
     plot_agreement,
-    plot_calibration,
     plot_curves,
-    plot_gains,
     plot_metric_distribution,
     plot_output_sizes,
-    plot_right_ranks,
 )
 from arc_airv.curves import metric_curves
 from arc_airv.grids import as_grid, format_grid
@@ -34,6 +31,13 @@ from arc_airv.plots import (
     plot_task,
 )
 from arc_airv.study import calibration
+from arc_airv.study_charts import (
+    plot_calibration,
+    plot_costs,
+    plot_gains,
+    plot_right_ranks,
+    plot_setting,
+)
 from arc_airv.tasks import hide_outputs, load_tasks
 from arc_airv.vote import rank_candidates
 
@@ -290,3 +294,21 @@ def test_right_ranks_are_bars_and_what_is_absent_is_said():
     ax = plot_right_ranks(ranks, n=3, ax=plt.figure().add_subplot())
     assert [bar.get_height() for bar in ax.patches] == [2, 1, 0, 1]
     assert ax.get_title() == "not among the candidates: 1 of 5"
+
+
+def test_a_setting_is_drawn_against_its_metrics():
+    table = pd.DataFrame({"temperature": [0.0, 0.5, 1.0], "vote_2": [0.3, 0.4, 0.2]})
+    ax = plot_setting(table, "temperature", "vote_2", ax=plt.figure().add_subplot())
+    assert ax.get_lines()[0].get_xydata().tolist() == [[0, 0.3], [0.5, 0.4], [1, 0.2]]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.5", "1"]
+    with pytest.raises(ValueError, match="no metric .'width'. in"):
+        plot_setting(table, "width", "vote_2")
+
+
+def test_the_line_of_the_costs_joins_the_runs_that_no_cheaper_one_reaches():
+    table = pd.DataFrame(
+        {"seconds": [10.0, 20.0, 30.0, 40.0], "vote_2": [0.1, 0.3, 0.2, 0.4]}, index=list("abcd")
+    )
+    ax = plot_costs(table, "vote_2", ax=plt.figure().add_subplot())
+    assert ax.get_lines()[0].get_xdata().tolist() == [10, 20, 40]
+    assert [text.get_text() for text in ax.texts] == ["a", "b", "c", "d"]

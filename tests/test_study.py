@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 
 from arc_airv.grids import parse_grid
-from arc_airv.study import calibration, compare_selectors, right_candidates, right_ranks
+from arc_airv.selectors import fit_selector
+from arc_airv.study import (
+    calibration,
+    compare_selectors,
+    cross_fit,
+    right_candidates,
+    right_ranks,
+)
 from arc_airv.tasks import Pair, Task
 from arc_airv.vote import rank_candidates
 
@@ -79,6 +86,35 @@ def test_selectors_may_filter_and_weigh(predictions):
     table = compare_selectors(predictions, TASKS, {"filtered": options})
     # No colour but 5 and 0 was seen: in a0 the candidate 5 goes first, the right one stays third.
     assert table.loc["filtered", "vote_2"] == 0.25
+
+
+def test_a_ranking_may_be_compared_as_it_is(predictions):
+    ranked = rank_candidates(predictions, method="logprob")
+    table = compare_selectors(
+        predictions, TASKS, {"logprob": {"method": "logprob"}, "ranking": ranked}
+    )
+    assert table.loc["ranking"].tolist() == table.loc["logprob"].tolist()
+
+
+def test_a_task_is_ranked_by_what_the_others_teach(predictions):
+    tasks = {"a": TASKS["a"], "b": TASKS["b"]}
+    features = ["votes", "mean_token_logprob"]
+    ranked = cross_fit(predictions, tasks, n_folds=2, features=features)
+    for task_id, other in ("a", "b"), ("b", "a"):
+        # a is right by log-probability, b by votes: each misleads the other.
+        selector = fit_selector(
+            predictions[predictions["task_id"] == other], tasks, features=features
+        )
+        alone = predictions[predictions["task_id"] == task_id]
+        expected = rank_candidates(alone, method="weighted", weights=selector)
+        assert ranked[ranked["task_id"] == task_id]["grid"].tolist() == expected["grid"].tolist()
+    assert ranked[ranked["task_id"] == "a"]["grid"].iloc[0] == "4"
+
+
+@pytest.mark.parametrize("n_folds", [1, 4])
+def test_impossible_folds_are_refused(predictions, n_folds):
+    with pytest.raises(ValueError, match=f"n_folds must be 2 to the 3 tasks, got {n_folds}"):
+        cross_fit(predictions, TASKS, n_folds=n_folds)
 
 
 def test_comparing_nothing_is_refused(predictions):

@@ -11,7 +11,13 @@ from arc_airv.grids import as_grid, format_grid, parse_grid
 from arc_airv.pools import candidate_features
 from arc_airv.records import to_frame
 from arc_airv.tasks import Pair, Task
-from arc_airv.vote import METHODS, rank_by_score, rank_candidates, select_attempts
+from arc_airv.vote import (
+    METHODS,
+    best_samples,
+    rank_by_score,
+    rank_candidates,
+    select_attempts,
+)
 
 NAN = float("nan")
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -366,3 +372,25 @@ def test_an_unknown_output_is_refused(task_id, test_index):
 def test_no_attempts_are_refused():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         select_attempts(ranked_pools(), TASKS, n_attempts=0)
+
+
+def test_the_best_sample_of_a_view_is_its_likeliest_valid_one():
+    rows = [
+        ("view 1", 0, "1", -3.0),
+        ("view 2", 0, "1", -1.0),
+        ("view 1", 1, "2", -2.0),
+        ("view 1", 2, None, -0.1),  # likelier, but no grid
+        ("view 2", 1, "3", -1.0),  # equal: the first sample
+        ("view 3", 0, None, -5.0),  # nothing better
+        ("view 3", 1, None, -4.0),
+        ("view 4", 0, "4", NAN),  # unknown is behind what is known
+        ("view 4", 1, "5", -9.0),
+    ]
+    columns = ["augmentation", "sample_index", "grid", "cumulative_logprob"]
+    samples = pd.DataFrame(rows, columns=columns).assign(task_id="a", test_index=0)
+    best = best_samples(samples)
+    chosen = best[["augmentation", "sample_index"]].to_numpy().tolist()
+    assert chosen == [["view 2", 0], ["view 1", 1], ["view 3", 1], ["view 4", 1]]
+    assert list(best) == list(samples)
+    shuffled = best_samples(samples.sample(frac=1, random_state=0))
+    assert sorted(shuffled[columns[:2]].to_numpy().tolist()) == sorted(chosen)

@@ -1,0 +1,85 @@
+"""The README's table of results, computed anew from the stored predictions.
+
+    python tools/results.py             # print it
+    python tools/results.py --readme README.md
+
+Every metric is over all tasks of the data set: a task that was not asked counts as 0.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from arc_airv.curves import metric_curves
+from arc_airv.records import read_predictions
+from arc_airv.tasks import Task, load_tasks
+
+MARKS = "<!-- results: python tools/results.py --readme README.md -->", "<!-- end of results -->"
+STORES = {
+    "AIRV: every prediction of another view": "res/dumps/tiny-512-views.jsonl.gz",
+    "no augmentation: as many samples of the plain view": "res/dumps/plain.jsonl.gz",
+}
+COLUMNS = {
+    "accuracy": "a single prediction",
+    "correct_size": "correct size",
+    "correct_pixels": "correct pixels",
+    "best_correct_size": "best size",
+    "best_correct_pixels": "best pixels",
+    "unanswered": "unanswered",
+    "random_2": "random_2",
+    "vote_1": "vote_1",
+    "vote_2": "vote_2",
+    "pass_n": "pass_n",
+}
+
+
+def results(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
+    """Each metric with its interval, as text; a row for each number of predictions."""
+    curves = metric_curves(predictions, tasks, average="output")
+    # Two predictions drawn at random, of however many, are right as often as any two.
+    random_2 = curves[(curves["metric"] == "pass_n") & (curves["n"] == 2)]
+    points = [random_2.assign(metric="random_2", n=n) for n in curves["n"].unique() if n > 1]
+    curves = pd.concat([curves, *points])
+    curves["text"] = [
+        f"{100 * value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+        for value, low, high in curves[["value", "low", "high"]].itertuples(index=False)
+    ]
+    table = curves.pivot(index="n", columns="metric", values="text")
+    return table.reindex(columns=list(COLUMNS)).rename(columns=COLUMNS).fillna("")
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table of text with its index, in Markdown."""
+    rows = [["N", *table.columns], ["---"] * (1 + table.shape[1])]
+    rows += [[str(row.Index), *row[1:]] for row in table.itertuples()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", default="arc-agi-1/evaluation")
+    parser.add_argument("--readme", type=Path, help="put the tables between its two marks")
+    args = parser.parse_args()
+    tasks = load_tasks(args.tasks)
+    parts = [MARKS[0]]
+    for title, store in STORES.items():
+        predictions = read_predictions(store)
+        asked = predictions["task_id"].nunique()
+        parts.append(f"*{title}* (`{store}`; {asked} of the {len(tasks)} tasks were asked)")
+        parts.append(as_markdown(results(predictions, tasks)))
+    text = "\n\n".join([*parts, MARKS[1]])
+    print(text)
+    if args.readme:
+        old = args.readme.read_text("utf-8")
+        new, n_marks = re.subn(
+            f"{re.escape(MARKS[0])}.*{re.escape(MARKS[1])}", lambda _: text, old, flags=re.DOTALL
+        )
+        if n_marks != 1:
+            raise SystemExit(f"{args.readme} must hold the marks {MARKS} once, found {n_marks}")
+        args.readme.write_text(new, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
