@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arc_airv.worker import MARK
+from arc_airv.worker import MARK, SUPERVISED
 
+# The store cannot grow: no space, too large a file, no quota. A humbler engine would not help.
+DISK_FULL = re.compile(r"OSError: \[Errno (?:28|27|122)\]")
 ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|Exit)\b.*")  # the end of a traceback
 
 
@@ -37,7 +39,7 @@ class Share:
 
 @dataclass(frozen=True)
 class End:
-    """How a worker ended: in words, whether that was a failure, and whether time is up."""
+    """How a worker ended: in words, whether that was a failure, whether trying on is useless."""
 
     text: str
     failed: bool = False
@@ -84,8 +86,8 @@ class Worker:
         with open(self.log, "ab") as log:
             self._place = log.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "arc_airv.worker", str(job)],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "arc_airv.worker", str(job), SUPERVISED],
+                stdin=subprocess.PIPE,  # closed by whatever ends this process
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -116,7 +118,8 @@ class Worker:
             late = time.monotonic() - self.done_since > self.grace_seconds
             return messages, End("done") if code is not None or late else None
         if code is not None:
-            return messages, End(self._cause(code), failed=True)
+            full = self.ready and DISK_FULL.match(self.error) is not None
+            return messages, End(self._cause(code), failed=True, is_over=full)
         if self.deadline is not None and time.time() >= self.deadline:
             return messages, End("did not stop by itself at the deadline", True, is_over=True)
         if not self.ready and silent > self.startup_seconds:
@@ -140,6 +143,7 @@ class Worker:
         except ProcessLookupError:
             pass  # all gone
         self.process.wait()
+        self.process.stdin.close()
 
     def _listen(self) -> list[str]:
         """Read the new whole lines of the log; returns what is worth to be written down."""

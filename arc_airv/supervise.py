@@ -2,16 +2,19 @@
 
 A worker (`arc_airv.worker`) that fails to start, dies or hangs is ended with all its processes, so
 that its GPU is free again, and followed by one of a humbler configuration. Nothing runs past the
-deadline. What was predicted is in the stores throughout, whatever happens here.
+deadline, and nothing fills the disk. What was predicted is in the stores throughout, whatever
+happens here.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +83,16 @@ def split_tasks(tasks: dict[str, Task], n: int) -> list[dict[str, Task]]:
 def mend_store(path: str | Path) -> int:
     """Drop the lines of a store that are no predictions; returns how many.
 
-    A half-written last line is no fault: that is what a kill leaves, and it stays.
+    Among them a half-written last one, which a kill leaves: it is cut off, which takes no space.
     """
     path = Path(path)
     if not path.exists():
         return 0
     lines = path.read_bytes().splitlines(keepends=True)
-    good = [line for line in lines if not line.endswith(b"\n") or _is_prediction(line)]
-    if len(good) < len(lines):
+    good = [line for line in lines if line.endswith(b"\n") and _is_prediction(line)]
+    if good == lines[:-1]:
+        os.truncate(path, sum(map(len, good)))
+    elif len(good) < len(lines):
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_bytes(b"".join(good))
         os.replace(temporary, path)
@@ -127,6 +132,7 @@ def supervise(
     hang_seconds: float = 900.0,
     grace_seconds: float = 30.0,
     poll_seconds: float = 0.5,
+    keep_free: float = 64.0,
 ) -> list[Path]:
     """Fill stores with predictions until the deadline, whatever the engines do.
 
@@ -161,6 +167,9 @@ def supervise(
     grace_seconds : float, default 30
         Workers are asked to stop so long before the deadline, and ended by force at it.
     poll_seconds : float, default 0.5
+    keep_free : float, default 64
+        MiB of the disk below which all workers are stopped: a full one would take the submission,
+        too.
 
     Returns
     -------
@@ -184,17 +193,19 @@ def supervise(
         "sampling": asdict(sampling or Sampling()),
         "generate": dict(generate or {}),
     }
+    Path(store).parent.mkdir(parents=True, exist_ok=True)
+    has_room = partial(_has_room, Path(store).parent, keep_free, account)
     stores, waiting = [], []
     parts = split_tasks(hide_outputs(tasks), len(devices))
     for path, part in zip(store_paths(store, len(devices)), parts):
-        path.parent.mkdir(parents=True, exist_ok=True)
         file = save_tasks(part, path.with_name(path.name + ".tasks.json"))
         waiting.append(Share(path, {**job, "tasks": str(file), "store": str(path)}, len(part)))
         stores.append(path)
     limits = startup_seconds, hang_seconds, grace_seconds
     crew = [_Device(number, name, account, limits) for number, name in enumerate(devices)]
     try:
-        _run(crew, waiting, configurations, deadline, grace_seconds, poll_seconds, account)
+        clock = deadline, grace_seconds, poll_seconds
+        _run(crew, waiting, configurations, *clock, account, has_room)
     finally:  # also when the notebook's cell is interrupted
         for device in crew:
             device.end()
@@ -240,10 +251,22 @@ class _Device:
             self.level += 1
         return share
 
+    def stop(self) -> None:
+        if self.worker is not None:
+            self.worker.stop()
+            self.end()
+
     def end(self) -> None:
         if self.worker is not None:
             self.worker.end()
             self.worker = None
+
+
+def _has_room(folder: Path, keep_free: float, account: Account) -> bool:
+    free = shutil.disk_usage(folder).free / 2**20
+    if free < keep_free:
+        account.add("disk", f"only {free:.1f} MiB are free: the engines stop", failed=True)
+    return free >= keep_free
 
 
 def _run(
@@ -254,9 +277,14 @@ def _run(
     grace: float,
     poll: float,
     account: Account,
+    has_room: Callable[[], bool],
 ) -> None:
     handover = None  # when a device gives up its own share for one that lost its device
     while True:
+        if not has_room():
+            for device in crew:
+                device.stop()
+            return
         left = float("inf") if deadline is None else deadline - time.time()
         for device in crew:
             if device.worker is not None:
@@ -279,8 +307,7 @@ def _run(
         elif handover is None:
             handover = time.time() + left / 2
         elif time.time() >= handover:
-            running[0].worker.stop()
+            running[0].stop()
             account.add(running[0].who, "stops, for a share that lost its device")
-            running[0].end()
             handover = None
         time.sleep(poll)

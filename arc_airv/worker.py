@@ -1,15 +1,18 @@
 """The process that an engine lives and dies in: ``python -m arc_airv.worker job.json``.
 
 What it knows comes from the job file, and what it finds goes to the store. It says on standard
-output, one JSON object a line, how far it is. `arc_airv.supervise` starts and watches it.
+output, one JSON object a line, how far it is. `arc_airv.supervise` starts and watches it, and holds
+the other end of its standard input.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ ENGINES = {
     "vllm": "arc_airv.engines:VllmEngine",
     "transformers": "arc_airv.engines:TransformersEngine",
 }
+SUPERVISED = "--supervised"
 MARK = "@arc_airv "  # of a line that is for the supervisor, among those that libraries print
 
 
@@ -79,8 +83,20 @@ def say(event: str, **details: Any) -> None:
     print(MARK + json.dumps({"event": event, **details}), flush=True)
 
 
+def end_with_supervisor() -> None:
+    """End all our processes when standard input is closed: the supervisor is gone.
+
+    Otherwise the engine of a notebook whose kernel was killed would keep its GPU and its store.
+    """
+    while os.read(0, 1):  # not through sys.stdin, whose lock would disturb a normal end
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
 def main() -> None:
     """Run the job whose file is the argument."""
+    if sys.argv[2:] == [SUPERVISED]:
+        threading.Thread(target=end_with_supervisor, daemon=True).start()
     # A polite stop leaves what is finished on disk, as an exception does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     run_job(json.loads(Path(sys.argv[1]).read_text("utf-8")))

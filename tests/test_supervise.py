@@ -1,9 +1,12 @@
 """Whatever an engine does, the run ends in time and with a submission that is valid."""
 
 import json
+import os
 import random
+import shutil
+import subprocess
+import sys
 import time
-import warnings
 from collections import Counter
 
 import pytest
@@ -12,7 +15,7 @@ from scripted import ScriptedEngine
 from arc_airv.account import Account
 from arc_airv.combine import read_stores
 from arc_airv.infer import generate_predictions
-from arc_airv.records import KEY, read_predictions
+from arc_airv.records import KEY, PredictionStore, read_predictions
 from arc_airv.submission import build_submission, score_submission, write_submission
 from arc_airv.supervise import degrade, mend_store, split_tasks, store_paths, supervise
 from arc_airv.tasks import hide_outputs, load_tasks, save_tasks
@@ -151,9 +154,60 @@ def test_prompts_that_do_not_fit_are_no_failure(run):
 
 
 def test_a_full_disk_leaves_what_fitted(run):
-    frame, account, _ = run(scripted(fault="full", after=3000), scripted(fault="full", after=3000))
+    frame, account, _ = run(scripted(fault="full", after=3000), scripted())
     assert 0 < len(frame) < 2 * len(OUTPUTS)
-    assert "File too large" in account and "no configuration is left" in account
+    # A humbler engine would find the disk as full.
+    assert "File too large" in account and account.count("ready after") == 1
+    (store,) = run.stores
+    assert not store.read_bytes().endswith(b"\n") and mend_store(store) == 1
+    assert len(read_stores([store], tasks=TASKS)) == len(frame)
+
+
+def test_a_disk_is_not_filled(run, tmp_path):
+    free = shutil.disk_usage(tmp_path).free / 2**20
+    frame, account, _ = run(scripted(), keep_free=2 * free)
+    assert frame.empty and "! disk: only" in account and "ready" not in account
+
+
+def test_engines_stop_when_the_disk_gets_full(run, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+
+    def disk_usage(folder):  # full as soon as something is stored
+        stored = (tmp_path / "store.jsonl").exists() and (tmp_path / "store.jsonl").stat().st_size
+        return usage._replace(free=0 if stored else usage.free)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    frame, account, score = run(scripted(delay=0.2), n=40)
+    assert 0 < len(frame) < 40 * len(OUTPUTS) and score > 0
+    assert account.endswith("! disk: only 0.0 MiB are free: the engines stop")
+
+
+def test_engines_end_with_the_process_that_runs_them(tmp_path):
+    child = tmp_path / "child"
+    answers = str(save_tasks(TASKS, tmp_path / "answers.json"))
+    store = tmp_path / "store.jsonl"
+    options = {"fault": "deaf", "after": 2, "children": str(child)}
+    code = (
+        "from arc_airv.supervise import supervise; from arc_airv.tasks import load_tasks\n"
+        f"supervise(load_tasks({answers!r}), model={answers!r}, store={str(store)!r}, seed=0,\n"
+        f"    configurations=[{scripted(**options)!r}], n_predictions=2)"
+    )
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    command = [sys.executable, "-c", code]
+    kernel = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
+    wait_until(lambda: store.exists() and store.stat().st_size)
+    kernel.kill()
+    kernel.wait()
+    wait_until(lambda: not is_running(int(child.read_text())))
+    with PredictionStore(store) as opened:  # nobody has it locked
+        assert len(opened) > 0
+
+
+def wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_several_devices_share_the_tasks(run):
@@ -201,11 +255,10 @@ def test_a_store_that_is_cut_at_any_byte_is_gone_on_with(tmp_path):
     rng = random.Random(0)
     for cut in [0, 1, *(rng.randrange(len(content)) for _ in range(6)), len(content) - 1]:
         path.write_bytes(content[:cut])
-        assert mend_store(path) == 0
+        assert mend_store(path) == (not content[:cut].endswith(b"\n") and cut > 0)
+        assert path.read_bytes() == content[: content[:cut].rfind(b"\n") + 1]
         assert len(read_stores([path], tasks=TASKS)) == content[:cut].count(b"\n")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*half-written")
-            generate_predictions(hide_outputs(TASKS), engine, store=path, **options)
+        generate_predictions(hide_outputs(TASKS), engine, store=path, **options)
         assert read_predictions(path).sort_values(KEY, ignore_index=True).equals(whole)
 
 
