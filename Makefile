@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready-$(VLLM)
 export PYTHONPATH := .
 
-.PHONY: demo test bench study clean
+.PHONY: demo test rehearse bench study clean
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py --into demo
@@ -19,6 +19,9 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+rehearse: $(READY)
+	$(BIN)/python kaggle/rehearse.py
 
 bench: $(READY)
 	$(BIN)/python tools/bench.py

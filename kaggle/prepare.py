@@ -170,6 +170,7 @@ def prepare_folders(
     versions: dict[str, int] | None = None,
     docker_image: str | None = None,
     inputs: str | Path = "/kaggle/input",
+    parameters: dict[str, dict[str, str]] | None = None,
 ) -> Path:
     """Write the metadata, the model and the kernels, ready to be pushed in the owner's name.
 
@@ -193,6 +194,8 @@ def prepare_folders(
         The digest of the image to run on, as ``kaggle kernels pull -m`` tells it.
     inputs : str or Path
         Where the kernels look for their inputs; another place serves a rehearsal.
+    parameters : dict of str to dict of str to str, optional
+        Further parameters of the notebooks, by kernel: their values are expressions.
     """
     if not re.fullmatch(r"[a-z0-9]+(?:[_-][a-z0-9]+)*", owner):
         raise ValueError(f"owner {owner!r}: give the name in the address kaggle.com/NAME")
@@ -203,6 +206,9 @@ def prepare_folders(
     if unknown:
         raise ValueError(f"versions of {sorted(unknown)}? There are {sorted(numbers)}")
     numbers |= versions or {}
+    strangers = set(parameters or {}) - set(KERNELS)
+    if strangers:
+        raise ValueError(f"parameters of {sorted(strangers)}? There are {sorted(KERNELS)}")
     names = {"owner": owner, "competition": competition, "machine": machine}
     names |= {f"{name}_version": str(number) for name, number in numbers.items()}
     into = Path(into)
@@ -227,15 +233,19 @@ def prepare_folders(
     shutil.copy(HERE / "vllm_wheels" / "vllm_wheels.py", into / "vllm_wheels")
     for name in KERNELS:
         (into / name / f"{name}.ipynb").write_text(
-            json.dumps(make_notebook(name, inputs), indent=1) + "\n"
+            json.dumps(make_notebook(name, inputs, (parameters or {}).get(name)), indent=1) + "\n"
         )
     return into
 
 
-def make_notebook(kernel: str, inputs: str | Path = "/kaggle/input") -> dict:
+def make_notebook(
+    kernel: str,
+    inputs: str | Path = "/kaggle/input",
+    parameters: dict[str, str] | None = None,
+) -> dict:
     """A notebook of the library with cells put first and parameters set, as nbformat's JSON."""
     path = ROOT / "notebooks" / KERNELS[kernel]["notebook"]
-    parameters = KERNELS[kernel]["parameters"]
+    parameters = KERNELS[kernel]["parameters"] | (parameters or {})
     notebook = json.loads(path.read_text())
     cells = notebook["cells"]
     tagged = [i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", [])]
@@ -293,6 +303,14 @@ def main() -> None:
     folders.add_argument("--wheelhouse", default="kernel", choices=["kernel", "dataset"])
     folders.add_argument("--version", default=[], nargs="*", metavar="SOURCE=N", dest="versions")
     folders.add_argument("--docker-image")
+    folders.add_argument(
+        "--set",
+        default=[],
+        nargs="*",
+        metavar="KERNEL.NAME=VALUE",
+        dest="settings",
+        help="parameters of the notebooks, such as submission.N_PREDICTIONS=64",
+    )
     folders.add_argument("--inputs", default="/kaggle/input", help="for a rehearsal")
     args = parser.parse_args()
     try:
@@ -310,11 +328,18 @@ def run(args: argparse.Namespace) -> None:
         if wrong:
             raise ValueError(f"--version takes SOURCE=N, such as wheels=2, not {wrong}")
         versions = dict(text.split("=") for text in args.versions)
+        parameters: dict[str, dict[str, str]] = {}
+        for text in args.settings:
+            match = re.fullmatch(r"(\w+)\.(\w+)=(.+)", text, re.DOTALL)
+            if match is None:
+                raise ValueError(f"--set takes KERNEL.NAME=VALUE, not {text!r}")
+            parameters.setdefault(match[1], {})[match[2]] = match[3]
         options = ("owner", "competition", "model", "machine", "wheelhouse", "docker_image")
         into = prepare_folders(
             args.into,
             versions={name: int(number) for name, number in versions.items()},
             inputs=args.inputs,
+            parameters=parameters,
             **{name: getattr(args, name) for name in options},
         )
         print(f"{into}: {', '.join(sorted(path.name for path in into.iterdir()))}")

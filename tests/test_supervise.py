@@ -1,5 +1,6 @@
 """Whatever an engine does, the run ends in time and with a submission that is valid."""
 
+import fcntl
 import json
 import os
 import random
@@ -199,8 +200,18 @@ def test_engines_end_with_the_process_that_runs_them(tmp_path):
     kernel.kill()
     kernel.wait()
     wait_until(lambda: not is_running(int(child.read_text())))
-    with PredictionStore(store) as opened:  # nobody has it locked
+    wait_until(lambda: not is_locked(store))
+    with PredictionStore(store) as opened:
         assert len(opened) > 0
+
+
+def is_locked(store):
+    with open(store, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def wait_until(condition, seconds=20):

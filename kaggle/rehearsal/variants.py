@@ -1,0 +1,318 @@
+"""What may happen to a submission: each variant with what it does, and what has to come of it."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from arc_airv.tasks import Pair, Task, hide_outputs, load_tasks, save_tasks
+
+MIB = 1 << 20
+
+
+@dataclass
+class Scene:
+    """A run that is going on, as those see it who disturb it."""
+
+    working: Path
+    mark: str
+
+    def lines(self) -> int:
+        """Predictions that are stored."""
+        stores = self.working.glob("predictions*.jsonl")
+        return sum(path.read_bytes().count(b"\n") for path in stores)
+
+    def processes(self, name: str = "") -> list[int]:
+        """The ids of the processes of this run whose command line holds the name."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                marked = f"REHEARSAL={self.mark}".encode() in (entry / "environ").read_bytes()
+                if marked and name.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except (OSError, ValueError):  # gone, another user's, or no process
+                continue
+        return found
+
+    def signal(self, number: int, name: str = "", *, spare: str | None = None) -> None:
+        """Send a signal to these processes, but for those whose command line holds `spare`."""
+        spared = set(self.processes(spare)) if spare else set()
+        for pid in set(self.processes(name)) - spared:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+
+Sabotage = Callable[[Scene], Iterator[None]]  # is gone on with, many times a second
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One rehearsal.
+
+    Attributes
+    ----------
+    what : str
+        What is done, in words.
+    says : tuple of str
+        Regular expressions that the printed output has to match.
+    challenges : function that gives dict
+        The content of the test file.
+    parameters : dict of str to str
+        Expressions, set behind those that are pushed.
+    answers : bool
+        Whether there has to be an answer to something.
+    unanswered : tuple of str
+        Tasks that cannot have one.
+    sabotage : function of Scene, optional
+    disk : tuple of int, optional
+        Bytes that the working folder holds; where it cannot be mounted, that a file holds.
+    model : {"tiny", "garbage"}
+    runner : {"papermill", "nbconvert"}
+    page : bool
+        Also make the HTML page of it.
+    rerun, flat : bool
+        Whether this is the scored rerun; whether inputs lie as in earlier years.
+    killed : bool
+        It is ended from outside, so that there is no executed notebook.
+    isolation : str, optional
+        One that is not the best to have.
+    """
+
+    what: str
+    says: tuple[str, ...] = ()
+    challenges: Callable[[], dict] = lambda: hidden_tasks()
+    parameters: dict[str, str] = field(default_factory=dict)
+    answers: bool = True
+    unanswered: tuple[str, ...] = ()
+    sabotage: Sabotage | None = None
+    disk: tuple[int, int] | None = None
+    model: str = "tiny"
+    runner: str = "papermill"
+    page: bool = False
+    rerun: bool = True
+    flat: bool = False
+    killed: bool = False
+    isolation: str | None = None
+
+
+# Test files --------------------------------------------------------------------------------------
+
+
+def public_tasks(n: int = 3) -> dict:
+    """The test file that everyone sees: tasks of the training set, with few test outputs."""
+    tasks = _smallest("arc-agi-1/training", n)
+    return _content(hide_outputs(tasks))
+
+
+def hidden_tasks(n: int = 4) -> dict:
+    """The test file of the rerun: other tasks, other ids, more test outputs, no outputs."""
+    names = ["00576224", "22806e14"]  # that look like numbers
+    hidden = {}
+    for task_id, task in _smallest("arc-agi-1/evaluation", n).items():
+        name = names.pop() if names else hashlib.sha256(task_id.encode()).hexdigest()[:8]
+        more = Pair(np.fliplr(task.train[0].input))
+        hidden[name] = Task(name, task.train, (*task.test, more))
+    return _content(hide_outputs(hidden))
+
+
+MALFORMED = {
+    "empty": {},
+    "nothing": None,
+    "no_train": {"train": [], "test": [{"input": [[1]]}]},
+    "no_test": {"train": [{"input": [[1]], "output": [[1]]}], "test": []},
+    "ragged": {"train": [{"input": [[1]], "output": [[1], [2, 3]]}], "test": [{"input": [[1]]}]},
+    "letters": {"train": [{"input": [["a"]], "output": [[1]]}], "test": [{"input": [[1]]}] * 3},
+    "a_list": [1, 2],
+}  # fmt: skip
+
+
+def malformed_tasks() -> dict:
+    """Well-formed tasks between malformed ones."""
+    first, *rest = MALFORMED.items()
+    return dict([first, *hidden_tasks(2).items(), *rest])
+
+
+def large_tasks() -> dict:
+    """Small tasks, and two of grids of 30 x 30 all over."""
+    rng = np.random.default_rng(0)
+
+    def grid():
+        return rng.integers(0, 10, (30, 30), dtype=np.int8)
+
+    large = {
+        name: Task(name, tuple(Pair(grid(), grid()) for _ in range(3)), (Pair(grid()),) * 2)
+        for name in LARGE
+    }
+    return _content(large) | hidden_tasks(2)
+
+
+LARGE = ("ffffff30", "30303030")
+
+
+def _smallest(source: str, n: int) -> dict[str, Task]:
+    tasks = load_tasks(source)
+
+    def cells(task_id):
+        pairs = (*tasks[task_id].train, *tasks[task_id].test)
+        return sum(pair.input.size + pair.output.size for pair in pairs), task_id
+
+    return {task_id: tasks[task_id] for task_id in sorted(tasks, key=cells)[:n]}
+
+
+def _content(tasks: dict[str, Task]) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        return json.loads(save_tasks(tasks, Path(folder, "tasks.json")).read_text())
+
+
+# Sabotage ----------------------------------------------------------------------------------------
+
+
+def kill_engine(scene: Scene) -> Iterator[None]:
+    """Kill the engine's processes when the first predictions are there."""
+    while not scene.lines():
+        yield
+    scene.signal(signal.SIGKILL, "arc_airv.worker")
+
+
+def truncate_store(scene: Scene) -> Iterator[None]:
+    """A crash that loses the end of the store, from a random byte on."""
+    while not scene.lines():
+        yield
+    scene.signal(signal.SIGKILL, "arc_airv.worker")
+    store = scene.working / "predictions.jsonl"
+    os.truncate(store, random.randrange(1, store.stat().st_size))
+
+
+def freeze_engine(scene: Scene) -> Iterator[None]:
+    """Stop the engine's processes, without ending them."""
+    while not scene.lines():
+        yield
+    scene.signal(signal.SIGSTOP, "arc_airv.worker")
+
+
+def fill_disk(scene: Scene) -> Iterator[None]:
+    """Another process fills the working folder, up to a little rest."""
+    while not (workers := scene.processes("arc_airv.worker")):
+        yield
+    working = Path(f"/proc/{workers[0]}/root/kaggle/working")  # a mount that is only seen in there
+    if working.exists():
+        while not any(path.stat().st_size for path in working.glob("predictions.jsonl")):
+            yield
+        free = shutil.disk_usage(working).free
+        (working / "filler.bin").write_bytes(bytes(free - MIB // 4))
+
+
+def kill_kernel(scene: Scene) -> Iterator[None]:
+    """Kill everything but the engine, as a machine does that gives no more time."""
+    while not scene.lines():
+        yield
+    scene.signal(signal.SIGKILL, spare="arc_airv.worker")
+
+
+# -------------------------------------------------------------------------------------------------
+
+SHORT = {"ENGINE": '"transformers"', "N_PREDICTIONS": "4", "MINUTES": "4"}
+LONG = SHORT | {"N_PREDICTIONS": "8"}
+
+VARIANTS = {
+    "commit": Variant(
+        "the public test file, by nbconvert; inputs as in earlier years",
+        says=("worker 0: done", "0 things went wrong"),
+        challenges=public_tasks,
+        parameters=SHORT,
+        runner="nbconvert",
+        page=True,
+        rerun=False,
+        flat=True,
+    ),
+    "rerun": Variant(
+        "the hidden test file, through vLLM, by papermill",
+        says=("vllm .* from", "'engine': 'vllm'", "worker 0: done", "0 things went wrong"),
+        parameters={"N_PREDICTIONS": "8", "MINUTES": "8"},
+        page=True,
+    ),
+    "no namespaces": Variant(
+        "sockets blocked in every Python process",
+        says=("worker 0: done", "0 things went wrong"),
+        parameters=SHORT,
+        isolation="sockets",
+    ),
+    "engine killed": Variant(
+        "SIGKILL to the engine when it has stored predictions",
+        says=(r"! worker 0: was killed by SIGKILL", "worker 0: done"),
+        parameters=LONG,
+        sabotage=kill_engine,
+    ),
+    "store truncated": Variant(
+        "the engine killed, and the store cut at a random byte",
+        says=(r"! worker 0: was killed by SIGKILL", "worker 0: done"),
+        parameters=LONG,
+        sabotage=truncate_store,
+    ),
+    "engine frozen": Variant(
+        "SIGSTOP to the engine when it has stored predictions",
+        says=(r"! worker 0: hangs: no prediction for", "worker 0: done"),
+        parameters=LONG | {"MINUTES": "2"},
+        sabotage=freeze_engine,
+    ),
+    "time limit": Variant(
+        "more predictions than a minute is enough for",
+        says=("worker 0: done",),
+        parameters=SHORT | {"N_PREDICTIONS": "512", "MINUTES": "1"},
+    ),
+    "kernel killed": Variant(
+        "everything but the engine killed, as at the limit of the machine",
+        says=("fallback: 4 tasks", "worker 0: ready"),
+        parameters=LONG,
+        answers=False,
+        sabotage=kill_kernel,
+        killed=True,
+    ),
+    "malformed tasks": Variant(
+        f"{len(MALFORMED)} malformed or empty entries among the tasks",
+        says=tuple(f"! challenges: .*task {name}: " for name in MALFORMED)
+        + (f"{len(MALFORMED)} things went wrong",),
+        challenges=malformed_tasks,
+        parameters=SHORT,
+        unanswered=tuple(MALFORMED),
+    ),
+    "no tasks": Variant(
+        "an empty test file",
+        says=("0 things went wrong",),
+        challenges=dict,
+        parameters=SHORT,
+        answers=False,
+    ),
+    "30x30 tasks": Variant(
+        "tasks whose prompts do not fit, however few demonstrations they show",
+        says=("worker 0: done", "0 things went wrong"),
+        challenges=large_tasks,
+        parameters=SHORT | {"ENGINE_OPTIONS": '{"max_model_len": 1024}'},
+        unanswered=LARGE,
+    ),
+    "garbage": Variant(
+        "a model that emits garbage, by nbconvert",
+        says=("worker 0: done", "0 things went wrong"),
+        parameters=SHORT,
+        answers=False,
+        model="garbage",
+        runner="nbconvert",
+    ),
+    "disk full": Variant(
+        "the disk of the working folder filled when predictions are stored",
+        says=("! disk: only .* MiB are free|! worker 0: .*File too large",),
+        parameters=SHORT | {"N_PREDICTIONS": "512"},
+        sabotage=fill_disk,
+        disk=(80 * MIB, 60_000),
+    ),
+}  # fmt: skip
