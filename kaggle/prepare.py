@@ -83,11 +83,19 @@ def build_wheel(into: str | Path) -> Path:
         for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, source)
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-        if find_spec("setuptools"):  # else pip fetches one
+        if _can_build():  # else pip fetches what can
             command.append("--no-build-isolation")
         subprocess.run([*command, "--wheel-dir", str(out), str(source)], check=True)
         (wheel,) = out.glob("*.whl")
         return Path(shutil.move(wheel, Path(into, wheel.name)))
+
+
+def _can_build() -> bool:
+    """Whether the setuptools that is here builds wheels by itself: those before 70.1 do not."""
+    try:
+        return find_spec("setuptools.command.bdist_wheel") is not None
+    except ModuleNotFoundError:  # there is none
+        return False
 
 
 def prepare_wheels(

@@ -16,7 +16,7 @@ from rehearsal import image, sealed, validator
 from rehearsal.variants import Scene, Variant
 
 FALLBACK_SECONDS = 60  # there has to be a submission after so long
-PATIENCE = 300  # seconds; more than any variant takes
+PATIENCE = 900  # seconds; far more than any variant takes
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ def rehearse(stage: Stage, name: str, variant: Variant, kind: str | None = None)
             first = watch(process, scene, sabotage, start, first)
             if process.returncode and not variant.killed:
                 faults.append(f"exit status {process.returncode}")
+                break
     if not wait_for_end(scene):
         faults.append(f"left running: {len(scene.processes())} processes")
         scene.signal(signal.SIGKILL)

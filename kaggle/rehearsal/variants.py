@@ -267,7 +267,7 @@ VARIANTS = {
     ),
     "time limit": Variant(
         "more predictions than a minute is enough for",
-        says=("worker 0: done",),
+        says=("worker 0: (done|did not stop by itself at the deadline)",),
         parameters=SHORT | {"N_PREDICTIONS": "512", "MINUTES": "1"},
     ),
     "kernel killed": Variant(
