@@ -123,6 +123,4 @@ def attach(kaggle: Path, kernel: Path, datasets: Path, challenges: dict, *, flat
     owner, slug, *variation = source.split("/")
     above = inputs / slug if flat else inputs / "models" / owner / slug
     shutil.copytree(datasets / "model", above.joinpath(*variation))
-    for path in sorted(inputs.rglob("*")):  # not all machines can be sealed
-        path.chmod(0o555 if path.is_dir() else 0o444)
     shutil.copy(kernel / metadata["code_file"], kaggle / "src" / "script.ipynb")

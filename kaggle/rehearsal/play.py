@@ -116,7 +116,7 @@ def rehearse(stage: Stage, name: str, variant: Variant, kind: str | None = None)
     disk = variant.disk and variant.disk[kind == "sockets"]
     faults, log = [], folder / "log.txt"
     first = None
-    with open(log, "wb") as file:
+    with open(log, "wb") as file, sealed.read_only(kind, kaggle / "input"):
         for command in commands(python, here, variant):
             sealing = sealed.seal(kind, kaggle, command, disk=disk)
             process = subprocess.Popen(

@@ -16,6 +16,8 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -102,6 +104,20 @@ def seal(kind: str, kaggle: Path, command: list[str], *, disk: int | None = None
             resource.setrlimit(resource.RLIMIT_FSIZE, (disk, disk))
 
     return {"args": command, "cwd": kaggle / "working", "preexec_fn": limit}
+
+
+@contextmanager
+def read_only(kind: str, folder: Path) -> Iterator[None]:
+    """Take the permission to write away, for a while, where no mount does it."""
+    folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    if kind == "sockets":
+        for path in folders:
+            path.chmod(0o555)
+    try:
+        yield
+    finally:
+        for path in folders:
+            path.chmod(0o755)
 
 
 def _unshare(options, kaggle, disk, command) -> list[str]:
