@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import arc_airv
-from arc_airv.engines.base import Completion, Engine, Request, Sampling
+from arc_airv.engines.base import Engine, Request, Sampling, stream_replies
 from arc_airv.progress import progress_bar
 from arc_airv.prompts import PromptFormat
 from arc_airv.questions import Job, Question, Renderer, choose_format, count_views, plan_jobs
@@ -29,7 +29,6 @@ from arc_airv.tasks import Task
 BATCHING = ("prompt", "task", "all")
 ROUND = 8  # views of every output that come before the next ones of any: one of each symmetry
 FLUSH_SECONDS = 1.0  # longest time that finished predictions wait in memory
-CHUNK = 512  # prompts a call, for an engine that only has `generate`
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ class _Loop:
         try:
             if self._late():
                 return False
-            with closing(_stream(self.engine, requests())) as stream:
+            with closing(stream_replies(self.engine, requests())) as stream:
                 for replies in stream:
                     # The engine's time: since it was asked, less what rendering took of it.
                     self.engine_seconds += time.monotonic() - start - rendering
@@ -303,17 +302,3 @@ def _groups(jobs: list[Job], batching: str) -> Iterable[list[Job]]:
             list(group) for _, group in itertools.groupby(jobs, key=lambda job: job.task.task_id)
         )
     return [jobs]
-
-
-def _stream(
-    engine: Engine, requests: Iterator[Request]
-) -> Iterator[list[tuple[int, list[Completion]]]]:
-    if hasattr(engine, "stream"):
-        yield from engine.stream(requests)
-        return
-    sent = 0
-    while chunk := list(itertools.islice(requests, CHUNK)):
-        prompts = [prompt for prompt, _ in chunk]
-        widest = max((sampling for _, sampling in chunk), key=lambda s: s.max_tokens)
-        yield list(enumerate(engine.generate(prompts, widest), start=sent))
-        sent += len(chunk)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from arc_airv.augment import Augmentation, sample_augmentations
-from arc_airv.encoders import PROMPT_TOO_LONG
+from arc_airv.encoders import PROMPT_TOO_LONG, UNPARSED
 from arc_airv.engines.base import Completion, Sampling
 from arc_airv.grids import MAX_SIDE, N_COLORS, format_grid
 from arc_airv.prompts import PlainTemplate, PromptFormat, max_output_cells
@@ -85,7 +85,9 @@ class Question:
         augmentation = Augmentation.parse(self.job.augmentation)
         predictions = []
         for sample, completion in enumerate(completions):
-            grid, status = prompt_format.parse(completion.text, completion.finish_reason)
+            grid, status = None, UNPARSED  # of a prompt that was given up
+            if completion.text is not None:
+                grid, status = prompt_format.parse(completion.text, completion.finish_reason)
             text = None if grid is None else format_grid(augmentation.revert_grid(grid))
             predictions.append(
                 self._prediction(sample, grid=text, status=status, **asdict(completion))

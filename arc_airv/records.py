@@ -38,13 +38,15 @@ class Prediction:
     status : str
         "ok", "unparsed", "ragged", "too_large", "truncated" or "prompt_too_long".
     text : str or None
-        The raw reply, in the frame of the view; None where the prompt was not sent.
+        The raw reply, in the frame of the view; None where the prompt was not sent or was given
+        up.
     cumulative_logprob : float or None
         Natural logarithm of the reply's probability (nats).
     n_tokens, n_prompt_tokens : int
         Of the reply and of the prompt.
     finish_reason : str or None
-        "stop" or "length".
+        "stop" or "length"; "error" where the prompt was given up, for it ended every process that
+        was to answer it (its status is "unparsed").
     prompt_hash : str
         16 hexadecimal digits; tells whether a resumed run asks the same questions.
     n_train : int

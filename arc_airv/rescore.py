@@ -21,7 +21,7 @@ import pandas as pd
 
 import arc_airv
 from arc_airv.augment import Augmentation, sample_augmentations
-from arc_airv.engines.base import Engine, Sampling
+from arc_airv.engines.base import Engine, Sampling, stream_scores
 from arc_airv.grids import parse_grid
 from arc_airv.progress import progress_bar
 from arc_airv.prompts import PromptFormat
@@ -29,8 +29,6 @@ from arc_airv.questions import Job, Renderer, choose_format
 from arc_airv.scores import ScoreKey, ScoreStore, to_scores
 from arc_airv.tasks import Task, check_output
 from arc_airv.vote import rank_candidates
-
-CHUNK = 32  # views a call, for an engine that only has `score`
 
 
 def rescore(
@@ -187,7 +185,7 @@ def _score_views(
 
     with (
         progress_bar(len(views), len(views) - len(todo), progress, unit="view") as bar,
-        closing(_stream(engine, requests())) as stream,
+        closing(stream_scores(engine, requests())) as stream,
     ):
         while deadline is None or time.time() < deadline:
             if (finished := next(stream, None)) is None:
@@ -212,19 +210,6 @@ def _answers(view: _View, prompt_format: PromptFormat) -> list[str]:
         prompt_format.render_answer(augmentation.apply_grid(parse_grid(grid)))
         for grid in view.grids
     ]
-
-
-def _stream(
-    engine: Engine, requests: Iterator[tuple[str, list[str]]]
-) -> Iterator[list[tuple[int, list[float]]]]:
-    if hasattr(engine, "stream_scores"):
-        yield from engine.stream_scores(requests)
-        return
-    sent = 0
-    while chunk := list(itertools.islice(requests, CHUNK)):
-        prompts, answers = zip(*chunk)
-        yield list(enumerate(engine.score(prompts, answers), start=sent))
-        sent += len(chunk)
 
 
 def _to_frame(views: list[_View], known: dict[ScoreKey, float]) -> pd.DataFrame:

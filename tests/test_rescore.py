@@ -178,7 +178,7 @@ def test_a_new_candidate_is_scored_and_the_others_are_not_again(engine, store):
 
 
 def test_at_the_deadline_no_candidate_has_more_views_than_another(store, monkeypatch):
-    monkeypatch.setattr("arc_airv.rescore.CHUNK", 1)
+    monkeypatch.setattr("arc_airv.engines.base.SCORED_CHUNK", 1)
     engine = ScoringEngine()
     engine.delay = 0.03
     scores = run(engine, n_views=8, store=store, deadline=time.time() + 0.25)

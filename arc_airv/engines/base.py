@@ -6,9 +6,10 @@ the model's own distribution: before temperature and any restriction of the samp
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -26,7 +27,8 @@ class Completion:
     cumulative_logprob : float or None
         Sum over the generated tokens (nats); None where it is no number.
     finish_reason : str or None
-        "stop": the model ended the reply, or wrote a stop string. "length": it was cut.
+        "stop": the model ended the reply, or wrote a stop string. "length": it was cut. "error":
+        there is none, for the prompt ended every process that was to answer it.
     """
 
     text: str | None
@@ -115,6 +117,10 @@ class Engine(Protocol):
     ``stream_scores(requests)``, the same of ``(prompt, continuations)`` and scores; without them,
     prompts are sent in chunks. Used if present: ``prompt_format``, ``tokenizer``,
     ``max_model_len``, ``model`` and ``describe()``.
+
+    Where ``continuous`` is true, a stream takes None in place of a request, which says that there
+    is none for now: it goes on with those it has, and asks again. ``window`` is then how many
+    requests it takes at once.
     """
 
     def count_tokens(self, prompts: Sequence[str]) -> list[int]:
@@ -127,6 +133,39 @@ class Engine(Protocol):
         self, prompts: Sequence[str], continuations: Sequence[Sequence[str]]
     ) -> list[list[float]]:
         """The log-probability (nats) of each continuation of each prompt."""
+
+
+CHUNK = 512  # prompts a call, for an engine that only has `generate`
+SCORED_CHUNK = 32  # the same where it only has `score`
+
+
+def stream_replies(
+    engine: Engine, requests: Iterable[Request]
+) -> Iterator[list[tuple[int, list[Completion]]]]:
+    """What ``engine.stream`` yields, also of an engine that has none."""
+    if hasattr(engine, "stream"):
+        yield from engine.stream(requests)
+        return
+    sent, requests = 0, iter(requests)
+    while chunk := list(itertools.islice(requests, CHUNK)):
+        prompts = [prompt for prompt, _ in chunk]
+        widest = max((sampling for _, sampling in chunk), key=lambda s: s.max_tokens)
+        yield list(enumerate(engine.generate(prompts, widest), start=sent))
+        sent += len(chunk)
+
+
+def stream_scores(
+    engine: Engine, requests: Iterable[tuple[str, Sequence[str]]]
+) -> Iterator[list[tuple[int, list[float]]]]:
+    """What ``engine.stream_scores`` yields, also of an engine that has none."""
+    if hasattr(engine, "stream_scores"):
+        yield from engine.stream_scores(requests)
+        return
+    sent, requests = 0, iter(requests)
+    while chunk := list(itertools.islice(requests, SCORED_CHUNK)):
+        prompts, answers = zip(*chunk)
+        yield list(enumerate(engine.score(prompts, answers), start=sent))
+        sent += len(chunk)
 
 
 def checked_logprob(value: float | None) -> float | None:

@@ -124,7 +124,9 @@ class LocalEngine:
         ----------
         requests : iterable of (str, Sampling)
             Prompts, each with its sampling: all alike but for `max_tokens`, `seed` and `adapter`.
-            They are taken as the engine needs them, so the iterable may be lazy and long.
+            They are taken as the engine needs them, so the iterable may be lazy and long. Where
+            the engine is `continuous`, None among them (not as the first) says that there is none
+            for now.
         """
         requests = iter(requests)
         first = next(requests, None)
@@ -154,9 +156,13 @@ class LocalEngine:
     ) -> Iterator[list[tuple[int, list[Completion]]]]:
         n_replies = 1
 
-        def searches() -> Iterator[Search]:
+        def searches() -> Iterator[Search | None]:
             nonlocal n_replies
-            for index, (prompt, sampling) in enumerate(requests):
+            for index, request in numbered(requests):
+                if request is None:
+                    yield None
+                    continue
+                prompt, sampling = request
                 n_replies = sampling.n
                 yield BeamSearch(
                     self.encode_fitting(index, prompt, sampling.max_tokens),
@@ -184,15 +190,7 @@ class LocalEngine:
 
     def ends(self, stop: tuple[str, ...]) -> Ends:
         """Whether a reply is over with its last token: end of text, or a stop string."""
-
-        def over(reply: Sequence[int]) -> bool:
-            if reply[-1] in self.eos_ids:
-                return True
-            return bool(stop) and any(
-                s in self.tokenizer.decode(reply[-STOP_TOKENS:]) for s in stop
-            )
-
-        return over
+        return EndsOf(self, tuple(stop))
 
     # Scores --------------------------------------------------------------------------------------
 
@@ -276,6 +274,37 @@ class LocalEngine:
                     f"{len(ids)} it exceeds the {self.max_model_len} of the context"
                 )
         return [prompt_ids, continuations]
+
+
+class EndsOf:
+    """Whether a reply is over for an engine that stops at some strings.
+
+    An object, not a function, so that a search can move to another process: its new engine has
+    ends of its own (``engine.ends(ends.stop)``).
+    """
+
+    def __init__(self, engine: LocalEngine, stop: tuple[str, ...]) -> None:
+        self.engine = engine
+        self.stop = stop
+
+    def __call__(self, reply: Sequence[int]) -> bool:
+        if reply[-1] in self.engine.eos_ids:
+            return True
+        return bool(self.stop) and any(
+            s in self.engine.tokenizer.decode(reply[-STOP_TOKENS:]) for s in self.stop
+        )
+
+
+def numbered(requests: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """Each request with its number; None, which says that there is none for now, has none.
+
+    >>> list(numbered(["a", None, "b"]))
+    [(0, 'a'), (1, None), (1, 'b')]
+    """
+    number = 0
+    for request in requests:
+        yield number, request
+        number += request is not None
 
 
 def _collect(finished: Iterable[list[tuple[int, Any]]], n: int) -> list[Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from arc_airv.engines.base import Completion, Request, Sampling, checked_logprob, choose_dtype
-from arc_airv.engines.local import LocalEngine, checked_score
+from arc_airv.engines.local import LocalEngine, checked_score, numbered
 from arc_airv.engines.search import Search
 
 # Requests that belong together: token ids, SamplingParams, LoRARequest or None.
@@ -46,6 +46,8 @@ class VllmEngine(LocalEngine):
     ValueError
         If the installed vLLM has no such option.
     """
+
+    continuous = True
 
     def __init__(self, model: str, **options: Any) -> None:
         # The engine runs in a process of its own, which a fork after CUDA was touched would break.
@@ -90,6 +92,11 @@ class VllmEngine(LocalEngine):
         self._request_ids = itertools.count()
         self._adapters: dict[str, int] = {}
 
+    @property
+    def window(self) -> int:
+        """How many requests it takes at once."""
+        return QUEUE_AHEAD + (self.options.get("max_num_seqs") or 256)
+
     def close(self) -> None:
         """End vLLM's own process, which gives its memory back."""
         self.llm.llm_engine.engine_core.shutdown()
@@ -111,33 +118,35 @@ class VllmEngine(LocalEngine):
     def stream_samples(
         self, requests: Iterable[Request]
     ) -> Iterator[list[tuple[int, list[Completion]]]]:
-        groups = (
-            [
-                (
-                    self.encode_fitting(i, prompt, sampling.max_tokens),
-                    _sampling_params(sampling),
-                    self._lora_request(sampling.adapter),
-                )
-            ]
-            for i, (prompt, sampling) in enumerate(_all_or_none_adapted(requests))
-        )
-        for finished in self._run(groups):
+        adapted = None
+
+        def start(index: int, request: Request) -> Group:
+            nonlocal adapted
+            prompt, sampling = request
+            # vLLM 0.32 on a CPU, as measured: beside those of an adapter, a prompt without one
+            # gets the answer of some adapter of its batch, and nothing says so.
+            if adapted not in (None, sampling.adapter is not None):
+                raise ValueError("requests with and without an adapter must not be mixed")
+            adapted = sampling.adapter is not None
+            token_ids = self.encode_fitting(index, prompt, sampling.max_tokens)
+            return [(token_ids, _sampling_params(sampling), self._lora_request(sampling.adapter))]
+
+        for finished in self._run(requests, start):
             yield [(index, _completions(output)) for index, (output,) in finished]
 
     def run_searches(self, searches: Iterable[Search]) -> Iterator[list[tuple[int, Search]]]:
         running: dict[int, Search] = {}
 
-        def groups() -> Iterator[Group]:
-            for index, search in enumerate(searches):
-                running[index] = search
-                yield self._next_tokens(search)
+        def start(index: int, search: Search) -> Group:
+            running[index] = search
+            return self._next_tokens(search)
 
         def go_on(index: int, outputs: list[Any]) -> Group:
             tops = (output.outputs[0].logprobs[0] for output in outputs)
             running[index].advance([[(t, top[t].logprob) for t in top] for top in tops])
             return self._next_tokens(running[index])
 
-        for finished in self._run(groups(), go_on):
+        for finished in self._run(searches, start, go_on):
             yield [(index, running.pop(index)) for index, _ in finished]
 
     def _next_tokens(self, search: Search) -> Group:
@@ -158,13 +167,12 @@ class VllmEngine(LocalEngine):
         params = _one_token(prompt_logprobs=0)
         starts: dict[int, int] = {}
 
-        def groups() -> Iterator[Group]:
-            for index, request in enumerate(requests):
-                prompt, continuations = self.encode_continuations(index, *request)
-                starts[index] = len(prompt)
-                yield [(prompt + continuation, params, None) for continuation in continuations]
+        def start(index: int, request: tuple[str, Sequence[str]]) -> Group:
+            prompt, continuations = self.encode_continuations(index, *request)
+            starts[index] = len(prompt)
+            return [(prompt + continuation, params, None) for continuation in continuations]
 
-        for finished in self._run(groups()):
+        for finished in self._run(requests, start):
             yield [
                 (index, [_score(output, starts[index]) for output in outputs])
                 for index, outputs in finished
@@ -172,19 +180,21 @@ class VllmEngine(LocalEngine):
 
     def _run(
         self,
-        groups: Iterable[Group],
+        asked: Iterable[Any],
+        start: Callable[[int, Any], Group],
         go_on: Callable[[int, list[Any]], Group] = lambda index, outputs: [],
     ) -> Iterator[list[tuple[int, list[Any]]]]:
-        """Answer groups of requests; yield each with its number when all its answers are there.
+        """Answer what is asked; yield each with its number when all its answers are there.
 
-        `go_on` may give a further group to ask instead, under the same number.
+        `start` gives the group of requests of each, and `go_on` may give a further group to ask
+        instead of an end, under the same number.
         """
         core = self.llm.llm_engine
-        numbered = enumerate(groups)
+        source = numbered(asked)
         waiting: deque[tuple[int, int, tuple[list[int], Any, Any]]] = deque()
         running: dict[str, tuple[int, int]] = {}
         answers: dict[int, list[Any]] = {}
-        limit = QUEUE_AHEAD + (self.options.get("max_num_seqs") or 256)
+        limit, is_over = self.window, False
 
         def add(index: int, group: Group) -> None:
             answers[index] = [None] * len(group)
@@ -192,19 +202,24 @@ class VllmEngine(LocalEngine):
 
         try:
             while True:
-                while len(waiting) + len(running) < limit:
-                    if (new := next(numbered, None)) is None:
+                while len(waiting) + len(running) < limit and not is_over:
+                    index, new = next(source, (None, None))
+                    if new is None:  # the end, or none for now
+                        is_over = index is None
                         break
-                    add(*new)
+                    add(index, start(index, new))
                 while waiting and len(running) < limit:
                     index, k, (token_ids, params, lora) = waiting.popleft()
                     # Our own id: newer versions return another one, but report under this.
                     request_id = f"arc_airv-{next(self._request_ids)}"
                     core.add_request(request_id, self._render(token_ids), params, lora_request=lora)
                     running[request_id] = index, k
-                if not running:
-                    return
                 finished = []
+                if not running:
+                    if is_over:
+                        return
+                    yield finished
+                    continue
                 for output in core.step():
                     if not output.finished:
                         continue
@@ -256,20 +271,6 @@ def _whole_prompts(model: str, max_model_len: int | None) -> dict[str, Any]:
     if max_model_len is None:
         return {}
     return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, max_model_len)}
-
-
-def _all_or_none_adapted(requests: Iterable[Request]) -> Iterator[Request]:
-    """The requests; mixed ones are an error, for vLLM answers wrongly there and does not say so.
-
-    Measured with vLLM 0.32 on a CPU: a prompt without an adapter gets the answer of some adapter
-    of its batch.
-    """
-    adapted = None
-    for prompt, sampling in requests:
-        if adapted not in (None, sampling.adapter is not None):
-            raise ValueError("requests with and without an adapter must not be mixed")
-        adapted = sampling.adapter is not None
-        yield prompt, sampling
 
 
 def _sampling_params(sampling: Sampling) -> Any:

@@ -1,0 +1,349 @@
+"""Many engines as one, on Ray: a worker for each GPU of a machine or of a cluster.
+
+What a worker does is in `arc_airv.engines.served`, who gets what in `arc_airv.engines.dispatch`;
+here are Ray's processes. The tokenizer's side of the contract (`LocalEngine`) stays in this one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from arc_airv.engines.base import Completion, Request
+from arc_airv.engines.dispatch import Answered, Died, Dispatcher, Finished, Ready
+from arc_airv.engines.local import EndsOf, LocalEngine
+from arc_airv.engines.search import Search
+from arc_airv.engines.served import ServedEngine
+from arc_airv.prompts import PromptFormat
+
+FAILED = Completion(text=None, n_tokens=0, cumulative_logprob=None, finish_reason="error")
+CLOSE_SECONDS = 10.0  # for the engines to tidy up
+
+
+class RayEngine(LocalEngine):
+    """Engines in workers that Ray places, with the contract of one engine.
+
+    Parameters
+    ----------
+    engine_factory : function without arguments
+        Makes the engine of a worker, there: such as
+        ``functools.partial(make_engine, "vllm", model, options)``.
+    n_workers : int, optional
+        By default as many as the GPUs are enough for; 1 where there is no GPU.
+    gpus_per_worker : float, optional
+        By default 1 where there are GPUs, else 0. More than one is for a model that does not fit
+        one GPU: its engine must be made with that ``tensor_parallel_size``.
+    address : str, optional
+        Of a Ray cluster, or "auto" for the one that this machine belongs to. By default a Ray of
+        its own on this machine, which ends with the engine or with this process.
+    cpus_per_worker : float, default 1
+    chunk : int, default 16
+        Most prompts that are handed to a worker together. For engines that are not continuous
+        (Transformers), a batch is no larger.
+    startup_seconds, hang_seconds : float
+        A worker that is not ready after so long, or answers no prompt for so long, is replaced.
+    ray_options : mapping, optional
+        Of ``ray.init``, beside those that are set here.
+    worker_options : mapping, optional
+        Of Ray's actors: ``resources``, ``runtime_env``, ``scheduling_strategy``, ...
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range, or the engine refuses its options.
+    RuntimeError
+        If no worker starts.
+
+    Notes
+    -----
+    Replies do not depend on the number of workers, except where the engine's own depend on what it
+    computes together: by rounding, two tokens of almost equal probability may change places, and
+    the Transformers engine draws the samples of a batch together.
+
+    A worker that dies or hangs is replaced (with a warning), and its prompts are asked again. A
+    prompt that ends every worker which holds it gets a reply of `finish_reason` "error" and no
+    text, its scores are NaN, and its searches find nothing.
+    """
+
+    def __init__(
+        self,
+        engine_factory: Callable[[], Any],
+        n_workers: int | None = None,
+        gpus_per_worker: float | None = None,
+        address: str | None = None,
+        *,
+        cpus_per_worker: float = 1,
+        chunk: int = 16,
+        startup_seconds: float = 1200.0,
+        hang_seconds: float = 900.0,
+        ray_options: Mapping[str, Any] | None = None,
+        worker_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if (n_workers is not None and n_workers < 1) or chunk < 1:
+            raise ValueError(f"n_workers and chunk must be at least 1, got {n_workers} and {chunk}")
+        if (gpus_per_worker or 0) < 0 or cpus_per_worker < 0:
+            raise ValueError(
+                "gpus_per_worker and cpus_per_worker must not be negative, got "
+                f"{gpus_per_worker} and {cpus_per_worker}"
+            )
+        is_own = _connect(address, (n_workers or 1) * cpus_per_worker, ray_options or {})
+        pool = RayPool(engine_factory)
+        self._finalizer = weakref.finalize(self, _close, pool, is_own)
+        try:
+            n_gpus = _n_gpus()
+            if gpus_per_worker is None:
+                gpus_per_worker = 1 if n_gpus else 0
+            if n_workers is None:
+                n_workers = max(1, int(n_gpus // gpus_per_worker)) if gpus_per_worker else 1
+            pool.options = {
+                **(worker_options or {}),
+                "num_gpus": gpus_per_worker,
+                "num_cpus": cpus_per_worker,
+            }
+            self.n_workers = n_workers
+            self._pool = pool
+            self._dispatcher = Dispatcher(
+                pool,
+                n_workers,
+                chunk=chunk,
+                startup_seconds=startup_seconds,
+                hang_seconds=hang_seconds,
+            )
+            self.wait_ready(1)
+        except BaseException:  # an interrupt, too, leaves no process behind
+            self.close()
+            raise
+        facts = pool.facts
+        self.model = facts["model"] or "ray"
+        self.tokenizer = facts["tokenizer"]
+        self.max_model_len = facts["max_model_len"]
+        self.eos_ids = facts["eos_ids"] or set()
+        self._prompt_format = facts["prompt_format"]
+
+    @property
+    def prompt_format(self) -> PromptFormat | None:
+        """The format that the model folder carries, where the workers are; or None."""
+        return self._prompt_format
+
+    def wait_ready(self, n: int | None = None) -> None:
+        """Wait until so many workers are ready: all, by default.
+
+        Nothing else has to wait: those that come later join in.
+        """
+        self._dispatcher.wait_ready(self.n_workers if n is None else n)
+
+    def describe(self) -> dict[str, Any]:
+        """What a run description says of this engine."""
+        import ray
+
+        return {
+            **self._pool.facts["description"],
+            "workers": self.n_workers,
+            "gpus_per_worker": self._pool.options["num_gpus"],
+            "ray": ray.__version__,
+        }
+
+    def close(self) -> None:
+        """End all workers, and Ray if it was started for them."""
+        self._finalizer()
+
+    def count_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """Length of each prompt in tokens."""
+        if self.tokenizer is None:
+            return self._pool.count_tokens(list(prompts))
+        return super().count_tokens(prompts)
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, list[Completion]]]]:
+        def checked() -> Iterator[Request]:
+            for index, (prompt, sampling) in enumerate(requests):
+                if self.tokenizer is not None:
+                    self.encode_fitting(index, prompt, sampling.max_tokens)
+                yield prompt, sampling
+
+        yield from self._dispatcher.run(
+            "replies",
+            checked(),
+            size=lambda request: len(request[0]) + request[1].max_tokens,
+            give_up=lambda request: [FAILED] * request[1].n,
+        )
+
+    def stream_scores(
+        self, requests: Iterable[tuple[str, Sequence[str]]]
+    ) -> Iterator[list[tuple[int, list[float]]]]:
+        def checked() -> Iterator[tuple[str, list[str]]]:
+            for index, (prompt, continuations) in enumerate(requests):
+                if self.tokenizer is not None:
+                    self.encode_continuations(index, prompt, continuations)
+                yield prompt, list(continuations)
+
+        yield from self._dispatcher.run(
+            "scores",
+            checked(),
+            size=lambda request: len(request[0]) + sum(map(len, request[1])),
+            give_up=lambda request: [math.nan] * len(request[1]),
+        )
+
+    def run_searches(self, searches: Iterable[Search]) -> Iterator[list[tuple[int, Search]]]:
+        def unbound() -> Iterator[tuple[Search, tuple[str, ...]]]:
+            for search in searches:
+                if not isinstance(search.ends, EndsOf):
+                    raise ValueError("a search that moves to a worker needs the ends of an engine")
+                stop, search.ends = search.ends.stop, None
+                yield search, stop
+
+        def give_up(request: tuple[Search, tuple[str, ...]]) -> Search:
+            request[0].live = []
+            return request[0]
+
+        yield from self._dispatcher.run(
+            "searches",
+            unbound(),
+            size=lambda request: len(request[0].token_ids) + request[0].max_tokens,
+            give_up=give_up,
+        )
+
+
+class RayPool:
+    """The workers as Ray's actors: see `arc_airv.engines.dispatch.Pool`.
+
+    Parameters
+    ----------
+    factory : function without arguments
+
+    Attributes
+    ----------
+    options : dict
+        Of the actors.
+    facts : dict
+        What the first worker that was ready told of its engine.
+    """
+
+    def __init__(self, factory: Callable[[], Any]) -> None:
+        self.factory = factory
+        self.options: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}
+        self.actors: dict[int, Any] = {}
+        self.calls: dict[Any, tuple[int, int]] = {}  # what is on its way: place and run, 0 to open
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def start(self, place: int) -> None:
+        import ray
+
+        # Ray must not repeat anything by itself: that is decided elsewhere.
+        options = {**self.options, "max_restarts": 0, "max_task_retries": 0}
+        self.actors[place] = ray.remote(**options)(ServedEngine).remote(self.factory)
+        self.calls[self.actors[place].open.remote()] = place, 0
+
+    def send(self, place: int, run: int, kind: str, parcels: list[Finished]) -> None:
+        seconds = max(0.25, 0.01 * len(self.actors))  # many workers must not keep this one busy
+        call = self.actors[place].work.remote(run, kind, parcels, seconds)
+        self.calls[call] = place, run
+
+    def stop(self, place: int, run: int) -> None:
+        self.actors[place].stop.remote(run)
+
+    def end(self, place: int) -> None:
+        import ray
+
+        self.calls = {call: whose for call, whose in self.calls.items() if whose[0] != place}
+        ray.kill(self.actors.pop(place))
+
+    def wait(self, seconds: float) -> list[Ready | Answered | Died]:
+        import ray
+
+        if not self.calls:
+            return []
+        calls = list(self.calls)
+        done, _ = ray.wait(calls, num_returns=1, timeout=seconds)
+        if done:  # and whatever else is
+            done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+        events: list[Ready | Answered | Died] = []
+        dead = set()
+        for call in done:
+            place, run = self.calls.pop(call)
+            if place in dead:
+                continue
+            try:
+                answer = ray.get(call)
+            except ray.exceptions.RayError as error:
+                dead.add(place)
+                events.append(Died(place, _cause(error)))
+                continue
+            if run:
+                mistake = isinstance(answer, Exception)
+                events.append(
+                    Answered(place, run, [], answer) if mistake else Answered(place, run, answer)
+                )
+            elif isinstance(answer, Exception):
+                raise answer
+            else:
+                self.facts = self.facts or answer
+                events.append(Ready(place, answer["window"]))
+        return events
+
+    def count_tokens(self, prompts: list[str]) -> list[int]:
+        import ray
+
+        error: Exception | None = None
+        for actor in self.actors.values():
+            try:
+                return ray.get(actor.count_tokens.remote(prompts))
+            except ray.exceptions.RayError as failed:
+                error = failed
+        raise RuntimeError(f"no worker counts tokens: {error}")
+
+
+def _connect(address: str | None, n_cpus: float, options: Mapping[str, Any]) -> bool:
+    """See to it that there is a Ray; True if it was started here."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default they would yield to all others
+    import ray
+
+    if ray.is_initialized():
+        return False
+    if address is not None:
+        ray.init(address=address, **{"log_to_driver": False, **options})
+        return False
+    own = {
+        "address": "local",
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "num_cpus": max(os.cpu_count() or 1, math.ceil(n_cpus)),
+        "object_store_memory": 256 * 2**20,  # nothing but prompts and replies on their way
+        "_node_ip_address": "127.0.0.1",
+    }
+    ray.init(**{**own, **options})
+    return True
+
+
+def _n_gpus() -> float:
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0)
+
+
+def _close(pool: RayPool, is_own: bool) -> None:
+    """End the workers; also called when the engine is forgotten, or the process ends."""
+    import ray
+
+    if not ray.is_initialized():
+        return
+    closing = [actor.close.remote() for actor in pool.actors.values()]
+    if closing:
+        ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
+    for place in list(pool.actors):
+        pool.end(place)
+    if is_own:
+        ray.shutdown()
+
+
+def _cause(error: Exception) -> str:
+    """The last line of what Ray says, which names the fault."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1][:300] if lines else ''}"
