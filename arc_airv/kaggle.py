@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arc_airv.gpus import Gpu, engine_options, find_gpus, require_gpus
+from arc_airv.gpus import Gpu, engine_options, find_gpus, gpus_for_model, require_gpus
 from arc_airv.tasks import NAMED_SOURCES, Pair, Task, load_tasks, parse_task
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "find_gpus",
     "find_input",
     "find_model",
+    "gpus_for_model",
     "is_rerun",
     "process_start",
     "read_challenges",

@@ -7,7 +7,6 @@ the other end of its standard input.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -17,37 +16,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from arc_airv.engines.base import Engine, Sampling
+from arc_airv.engines.base import Sampling
+from arc_airv.engines.choice import make_engine
 from arc_airv.rounds import Round, generate_rounds
 from arc_airv.tasks import load_tasks
 
-ENGINES = {
-    "vllm": "arc_airv.engines:VllmEngine",
-    "transformers": "arc_airv.engines:TransformersEngine",
-}
 SUPERVISED = "--supervised"
 MARK = "@arc_airv "  # of a line that is for the supervisor, among those that libraries print
-
-
-def make_engine(name: str, model: str, options: dict[str, Any]) -> Engine:
-    """An engine from the name of its class.
-
-    Parameters
-    ----------
-    name : str
-        "vllm", "transformers", or ``module:name`` of anything that takes a model and options.
-    model : str
-    options : dict
-
-    Raises
-    ------
-    ValueError
-        If there is no such engine.
-    """
-    module, _, attribute = ENGINES.get(name, name).partition(":")
-    if not attribute:
-        raise ValueError(f"engine must be one of {sorted(ENGINES)} or 'module:name', got {name!r}")
-    return getattr(importlib.import_module(module), attribute)(model, **options)
 
 
 def run_job(job: dict[str, Any]) -> None:
