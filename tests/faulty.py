@@ -28,16 +28,32 @@ class FaultyEngine(StreamingEngine):
         or "full" (of the disk).
     after : int
         Replies before the fault.
+    prompt : str, optional
+        The fault comes with the prompts that hold this, only.
+    once : str, optional
+        A file that is made at the fault, after which there is none any more.
     device : str, optional
         Fail on this one only.
     children : str, optional
         A file that gets the id of a process which would outlive the engine.
     """
 
-    def __init__(self, model, *, fault=None, after=0, device=None, children=None, **options):
+    def __init__(
+        self,
+        model,
+        *,
+        fault=None,
+        after=0,
+        device=None,
+        children=None,
+        prompt="",
+        once=None,
+        **options,
+    ):
         if device is not None and os.environ.get("CUDA_VISIBLE_DEVICES") != device:
             fault = None
         self.fault, self.after, self.n = fault, after, 0
+        self.prompt, self.once = prompt, once and Path(once)
         if children:
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
             Path(children).write_text(str(child.pid))
@@ -51,7 +67,11 @@ class FaultyEngine(StreamingEngine):
 
     def reply(self, prompt, sampling):
         self.n += 1
-        if self.n > self.after:
+        is_due = self.n > self.after and self.prompt in prompt
+        if is_due and self.once:
+            is_due = not self.once.exists()
+            self.once.touch()
+        if is_due:
             if self.fault == "error":
                 raise RuntimeError("CUDA out of memory")
             if self.fault == "kill":

@@ -1,12 +1,15 @@
 """Real engines: vLLM and Transformers give the same replies to the same prompts."""
 
+import functools
 import math
 import warnings
 
 import pytest
+from rays import small_ray
 
 from arc_airv.augment import Augmentation, sample_augmentations
 from arc_airv.engines import (
+    RayEngine,
     Sampling,
     TransformersEngine,
     VllmEngine,
@@ -42,7 +45,18 @@ def vllm_engine(random_model):
     engine.close()
 
 
-@pytest.fixture(params=["transformers_engine", "vllm_engine"])
+@pytest.fixture(scope="module")
+def ray_engine(random_model, tmp_path_factory):
+    """Two workers with vLLM."""
+    pytest.importorskip("vllm")
+    with small_ray(tmp_path_factory, n_cpus=2):
+        engine = RayEngine(functools.partial(VllmEngine, str(random_model)), 2, chunk=2)
+        engine.wait_ready()
+        yield engine
+        engine.close()
+
+
+@pytest.fixture(params=["transformers_engine", "vllm_engine", "ray_engine"])
 def engine(request):
     return request.getfixturevalue(request.param)
 

@@ -67,6 +67,9 @@ class RayEngine(LocalEngine):
     A worker that dies or hangs is replaced (with a warning), and its prompts are asked again. A
     prompt that ends every worker which holds it gets a reply of `finish_reason` "error" and no
     text, its scores are NaN, and its searches find nothing.
+
+    Tokens are counted here, by the tokenizer that the first worker sends. An engine of one's own
+    without a `tokenizer` counts them in a worker, when its call returns: that takes long.
     """
 
     def __init__(
@@ -227,6 +230,7 @@ class RayPool:
         self.options: dict[str, Any] = {}
         self.facts: dict[str, Any] = {}
         self.actors: dict[int, Any] = {}
+        self.ready: set[int] = set()
         self.calls: dict[Any, tuple[int, int]] = {}  # what is on its way: place and run, 0 to open
 
     def now(self) -> float:
@@ -252,6 +256,7 @@ class RayPool:
         import ray
 
         self.calls = {call: whose for call, whose in self.calls.items() if whose[0] != place}
+        self.ready.discard(place)
         ray.kill(self.actors.pop(place))
 
     def wait(self, seconds: float) -> list[Ready | Answered | Died]:
@@ -284,19 +289,22 @@ class RayPool:
                 raise answer
             else:
                 self.facts = self.facts or answer
+                self.ready.add(place)
                 events.append(Ready(place, answer["window"]))
         return events
 
     def count_tokens(self, prompts: list[str]) -> list[int]:
+        """Length of each prompt, by whichever worker says it first."""
         import ray
 
-        error: Exception | None = None
-        for actor in self.actors.values():
+        calls = [actor.count_tokens.remote(prompts) for actor in self.actors.values()]
+        while calls:
+            (call,), calls = ray.wait(calls)
             try:
-                return ray.get(actor.count_tokens.remote(prompts))
-            except ray.exceptions.RayError as failed:
-                error = failed
-        raise RuntimeError(f"no worker counts tokens: {error}")
+                return ray.get(call)
+            except ray.exceptions.RayError:
+                continue
+        raise RuntimeError("no worker is left to count tokens")
 
 
 def _connect(address: str | None, n_cpus: float, options: Mapping[str, Any]) -> bool:
@@ -334,7 +342,7 @@ def _close(pool: RayPool, is_own: bool) -> None:
 
     if not ray.is_initialized():
         return
-    closing = [actor.close.remote() for actor in pool.actors.values()]
+    closing = [pool.actors[place].close.remote() for place in pool.ready]
     if closing:
         ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
     for place in list(pool.actors):

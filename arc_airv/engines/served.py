@@ -41,6 +41,8 @@ class ServedEngine:
     def open(self) -> dict[str, Any] | Exception:
         """Make the engine; returns what its user asks of it, or what is wrong with its options."""
         guard_children()
+        # On CPUs each vLLM would bind its threads to the same cores as the others.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         try:
             engine = self.engine = self.factory()
         except (ValueError, TypeError) as error:
