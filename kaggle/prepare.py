@@ -46,7 +46,7 @@ KAGGLE_INPUT = 'INPUT = Path("/kaggle/input")'  # this line of the cells
 KERNELS = {
     "generate": {
         "notebook": "01_generate_predictions.ipynb",
-        "cells": ["install"],
+        "cells": ["install", "ray"],
         "parameters": {
             "MODEL": "str(find_model(root=INPUT))",
             "TASKS": 'str(find_input("arc-agi_evaluation_challenges.json", root=INPUT))',
@@ -139,12 +139,12 @@ def prepare_wheels(
 
 
 def check(image: Image, folder: str | Path | None = None) -> list[Wheel]:
-    """Check that vLLM and arc_airv install on the image from wheels alone; prints what changes.
+    """Check that what is wanted installs on the image from wheels alone; prints what changes.
 
     Without the downloaded wheels, stand-ins take their places: the names and the metadata of the
     locked wheels. pip's answer is the same, for it asks for nothing else.
     """
-    requirements, lock = [f"vllm=={image.vllm}", "arc_airv"], read_lock(lock_path(image))
+    requirements, lock = [*image.requirements(), "arc_airv"], read_lock(lock_path(image))
     if folder is not None:
         check_locked(folder, lock)
     requires = requirements_of(image)

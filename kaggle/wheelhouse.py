@@ -34,9 +34,14 @@ class Image:
     python: str  # "3.12"
     glibc: str  # "2.35": no wheel may ask for a newer one
     vllm: str  # the version whose pin of torch is the image's torch
+    ray: str  # of the same time; vLLM itself does not need it
     uploaded_before: str  # releases from this day on were never met by that vLLM
     keep: tuple[str, ...]  # packages that an installation must not touch
     packages: dict[str, str]  # the image's versions, by normalized name
+
+    def requirements(self) -> list[str]:
+        """What the wheelhouse is for."""
+        return [f"vllm=={self.vllm}", f"ray=={self.ray}"]
 
     def pip_options(self) -> list[str]:
         """What makes pip choose among wheels as on the image: its Python, its platform."""
@@ -144,7 +149,7 @@ def lock_wheels(image: Image) -> list[Wheel]:
         options = ["--constraint", str(constraints), "--use-feature", "fast-deps"]
         options += ["--uploaded-prior-to", image.uploaded_before]
         requires = requirements_of(image)
-        wheels = resolve([f"vllm=={image.vllm}"], image, *options, requires=requires)
+        wheels = resolve(image.requirements(), image, *options, requires=requires)
     return sorted(wheels, key=lambda wheel: wheel.name)
 
 
@@ -245,7 +250,7 @@ def check_locked(folder: str | Path, lock: dict[str, tuple[str, str]]) -> None:
 def write_lock(wheels: Iterable[Wheel], path: str | Path, image: Image) -> Path:
     """Write exact versions and hashes, as pip reads them with ``--require-hashes``."""
     lines = [
-        f"# What vllm=={image.vllm} adds to the image {image.name} (torch "
+        f"# What {' and '.join(image.requirements())} add to the image {image.name} (torch "
         f"{image.packages['torch']}, Python {image.python}).",
         f"# Made by: python kaggle/prepare.py wheels --target {image.name} --relock",
     ]

@@ -36,7 +36,8 @@ OFFLINE = ("generate", "visualize", "submission")
 
 def image(**options):
     packages = {"torch": "2.10.0+cu128", "numpy": "2.0.2", "lark": "1.3.1"}
-    values = {"python": "3.12", "glibc": "2.35", "vllm": "1.0", "uploaded_before": "2026-01-01"}
+    values = {"python": "3.12", "glibc": "2.35", "uploaded_before": "2026-01-01"}
+    values |= {"vllm": "1.0", "ray": "1.0"}
     values |= {"keep": ("torch", "numpy"), "packages": packages} | options
     return wheelhouse.Image("small", **values)
 
@@ -138,7 +139,7 @@ def test_a_folder_in_the_folder_is_refused(tmp_path):
 def test_the_lock_belongs_to_its_image(path):
     held = wheelhouse.load_image(path.stem)
     lock = wheelhouse.read_lock(path)
-    assert lock["vllm"][0] == held.vllm
+    assert (lock["vllm"][0], lock["ray"][0]) == (held.vllm, held.ray)
     assert not set(lock) & set(held.keep)
     assert not [name for name, (version, _) in lock.items() if held.packages.get(name) == version]
 

@@ -111,6 +111,8 @@ def rehearse(stage: Stage, name: str, variant: Variant, kind: str | None = None)
     image.attach(kaggle, pushed / "submission", attached, challenges, flat=variant.flat)
     before = snapshot(kaggle / "input")
     python = image.make_environment(folder / "env", stage.packages, kind)
+    if variant.gpus:
+        image.pretend_gpus(folder / "env", variant.gpus)
     scene = Scene(kaggle / "working", f"{folder}/")
     env = image.environment_variables(folder / "env", scene.mark, rerun=variant.rerun)
     disk = variant.disk and variant.disk[kind == "sockets"]

@@ -79,6 +79,8 @@ class Variant:
     disk : tuple of int, optional
         Bytes that the working folder holds; where it cannot be mounted, that a file holds.
     model : {"tiny", "garbage"}
+    gpus : int
+        How many there seem to be: a worker for each, which computes on the CPU.
     runner : {"papermill", "nbconvert"}
     page : bool
         Also make the HTML page of it.
@@ -99,6 +101,7 @@ class Variant:
     sabotage: Sabotage | None = None
     disk: tuple[int, int] | None = None
     model: str = "tiny"
+    gpus: int = 0
     runner: str = "papermill"
     page: bool = False
     rerun: bool = True
@@ -173,6 +176,12 @@ VARIANTS = {
         says=("vllm .* from", "'engine': 'vllm'", "worker 0: done", "0 things went wrong"),
         parameters={"N_PREDICTIONS": "8", "MINUTES": "8"},
         page=True,
+    ),
+    "two workers": Variant(
+        "two GPUs, as far as nvidia-smi knows: a worker for each, with its share of the tasks",
+        says=("Tesla T4, Tesla T4; ", "worker 0: done", "worker 1: done", "0 things went wrong"),
+        parameters=SHORT,
+        gpus=2,
     ),
     "no namespaces": Variant(
         "sockets blocked in every Python process",

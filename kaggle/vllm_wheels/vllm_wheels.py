@@ -50,21 +50,21 @@ def main() -> None:
     (lock,) = INPUT.rglob("*.lock")
     (images,) = INPUT.rglob("images.toml")
     image = tomllib.loads(images.read_text())[lock.stem]
-    vllm = re.search(r"^vllm==[^ ]+", lock.read_text(), re.MULTILINE)[0]
+    wanted = re.findall(r"^(?:ray|vllm)==[^ ]+", lock.read_text(), re.MULTILINE)
     compare(image)
     before = {package: held(package) for package in image["keep"]}
     download = ["-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
     run(*download, "--requirement", str(lock), "--dest", str(WORKING))
-    install = ["-m", "pip", "install", "--no-index", "--find-links", str(WORKING), vllm]
+    install = ["-m", "pip", "install", "--no-index", "--find-links", str(WORKING), *wanted]
     run(*install, "--dry-run", "--report", "/tmp/report.json")
     report = json.loads(Path("/tmp/report.json").read_text())
     replaced = {item["metadata"]["name"].lower() for item in report["install"]} & set(before)
     if replaced:
-        raise SystemExit(f"{vllm} would replace {sorted(replaced)}")
+        raise SystemExit(f"{wanted} would replace {sorted(replaced)}")
     run(*install, "--quiet")
     after = {package: held(package) for package in before}
     if after != before:
-        raise SystemExit(f"{vllm} turned {before} into {after}")
+        raise SystemExit(f"{wanted} turned {before} into {after}")
     run("-c", "import torch, vllm._C, vllm; print(torch.__version__, vllm.__version__)")
     print(len(list(WORKING.glob("*.whl"))), "wheels, and vLLM imports.")
 
