@@ -16,7 +16,7 @@ import string
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from wheelhouse import (
@@ -92,9 +92,10 @@ def build_wheel(into: str | Path) -> Path:
 
 def _can_build() -> bool:
     """Whether the setuptools that is here builds wheels by itself: those before 70.1 do not."""
+    # Not by importing it: it must not come after pip, whose place the resolver looks up.
     try:
-        return find_spec("setuptools.command.bdist_wheel") is not None
-    except ModuleNotFoundError:  # there is none
+        return tuple(map(int, version("setuptools").split(".")[:2])) >= (70, 1)
+    except PackageNotFoundError:
         return False
 
 

@@ -25,6 +25,7 @@ def surroundings(**variables):
         patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent), *sys.path]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # what else runs here must not count
         for name, value in variables.items():
             patch.setenv(name, value)
         yield

@@ -16,6 +16,7 @@ from arc_airv.kaggle import (
     find_gpus,
     find_input,
     find_model,
+    gpus_for_model,
     is_rerun,
     process_start,
     read_challenges,
@@ -266,6 +267,26 @@ def test_a_model_may_be_spread_over_gpus():
     assert engine_options(several(L4, 3), tensor_parallel_size=2)["devices"] == ["0,1"]
     with pytest.raises(ValueError, match="must be 1 to 2 here, got 4"):
         engine_options(several(T4, 2), tensor_parallel_size=4)
+
+
+@pytest.mark.parametrize(
+    ("gib", "gpus", "n"),
+    [
+        (7, several(T4, 2), 1),
+        (14, several(T4, 2), 2),
+        (14, several(L4, 4), 1),
+        (28, several(L4, 4), 2),
+        (60, several(L4, 4), 4),
+        (500, several(L4, 3), 2),  # nothing helps; heads are halved, not divided by three
+        (500, [T4], 1),
+        (500, [], 1),
+    ],
+)
+def test_a_model_gets_as_few_gpus_as_hold_it(tmp_path, gib, gpus, n):
+    for part in range(2):
+        with open(tmp_path / f"model-{part}.safetensors", "wb") as file:
+            file.truncate(gib * 2**29)  # takes no room on the disk
+    assert gpus_for_model(tmp_path, gpus) == n
 
 
 def test_the_options_are_known_to_the_installed_engines():

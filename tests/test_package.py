@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "vllm", "transformers", "matplotlib")
+HEAVY = ("torch", "vllm", "transformers", "matplotlib", "ray")
 ANALYSIS = (
     "records vote metrics plots submission tasks augment prompts questions infer "
     "charts curves pools compare selectors filters study scores rescore judge rules corpus mixture "
@@ -32,7 +32,12 @@ def test_importing_the_package_loads_nothing_heavy():
 def test_analysis_needs_no_torch():
     imports = "; ".join(f"import arc_airv.{name}" for name in ANALYSIS)
     loaded = python(f"import sys; {imports}; print(' '.join(sys.modules))").split()
-    assert not {"torch", "vllm", "transformers"} & set(loaded)
+    assert not {"torch", "vllm", "transformers", "ray"} & set(loaded)
+
+
+def test_importing_the_engines_loads_none_of_what_they_run_on():
+    loaded = python("import sys, arc_airv.engines; print(' '.join(sys.modules))").split()
+    assert not set(HEAVY) & set(loaded)
 
 
 def test_every_public_function_and_class_has_a_docstring():

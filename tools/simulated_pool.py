@@ -84,7 +84,7 @@ class SimulatedPool:
         self.slots = slots
         self.window = window
         self.startup = startup
-        self.call_seconds = max(0.25, 0.01 * n_workers)
+        self.call_seconds = max(0.25, 0.025 * n_workers)
         self.costs = costs or Costs()
         self.faults = faults or Faults()
         self.count_own_time = count_own_time
@@ -171,7 +171,8 @@ class SimulatedPool:
         if self.window is None:
             return max(start, first)
         last = max(ends for ends, _, _ in worker.done)
-        return max(start, min(max(first, start + self.call_seconds), start + BEAT, last))
+        beat = start + max(BEAT, self.call_seconds)
+        return max(start, min(max(first, start + self.call_seconds), beat, last))
 
     def _push(self, when: float, place: int, event: Any) -> None:
         self.n_events += 1

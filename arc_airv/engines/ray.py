@@ -245,7 +245,8 @@ class RayPool:
         self.calls[self.actors[place].open.remote()] = place, 0
 
     def send(self, place: int, run: int, kind: str, parcels: list[Finished]) -> None:
-        seconds = max(0.25, 0.01 * len(self.actors))  # many workers must not keep this one busy
+        # A call takes less than a millisecond of this process, which has them all to answer.
+        seconds = max(0.25, 0.025 * len(self.actors))
         call = self.actors[place].work.remote(run, kind, parcels, seconds)
         self.calls[call] = place, run
 
@@ -352,6 +353,10 @@ def _close(pool: RayPool, is_own: bool) -> None:
 
 
 def _cause(error: Exception) -> str:
-    """The last line of what Ray says, which names the fault."""
+    """What Ray says of a fault, in a line."""
+    import ray
+
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:300] if lines else ''}"
+    if isinstance(error, ray.exceptions.RayTaskError):  # a traceback, which ends with the fault
+        return lines[-1][:300]
+    return f"{type(error).__name__}: {' '.join(lines)[:300]}"

@@ -80,7 +80,7 @@ class ServedEngine:
                 for number, answer in next(self.stream):
                     finished.append((self.numbers.pop(number), answer))
                 late = time.monotonic() - start
-                if late >= BEAT or (finished and (late >= seconds or not continuous)):
+                if late >= max(BEAT, seconds) or (finished and (late >= seconds or not continuous)):
                     break
         except (ValueError, TypeError) as error:
             self.stop(run)
