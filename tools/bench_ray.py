@@ -32,6 +32,7 @@ from arc_airv.augment import sample_augmentations
 from arc_airv.engines import RayEngine, Sampling, VllmEngine
 from arc_airv.engines.base import Completion
 from arc_airv.engines.dispatch import Dispatcher
+from arc_airv.engines.local import numbered
 from arc_airv.engines.ray import RayPool
 from arc_airv.infer import generate_predictions
 
@@ -105,40 +106,46 @@ def latencies(engine: VllmEngine, n_tasks: int) -> list[float]:
 class Echo:
     """An engine that takes no time."""
 
+    continuous, window = True, 512
+
     def stream(self, requests):
-        for number, _ in enumerate(requests):
-            yield [(number, [Completion("0123456789\n" * 20, 200, -1.0, "stop")])]
+        ready = []
+        for number, request in numbered(requests):
+            if request is None:
+                yield [(n, [Completion("0123456789\n" * 20, 200, -1.0, "stop")]) for n in ready]
+                ready = []
+            else:
+                ready.append(number)
 
 
 def ray_costs(prompt: str) -> Costs:
-    """The processor time of this process, all its threads, for a call and for a request."""
-    RayEngine(Echo, 1).close()  # imports are no costs
-    engine = RayEngine(Echo, 1, ray_options={"num_cpus": 1})
+    """The processor time of this process, all its threads, for a call and for a request.
+
+    The least of several measurements, for other processes disturb them.
+    """
+    engine = RayEngine(Echo, 1)
     pool: RayPool = engine._pool
     run = 0
 
-    def seconds_of(parcels, n=300) -> float:
+    def seconds_of(parcel, n=100) -> float:
         nonlocal run
         start = time.process_time()
         for _ in range(n):
             run += 1
-            pool.send(0, run, "replies", parcels)
-            left = sum(map(len, parcels))
-            while True:
-                (event,) = pool.wait(10.0)
-                left -= len(event.finished)
-                if left <= 0:
-                    break
-                pool.send(0, run, "replies", [])
+            pool.send(0, run, "replies", [parcel])
+            (event,) = pool.wait(60.0)
+            if len(event.finished) != len(parcel):
+                raise RuntimeError(f"{len(event.finished)} of {len(parcel)} were answered")
         return (time.process_time() - start) / n
 
-    parcel = [(i, (f"{i} {prompt}", Sampling())) for i in range(16)]
-    seconds_of([], 50)
-    call = seconds_of([])
-    # The engine is not continuous, so each of these answers is a call.
-    request = max(0.0, seconds_of([parcel], 100) / len(parcel) - call)
+    parcel = [(i, (f"{i} {prompt}", Sampling())) for i in range(64)]
+    calls, full = [], []
+    for _ in range(10):
+        calls.append(seconds_of(parcel[:1]))
+        full.append(seconds_of(parcel))
     engine.close()
-    return Costs(call, request)
+    request = max(0.0, (min(full) - min(calls)) / (len(parcel) - 1))
+    return Costs(min(calls), request)
 
 
 # Simulated ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arc_airv.engines.dispatch import Answered, Died, Finished, Ready
-from arc_airv.engines.served import BEAT
+from arc_airv.engines.served import BEAT, SHORTEST
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class SimulatedPool:
         self.slots = slots
         self.window = window
         self.startup = startup
-        self.call_seconds = max(0.25, 0.025 * n_workers)
+        self.call_seconds = max(0.25, 0.04 * n_workers)
         self.costs = costs or Costs()
         self.faults = faults or Faults()
         self.count_own_time = count_own_time
@@ -158,8 +158,6 @@ class SimulatedPool:
             _, _, place, generation, event = heapq.heappop(self.events)
             if generation == self.workers[place].generation:
                 happened.append(event)
-                if isinstance(event, Answered):
-                    self._spend(len(event.finished) * self.costs.request)
         self.started = time.perf_counter()
         return happened
 
@@ -170,9 +168,10 @@ class SimulatedPool:
         first = worker.done[0][0]
         if self.window is None:
             return max(start, first)
-        last = max(ends for ends, _, _ in worker.done)
+        ends = sorted(ends for ends, _, _ in worker.done)
+        half = max(ends[(len(ends) - 1) // 2], start + SHORTEST)
         beat = start + max(BEAT, self.call_seconds)
-        return max(start, min(max(first, start + self.call_seconds), beat, last))
+        return max(start, min(max(first, start + self.call_seconds), half, beat, ends[-1]))
 
     def _push(self, when: float, place: int, event: Any) -> None:
         self.n_events += 1

@@ -246,7 +246,7 @@ class RayPool:
 
     def send(self, place: int, run: int, kind: str, parcels: list[Finished]) -> None:
         # A call takes less than a millisecond of this process, which has them all to answer.
-        seconds = max(0.25, 0.025 * len(self.actors))
+        seconds = max(0.25, 0.04 * len(self.actors))
         call = self.actors[place].work.remote(run, kind, parcels, seconds)
         self.calls[call] = place, run
 

@@ -17,6 +17,7 @@ from typing import Any
 from arc_airv.engines.base import stream_replies, stream_scores
 
 BEAT = 1.0  # seconds after which a call returns though nothing is finished
+SHORTEST = 0.25  # seconds after which it may return because half of what it had is finished
 
 
 class ServedEngine:
@@ -60,6 +61,8 @@ class ServedEngine:
     ) -> list[tuple[int, Any]] | Exception:
         """Take parcels, and answer what is finished within some seconds, but something.
 
+        It takes less if half of what there is to do is done, so that there always is something.
+
         Returns
         -------
         list of (number, answer), or ValueError or TypeError
@@ -73,14 +76,17 @@ class ServedEngine:
             return []
         self.queue.extend(parcels)
         finished: list[tuple[int, Any]] = []
-        continuous = getattr(self.engine, "continuous", False)
+        n_had = len(self.numbers) + sum(map(len, self.queue))
+        if not getattr(self.engine, "continuous", False):
+            seconds = 0.0
         start = time.monotonic()
         try:
             while self.queue or self.numbers:
                 for number, answer in next(self.stream):
                     finished.append((self.numbers.pop(number), answer))
                 late = time.monotonic() - start
-                if late >= max(BEAT, seconds) or (finished and (late >= seconds or not continuous)):
+                runs_low = 2 * len(finished) >= n_had and late >= SHORTEST
+                if (finished and (late >= seconds or runs_low)) or late >= max(BEAT, seconds):
                     break
         except (ValueError, TypeError) as error:
             self.stop(run)
