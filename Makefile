@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready-$(VLLM)
 export PYTHONPATH := .
 
-.PHONY: demo test rehearse bench study clean
+.PHONY: demo test rehearse bench bench-ray study clean
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py --into demo
@@ -26,6 +26,9 @@ rehearse: $(READY)
 bench: $(READY)
 	$(BIN)/python tools/bench.py
 	$(BIN)/python tools/bench_analysis.py
+
+bench-ray: $(READY)
+	$(BIN)/python tools/bench_ray.py
 
 study: $(READY)
 	$(BIN)/python tools/run_notebook.py notebooks/05_selection_study.ipynb --into runs FIGURES=res/study
