@@ -1,0 +1,86 @@
+"""The runs that the studies compare: temperatures, kinds of augmentation, samples, beams.
+
+    python tools/sweep.py --model res/tiny --max-tokens 512 --into res/dumps/sweep
+
+Every run asks for as many predictions of the same tasks, with one thing changed. A run that is
+there already is not repeated; `--only` makes some of them.
+"""
+
+import argparse
+import gzip
+import shutil
+from pathlib import Path
+
+from evaluate import size
+
+from arc_airv.engines import Sampling, VllmEngine
+from arc_airv.engines.alphabet import answer_tokens
+from arc_airv.infer import generate_predictions
+from arc_airv.storage import run_path
+from arc_airv.tasks import load_tasks
+
+PLAIN = {"geometric": False, "colors": False, "train_order": False}
+
+
+def runs(n: int, allowed_tokens: tuple[int, ...]) -> dict[str, tuple[Sampling, dict[str, bool]]]:
+    """What is compared, by name: how replies are drawn, and the kinds of augmentation."""
+    some = {f"t{t:.2f}": (Sampling(temperature=t, seed=0), {}) for t in (0.25, 0.5, 0.75, 1.0)}
+    return {
+        "t0.00": (Sampling(), {}),
+        **some,
+        "t1.00-alphabet": (
+            Sampling(temperature=1.0, seed=0, allowed_tokens=allowed_tokens),
+            {},
+        ),
+        "t0.50-4-samples": (Sampling(n=4, temperature=0.5, seed=0), {}),
+        "t1.00-4-samples": (Sampling(n=4, temperature=1.0, seed=0), {}),
+        "geometry": (Sampling(), {"colors": False, "train_order": False}),
+        "geometry-order": (Sampling(), {"colors": False}),
+        "order": (Sampling(), {"geometric": False, "colors": False}),
+        "colors": (Sampling(), {"geometric": False, "train_order": False}),
+        "plain-t0.50": (Sampling(n=n, temperature=0.5, seed=0), PLAIN),
+        "plain-t1.00": (Sampling(n=n, temperature=1.0, seed=0), PLAIN),
+        "beam-2": (Sampling(beam_width=2), {}),
+        "beam-4": (Sampling(beam_width=4), {}),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="res/tiny")
+    parser.add_argument("--tasks", default="arc-agi-1/evaluation")
+    parser.add_argument("--max-tokens", default=512, type=int)
+    parser.add_argument("--predictions", default=16, type=int)
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--into", default="runs/sweep", type=Path)
+    args = parser.parse_args()
+    engine = VllmEngine(args.model)
+    tasks = {
+        task_id: task
+        for task_id, task in load_tasks(args.tasks).items()
+        if size(task, engine) <= args.max_tokens
+    }
+    chosen = runs(args.predictions, answer_tokens(engine))
+    for name in args.only or chosen:
+        sampling, kinds = chosen[name]
+        store, packed = args.into / f"{name}.jsonl", args.into / f"{name}.jsonl.gz"
+        if packed.exists():
+            continue
+        summary = generate_predictions(
+            tasks,
+            engine,
+            n_predictions=args.predictions,
+            seed=0,
+            store=store,
+            sampling=sampling,
+            **kinds,
+        )
+        print(f"{name}: {summary.n_stored} predictions, {summary.seconds:.0f} s", flush=True)
+        with open(store, "rb") as plain, gzip.GzipFile(packed, "wb", mtime=0) as file:
+            shutil.copyfileobj(plain, file)
+        store.unlink()
+        assert run_path(packed).exists()
+
+
+if __name__ == "__main__":
+    main()
