@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom; one of them with real vLLM."""
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -154,20 +155,33 @@ def test_06_fine_tunes_on_hidden_tasks(folder, mode):
     assert len(read_predictions(folder / f"{mode}.jsonl")) == 2 * len(SMALL)
 
 
-def test_05_compares_selectors_from_stored_files_alone(folder):
+def test_05_compares_selectors_and_runs_from_stored_files_alone(folder):
     from run_notebook import run_notebook
 
+    description = json.loads((folder / "predictions.run.json").read_text())
+    runs = folder / "runs"
+    runs.mkdir()
+    for name, changed in {"t0.00": {}, "geometry": {"colors": False}}.items():
+        with gzip.open(runs / f"{name}.jsonl.gz", "wb") as file:
+            file.write((folder / "predictions.jsonl").read_bytes())
+        description["settings"]["plan"].update(changed)
+        (runs / f"{name}.run.json").write_text(json.dumps(description))
     page = run_notebook(
         ROOT / "notebooks" / "05_selection_study.ipynb",
         folder / "html",
         PREDICTIONS=str(folder / "predictions.jsonl"),
         SCORES=None,
+        N_FOLDS=0,
         TASKS=str(folder / "tasks.json"),
         FIGURES=str(folder / "figures"),
-        RUNS={"again": str(folder / "predictions.jsonl")},
+        RUNS=str(runs),
     )
-    assert page.read_text().count("data:image/png") >= 4
-    assert len(list((folder / "figures").glob("*.png"))) == 4
+    assert page.read_text().count("data:image/png") >= 7
+    drawn = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert drawn == {
+        *("curves", "gains", "ranks_and_calibration", "output_sizes"),
+        *("temperature", "augmentation", "costs"),
+    }
 
 
 def test_04_searches_with_beams(folder):

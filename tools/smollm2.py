@@ -42,7 +42,8 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(
         **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
     )
-    del model.config.quantization_config
+    # Versions of transformers differ in whether they keep it; the folder holds plain weights.
+    vars(model.config).pop("quantization_config", None)
     tokenizer.save_pretrained(args.into)
     model.save_pretrained(args.into)
     print(f"{args.into}: {sum(p.numel() for p in model.parameters()):,} parameters")
