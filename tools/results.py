@@ -3,7 +3,8 @@
     python tools/results.py             # print it
     python tools/results.py --readme README.md
 
-Every metric is over all tasks of the data set: a task that was not asked counts as 0.
+Every metric is over all tasks of the data set: one that was not asked counts as 0, and one that was
+asked less often than N times counts with what it has.
 """
 
 import argparse
@@ -17,9 +18,9 @@ from arc_airv.records import read_predictions
 from arc_airv.tasks import Task, load_tasks
 
 MARKS = "<!-- results: python tools/results.py --readme README.md -->", "<!-- end of results -->"
-STORES = {
-    "AIRV: every prediction of another view": "res/dumps/tiny-512-views.jsonl.gz",
-    "no augmentation: as many samples of the plain view": "res/dumps/plain.jsonl.gz",
+RUNS = {  # by the names that tools/sweep.py gives them; several folders hold tasks of other sizes
+    "t0.00": "AIRV: every prediction of another view",
+    "plain-t0.50": "no augmentation: as many samples of the plain view, temperature 0.5",
 }
 COLUMNS = {
     "accuracy": "a single prediction",
@@ -59,16 +60,24 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dumps", default="res/dumps", type=Path, help="folder of the stores")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
     parser.add_argument("--readme", type=Path, help="put the tables between its two marks")
     args = parser.parse_args()
     tasks = load_tasks(args.tasks)
     parts = [MARKS[0]]
-    for title, store in STORES.items():
-        predictions = read_predictions(store)
-        asked = predictions["task_id"].nunique()
-        parts.append(f"*{title}* (`{store}`; {asked} of the {len(tasks)} tasks were asked)")
-        parts.append(as_markdown(results(predictions, tasks)))
+    for name, title in RUNS.items():
+        stores = sorted(args.dumps.glob(f"[0-9]*/{name}.jsonl.gz"))
+        if stores:
+            predictions = pd.concat(map(read_predictions, stores), ignore_index=True)
+            asked = predictions.groupby(["task_id", "test_index"]).size()
+            counts = asked.groupby(asked).size().sort_index(ascending=False)
+            often = ", ".join(f"{count} outputs {n} times" for n, count in counts.items())
+            n_outputs = sum(len(task.test) for task in tasks.values())
+            parts.append(f"*{title}* (of {n_outputs} test outputs were asked: {often})")
+            parts.append(as_markdown(results(predictions, tasks)))
+    if len(parts) == 1:
+        raise SystemExit(f"no store of {list(RUNS)} in the folders of sizes under {args.dumps}")
     text = "\n\n".join([*parts, MARKS[1]])
     print(text)
     if args.readme:

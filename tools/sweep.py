@@ -1,9 +1,9 @@
 """The runs that the studies compare: temperatures, kinds of augmentation, samples, beams.
 
-    python tools/sweep.py --model res/tiny --max-tokens 512 --into res/dumps/sweep
+    python tools/sweep.py --max-tokens 512 --into res/dumps/settings
 
 Every run asks for as many predictions of the same tasks, with one thing changed. A run that is
-there already is not repeated; `--only` makes some of them.
+there already is not repeated, one that was cut off goes on; `--only` makes some of them.
 """
 
 import argparse
@@ -13,10 +13,9 @@ from pathlib import Path
 
 from evaluate import size
 
-from arc_airv.engines import Sampling, VllmEngine
+from arc_airv.engines import Sampling, TransformersEngine, VllmEngine
 from arc_airv.engines.alphabet import answer_tokens
 from arc_airv.infer import generate_predictions
-from arc_airv.storage import run_path
 from arc_airv.tasks import load_tasks
 
 PLAIN = {"geometric": False, "colors": False, "train_order": False}
@@ -49,16 +48,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="res/tiny")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
+    parser.add_argument("--min-tokens", default=0, type=int)
     parser.add_argument("--max-tokens", default=512, type=int)
     parser.add_argument("--predictions", default=16, type=int)
+    parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--into", default="runs/sweep", type=Path)
     args = parser.parse_args()
-    engine = VllmEngine(args.model)
+    engine = {"vllm": VllmEngine, "transformers": TransformersEngine}[args.engine](args.model)
     tasks = {
         task_id: task
         for task_id, task in load_tasks(args.tasks).items()
-        if size(task, engine) <= args.max_tokens
+        if args.min_tokens < size(task, engine) <= args.max_tokens
     }
     chosen = runs(args.predictions, answer_tokens(engine))
     for name in args.only or chosen:
@@ -78,8 +79,7 @@ def main() -> None:
         print(f"{name}: {summary.n_stored} predictions, {summary.seconds:.0f} s", flush=True)
         with open(store, "rb") as plain, gzip.GzipFile(packed, "wb", mtime=0) as file:
             shutil.copyfileobj(plain, file)
-        store.unlink()
-        assert run_path(packed).exists()
+        store.unlink()  # the packed one has the same run description
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Stop it at any time and start it again with the same arguments: it resumes from 
 import argparse
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arc_airv.corpus import ExampleStream, Source, demonstrations, pair_tokens
 from arc_airv.finetune import TrainConfig, train
@@ -64,8 +65,6 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     if args.model:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         prompt_format = PromptFormat.load(args.model)
         tokenizer = AutoTokenizer.from_pretrained(args.model)
         model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
@@ -106,6 +105,9 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {args.device}", flush=True)
     measure = HeldOut(held_out, stream) if held_out else None
     print(train(model.to(args.device), stream, config, args.into, measure=measure))
+    if not args.lora_rank:  # what is shipped and served; the checkpoint has all digits
+        saved = AutoModelForCausalLM.from_pretrained(args.into, dtype=torch.bfloat16)
+        saved.save_pretrained(args.into)
 
 
 if __name__ == "__main__":
