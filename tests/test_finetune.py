@@ -164,6 +164,24 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_did_not_stop(
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+def test_the_factors_of_the_embeddings_are_the_same_in_every_process(tokenizer):
+    """A tokenizer gives its vocabulary in another order in each; a checkpoint must not care."""
+
+    class Reordered:
+        def __init__(self, descending):
+            words = sorted(tokenizer.get_vocab().items(), reverse=descending)
+            self.get_vocab = lambda: dict(words)
+
+        def __len__(self):
+            return len(tokenizer)
+
+    def mixing(tokenizer_of_a_process):
+        model = factor_embeddings(small_model(tokenizer), tokenizer_of_a_process)
+        return model.get_input_embeddings().parametrizations.weight[0].mixing
+
+    assert torch.equal(mixing(Reordered(False)), mixing(Reordered(True)))
+
+
 def test_accumulated_batches_are_one_large_batch(stream):
     """The gradient of two batches, each label weighing the same, whatever the batch it is in."""
     from arc_airv.batches import Windows
