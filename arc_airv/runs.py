@@ -50,9 +50,10 @@ def compare_runs(
     DataFrame
         Indexed by name, with the columns
 
-        temperature, n, beam_width, alphabet, geometric, colors, train_order
-            The run's settings: `n` replies to each view; beam_width is 1 without a beam search;
-            `alphabet`, whether only the tokens of a grid could be written.
+        temperature, n, beam_width, min_probability, alphabet, geometric, colors, train_order
+            The run's settings: `n` replies to each view; beam_width is 1 without a beam search,
+            min_probability NaN without a threshold (see `arc_airv.harvest`); `alphabet`, whether
+            only the tokens of a grid could be written.
         predictions, tokens_read, tokens_written
             Numbers of them; a prompt is read once for all its replies.
         seconds
@@ -105,6 +106,7 @@ def describe_run(path: str | Path) -> dict[str, Any]:
         "temperature": sampling["temperature"],
         "n": sampling["n"],
         "beam_width": sampling.get("beam_width") or 1,
+        "min_probability": sampling.get("min_probability", np.nan),
         "alphabet": sampling.get("allowed_tokens") is not None,
         **{kind: plan[kind] for kind in ("geometric", "colors", "train_order")},
         "seconds": sum(call["engine_seconds"] for call in run.get("calls", [])) or np.nan,

@@ -2,7 +2,8 @@
 
     python tools/sweep.py --max-tokens 512 --into res/dumps/settings
 
-Every run asks for as many predictions of the same tasks, with one thing changed. A run that is
+Every run asks for as many predictions of the same tasks, with one thing changed (those with a
+threshold for as many views). A run that is
 there already is not repeated, one that was cut off goes on; `--only` makes some of them.
 """
 
@@ -15,9 +16,11 @@ from evaluate import size
 
 from arc_airv.engines import Sampling, TransformersEngine, VllmEngine
 from arc_airv.engines.alphabet import answer_tokens
+from arc_airv.harvest import harvest_predictions
 from arc_airv.infer import generate_predictions
 from arc_airv.tasks import load_tasks
 
+THRESHOLDS = {"threshold-0.10": 0.1, "threshold-0.02": 0.02}  # every reply so probable
 PLAIN = {"geometric": False, "colors": False, "train_order": False}
 
 
@@ -62,20 +65,18 @@ def main() -> None:
         if args.min_tokens < size(task, engine) <= args.max_tokens
     }
     chosen = runs(args.predictions, answer_tokens(engine))
-    for name in args.only or chosen:
-        sampling, kinds = chosen[name]
+    for name in args.only or [*chosen, *THRESHOLDS]:
         store, packed = args.into / f"{name}.jsonl", args.into / f"{name}.jsonl.gz"
         if packed.exists():
             continue
-        summary = generate_predictions(
-            tasks,
-            engine,
-            n_predictions=args.predictions,
-            seed=0,
-            store=store,
-            sampling=sampling,
-            **kinds,
-        )
+        options = {"seed": 0, "store": store}
+        if name in THRESHOLDS:
+            options |= {"n_views": args.predictions, "min_probability": THRESHOLDS[name]}
+            summary = harvest_predictions(tasks, engine, **options)
+        else:
+            sampling, kinds = chosen[name]
+            options |= {"n_predictions": args.predictions, "sampling": sampling, **kinds}
+            summary = generate_predictions(tasks, engine, **options)
         print(f"{name}: {summary.n_stored} predictions, {summary.seconds:.0f} s", flush=True)
         with open(store, "rb") as plain, gzip.GzipFile(packed, "wb", mtime=0) as file:
             shutil.copyfileobj(plain, file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from arc_airv.engines.base import Completion
@@ -134,30 +134,60 @@ def threshold_search(
     What the depth-first search of the ARChitects (ARC Prize 2024) finds, but found breadth first:
     the prefixes of all prompts are extended together, in batches.
     """
+    requests = ((prompt, max_tokens) for prompt in prompts)
+    options = {"min_probability": min_probability, "max_live": max_live, "stop": stop}
+    harvests = dict(stream_harvests(engine, requests, **options))
+    return [harvests[i] for i in range(len(prompts))]
+
+
+def stream_harvests(
+    engine: LocalEngine,
+    requests: Iterable[tuple[str, int]],
+    *,
+    min_probability: float,
+    max_live: int = 64,
+    stop: Sequence[str] = (),
+) -> Iterator[tuple[int, Harvest]]:
+    """What `threshold_search` does, handed out as the searches finish.
+
+    Parameters
+    ----------
+    engine, min_probability, max_live, stop
+        As in `threshold_search`.
+    requests : iterable of (str, int)
+        Prompts, each with its longest reply; taken as the engine needs them.
+
+    Yields
+    ------
+    tuple of (int, Harvest)
+        The number of a request and what was found.
+    """
     if not 0 < min_probability <= 1:
         raise ValueError(f"min_probability must be in (0, 1], got {min_probability}")
-    if max_tokens < 1 or max_live < 1:
-        raise ValueError(
-            f"max_tokens and max_live must be at least 1, got {max_tokens} and {max_live}"
-        )
+    if max_live < 1:
+        raise ValueError(f"max_live must be at least 1, got {max_live}")
     ends = engine.ends(tuple(stop))
-    searches = (
-        ThresholdSearch(
-            engine.encode_fitting(i, prompt, max_tokens),
-            max_tokens,
-            ends,
-            min_probability=min_probability,
-            max_live=max_live,
-        )
-        for i, prompt in enumerate(prompts)
-    )
-    harvests: dict[int, Harvest] = {}
-    for finished in engine.run_searches(searches):
-        for index, search in finished:
-            harvests[index] = Harvest(
-                engine.completions(search),
-                mass=sum(math.exp(p.logprob) for p in search.ended),
-                cut=sum(math.exp(p.logprob) for p in search.cut),
-                dropped=search.dropped,
+
+    def searches() -> Iterator[ThresholdSearch]:
+        for i, (prompt, max_tokens) in enumerate(requests):
+            if max_tokens < 1:
+                raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+            yield ThresholdSearch(
+                engine.encode_fitting(i, prompt, max_tokens),
+                max_tokens,
+                ends,
+                min_probability=min_probability,
+                max_live=max_live,
             )
-    return [harvests[i] for i in range(len(prompts))]
+
+    for finished in engine.run_searches(searches()):
+        for index, search in finished:
+            yield (
+                index,
+                Harvest(
+                    engine.completions(search),
+                    mass=sum(math.exp(p.logprob) for p in search.ended),
+                    cut=sum(math.exp(p.logprob) for p in search.cut),
+                    dropped=search.dropped,
+                ),
+            )
