@@ -1,7 +1,8 @@
 """The README's table of results, computed anew from the stored predictions.
 
     python tools/results.py             # print it
-    python tools/results.py --readme README.md
+    python tools/results.py --write docs/results.md
+    python tools/results.py --columns accuracy random_2 vote_1 vote_2 pass_n --write README.md
 
 Every metric is over all tasks of the data set: one that was not asked counts as 0, and one that was
 asked less often than N times counts with what it has.
@@ -9,6 +10,8 @@ asked less often than N times counts with what it has.
 
 import argparse
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +20,7 @@ from arc_airv.curves import metric_curves
 from arc_airv.records import read_predictions
 from arc_airv.tasks import Task, load_tasks
 
-MARKS = "<!-- results: python tools/results.py --readme README.md -->", "<!-- end of results -->"
+MARKS = "<!-- results: python {} -->", "<!-- end of results -->"
 RUNS = {  # by the names that tools/sweep.py gives them; several folders hold tasks of other sizes
     "t0.00": "AIRV: every prediction of another view",
     "plain-t0.50": "no augmentation: as many samples of the plain view, temperature 0.5",
@@ -36,8 +39,10 @@ COLUMNS = {
 }
 
 
-def results(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
-    """Each metric with its interval, as text; a row for each number of predictions."""
+def results(
+    predictions: pd.DataFrame, tasks: dict[str, Task], columns: Sequence[str]
+) -> pd.DataFrame:
+    """Each metric (%) with its interval, as text; a row for each number of predictions."""
     curves = metric_curves(predictions, tasks, average="output")
     # Two predictions drawn at random, of however many, are right as often as any two.
     random_2 = curves[(curves["metric"] == "pass_n") & (curves["n"] == 2)]
@@ -48,7 +53,7 @@ def results(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
         for value, low, high in curves[["value", "low", "high"]].itertuples(index=False)
     ]
     table = curves.pivot(index="n", columns="metric", values="text")
-    return table.reindex(columns=list(COLUMNS)).rename(columns=COLUMNS).fillna("")
+    return table.reindex(columns=list(columns)).rename(columns=COLUMNS).fillna("")
 
 
 def as_markdown(table: pd.DataFrame) -> str:
@@ -62,10 +67,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dumps", default="res/dumps", type=Path, help="folder of the stores")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
-    parser.add_argument("--readme", type=Path, help="put the tables between its two marks")
+    parser.add_argument("--columns", default=list(COLUMNS), nargs="+", choices=COLUMNS)
+    parser.add_argument("--write", type=Path, help="put the tables between the marks of this file")
     args = parser.parse_args()
     tasks = load_tasks(args.tasks)
-    parts = [MARKS[0]]
+    parts = [MARKS[0].format(" ".join(sys.argv))]
     for name, title in RUNS.items():
         stores = sorted(args.dumps.glob(f"[0-9]*/{name}.jsonl.gz"))
         if stores:
@@ -75,19 +81,18 @@ def main() -> None:
             often = ", ".join(f"{count} outputs {n} times" for n, count in counts.items())
             n_outputs = sum(len(task.test) for task in tasks.values())
             parts.append(f"*{title}* (of {n_outputs} test outputs were asked: {often})")
-            parts.append(as_markdown(results(predictions, tasks)))
+            parts.append(as_markdown(results(predictions, tasks, args.columns)))
     if len(parts) == 1:
         raise SystemExit(f"no store of {list(RUNS)} in the folders of sizes under {args.dumps}")
     text = "\n\n".join([*parts, MARKS[1]])
     print(text)
-    if args.readme:
-        old = args.readme.read_text("utf-8")
-        new, n_marks = re.subn(
-            f"{re.escape(MARKS[0])}.*{re.escape(MARKS[1])}", lambda _: text, old, flags=re.DOTALL
-        )
+    if args.write:
+        old = args.write.read_text("utf-8")
+        between = re.escape(MARKS[0]).replace(r"\{\}", ".*") + ".*" + re.escape(MARKS[1])
+        new, n_marks = re.subn(between, lambda _: text, old, flags=re.DOTALL)
         if n_marks != 1:
-            raise SystemExit(f"{args.readme} must hold the marks {MARKS} once, found {n_marks}")
-        args.readme.write_text(new, "utf-8")
+            raise SystemExit(f"{args.write} must hold the marks {MARKS} once, found {n_marks}")
+        args.write.write_text(new, "utf-8")
 
 
 if __name__ == "__main__":
