@@ -22,7 +22,7 @@ from arc_airv.account import Account
 from arc_airv.engines.base import Sampling
 from arc_airv.process import Share, Worker
 from arc_airv.records import FIELDS
-from arc_airv.storage import write_atomically
+from arc_airv.storage import run_path, write_atomically
 from arc_airv.tasks import Task, hide_outputs, save_tasks
 
 
@@ -84,8 +84,10 @@ def mend_store(path: str | Path) -> int:
     """Drop the lines of a store that are no predictions; returns how many.
 
     Among them a half-written last one, which a kill leaves: it is cut off, which takes no space.
+    What a kill left of a run description goes, too. No worker may be running.
     """
     path = Path(path)
+    run_path(path).with_suffix(".json.tmp").unlink(missing_ok=True)
     if not path.exists():
         return 0
     lines = path.read_bytes().splitlines(keepends=True)

@@ -34,7 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--isolation", choices=KINDS, help="not the best that there is")
-    parser.add_argument("--jobs", type=int, default=2, help="rehearsals at once")
+    parser.add_argument("--jobs", type=int, default=3, help="rehearsals at once")
     parser.add_argument("--into", type=Path, help="a folder to keep; else a temporary one")
     args = parser.parse_args()
     kind = args.isolation or find_kind()

@@ -247,9 +247,27 @@ def test_options_change_the_metadata(tmp_path):
     assert metadata(tmp_path / "visualize")["kernel_sources"] == ["me/arc-airv-generate/1"]
 
 
+def test_parameters_are_set_from_the_command_line(tmp_path):
+    command = [sys.executable, str(ROOT / "kaggle" / "prepare.py"), "folders", "--owner", "me"]
+    settings = ["submission.N_PREDICTIONS=64", 'submission.GPUS="2xT4"', "generate.MINUTES=30"]
+    subprocess.run([*command, "--into", str(tmp_path), "--set", *settings], check=True)
+    for name, lines in {
+        "submission": ["N_PREDICTIONS = 64", 'GPUS = "2xT4"', "TASKS = str(find_input("],
+        "generate": ["MINUTES = 30"],
+    }.items():
+        notebook = nbformat.read(tmp_path / name / f"{name}.ipynb", as_version=4)
+        (cell,) = [cell for cell in notebook.cells if cell.id == "kaggle-parameters"]
+        assert all(f"\n{line}" in cell.source for line in lines)
+    wrong = [*command, "--into", str(tmp_path), "--set", "N_PREDICTIONS=64"]
+    result = subprocess.run(wrong, capture_output=True, text=True)
+    assert result.returncode == 1 and "--set takes KERNEL.NAME=VALUE" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"owner": "me", "parameters": {"submit": {}}}, "parameters of .*'submit'"),
+        ({"owner": "me", "parameters": {"submission": {"N": "1"}}}, r"no parameter \['N'\]"),
         ({"owner": "Some One"}, "owner 'Some One'"),
         ({"owner": "me", "versions": {"wheel": 2}}, "versions of .*'wheel'"),
         ({"owner": "me", "wheelhouse": "home"}, "not 'home'"),

@@ -24,14 +24,14 @@ KINDS = sorted({"sockets", sealed.find_kind()})
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """All rehearsals, two at once, the longest first; they share one stage."""
+    """All rehearsals, three at once, the longest first; they share one stage."""
     pytest.importorskip("torch")
     from rehearsal.play import rehearse, set_stage
 
     stage = set_stage(tmp_path_factory.mktemp("rehearsal"))
     names = [name for name in VARIANTS if name != "rerun" or image.vllm_version()]
     names.sort(key=lambda name: name not in ("engine frozen", "rerun", "time limit"))
-    pool = ThreadPoolExecutor(2)
+    pool = ThreadPoolExecutor(3)
     yield {name: pool.submit(rehearse, stage, name, VARIANTS[name]) for name in names}
     pool.shutdown(cancel_futures=True)
 

@@ -283,7 +283,10 @@ def test_broken_lines_inside_a_store_are_dropped(tmp_path):
     path.write_bytes(b"".join(lines))
     with pytest.raises(ValueError, match="line 4"):
         read_predictions(path)
+    unfinished = tmp_path / "store.run.json.tmp"
+    unfinished.write_text("{")
     assert mend_store(path) == 3 and mend_store(path) == 0
+    assert not unfinished.exists()
     assert len(read_predictions(path)) == 4 * len(OUTPUTS) - 2
     assert mend_store(tmp_path / "none.jsonl") == 0
 

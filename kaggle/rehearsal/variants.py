@@ -174,7 +174,7 @@ VARIANTS = {
     "rerun": Variant(
         "the hidden test file, through vLLM, by papermill",
         says=("vllm .* from", "'engine': 'vllm'", "worker 0: done", "0 things went wrong"),
-        parameters={"N_PREDICTIONS": "8", "MINUTES": "8"},
+        parameters={"N_PREDICTIONS": "8"},  # with the 11.5 hours of the rerun
         page=True,
     ),
     "two workers": Variant(
@@ -203,7 +203,7 @@ VARIANTS = {
     ),
     "engine frozen": Variant(
         "SIGSTOP to the engine when it has stored predictions",
-        says=(r"! worker 0: hangs: no prediction for", "worker 0: done"),
+        says=("! worker 0: hangs: no prediction for", "worker 0: 4 tasks, .*'batch_tokens': 4096"),
         parameters=LONG | {"MINUTES": "2"},
         sabotage=freeze_engine,
     ),
