@@ -157,7 +157,8 @@ def kill_kernel(scene: Scene) -> Iterator[None]:
 
 # -------------------------------------------------------------------------------------------------
 
-SHORT = {"ENGINE": '"transformers"', "N_PREDICTIONS": "4", "MINUTES": "4"}
+# Without MINUTES the limit is that of the rerun, so a slow machine is no fault.
+SHORT = {"ENGINE": '"transformers"', "N_PREDICTIONS": "4"}
 LONG = SHORT | {"N_PREDICTIONS": "8"}
 
 VARIANTS = {
@@ -174,7 +175,7 @@ VARIANTS = {
     "rerun": Variant(
         "the hidden test file, through vLLM, by papermill",
         says=("vllm .* from", "'engine': 'vllm'", "worker 0: done", "0 things went wrong"),
-        parameters={"N_PREDICTIONS": "8"},  # with the 11.5 hours of the rerun
+        parameters={"N_PREDICTIONS": "8"},
         page=True,
     ),
     "two workers": Variant(
