@@ -189,6 +189,7 @@ def label_ends(ax: Axes) -> None:
 
 
 def check_metrics(metrics: Iterable[str], known: Iterable[str]) -> None:
+    """Raise a ValueError that names the metrics which are not among the known ones."""
     known = list(known)
     if unknown := [metric for metric in metrics if metric not in known]:
         raise ValueError(f"no metric {unknown} in {known}")

@@ -39,8 +39,9 @@ def answers(tmp_path):
 
 
 @pytest.fixture
-def start(local_ray, answers):
+def start(local_ray, answers, monkeypatch):
     """Makes engines of faulty workers; they are closed at the end."""
+    monkeypatch.setattr("arc_airv.engines.ray.CLOSE_SECONDS", 1.0)
     engines = []
 
     def start(n_workers=2, *, hang_seconds=60, **options):
@@ -126,8 +127,7 @@ def test_numbers_out_of_their_range_are_clear_errors(options):
         RayEngine(refuse, **options)
 
 
-def test_the_deadline_holds_though_the_workers_hang(start, tmp_path, monkeypatch):
-    monkeypatch.setattr("arc_airv.engines.ray.CLOSE_SECONDS", 1.0)
+def test_the_deadline_holds_though_the_workers_hang(start, tmp_path):
     engine = start(fault="hang", after=4)
     begin = time.time()
     summary, frame = generate(engine, tmp_path / "store.jsonl", deadline=begin + 4)
