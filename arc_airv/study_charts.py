@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from arc_airv.charts import METRIC_COLORS, check_metrics, label_ends, tidy
 from arc_airv.plots import FAINT, INK, MUTED, RIGHT, UNKNOWN
@@ -145,7 +145,7 @@ def plot_setting(
     ax.set(xlabel=setting, ylabel=", ".join(metrics))
     if METRIC_COLORS.keys() >= set(metrics):
         ax.set_ylabel("")
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))  # as many decimals as it takes
         label_ends(ax)
     return tidy(ax)
 
@@ -178,6 +178,9 @@ def plot_costs(table: pd.DataFrame, metric: str, *, ax: Axes | None = None) -> A
     for name, seconds, value in table[["seconds", metric]].itertuples():
         ax.annotate(name, (seconds, value), color=MUTED, **style)
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="seconds in the engine", ylabel=metric)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return tidy(ax, grid="both")
