@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arc_airv.metrics import bootstrap_interval, score_outputs
+from arc_airv.metrics import average_outputs, bootstrap_interval, score_outputs
 from arc_airv.pools import POOL
 from arc_airv.records import read_predictions
 from arc_airv.storage import run_path
@@ -79,11 +79,10 @@ def compare_runs(
         baseline = outputs["vote_2"] if baseline is None else baseline
         hits = outputs[POOL].assign(gain=outputs["vote_2"] - baseline)
         of_gain = bootstrap_interval(hits, average=average, n_resamples=n_resamples, seed=seed)
-        values = bootstrap_interval(outputs, average=average, n_resamples=1)["value"]
         rows[name] = {
             **describe_run(path),
             **_cost(predictions),
-            **values,
+            **average_outputs(outputs, average=average),
             **of_gain.loc["gain"].rename({"value": "gain"}),
         }
     return pd.DataFrame.from_dict(rows, orient="index").infer_objects()

@@ -27,6 +27,17 @@ def size(task: Task, engine: TransformersEngine | VllmEngine) -> int:
     return max(engine.count_tokens(texts))
 
 
+def tasks_of_size(
+    name: str, engine: TransformersEngine | VllmEngine, low: int, high: int
+) -> dict[str, Task]:
+    """The tasks of a data set of more than `low` and at most `high` tokens."""
+    return {
+        task_id: task
+        for task_id, task in load_tasks(name).items()
+        if low < size(task, engine) <= high
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="res/tiny")
@@ -42,11 +53,7 @@ def main() -> None:
     parser.add_argument("--scores", default="runs/scores.jsonl")
     args = parser.parse_args()
     engine = {"vllm": VllmEngine, "transformers": TransformersEngine}[args.engine](args.model)
-    tasks = {
-        task_id: task
-        for task_id, task in load_tasks(args.tasks).items()
-        if args.min_tokens < size(task, engine) <= args.max_tokens
-    }
+    tasks = tasks_of_size(args.tasks, engine, args.min_tokens, args.max_tokens)
     summary = generate_predictions(
         tasks, engine, n_predictions=args.predictions, seed=args.seed, store=args.store
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arc_airv.engines.dispatch import Answered, Died, Finished, Ready
-from arc_airv.engines.served import BEAT, SHORTEST
+from arc_airv.engines.served import BEAT, SHORTEST, call_seconds
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class SimulatedPool:
         self.slots = slots
         self.window = window
         self.startup = startup
-        self.call_seconds = max(0.25, 0.04 * n_workers)
+        self.call_seconds = call_seconds(n_workers)
         self.costs = costs or Costs()
         self.faults = faults or Faults()
         self.count_own_time = count_own_time

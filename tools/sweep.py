@@ -12,13 +12,12 @@ import gzip
 import shutil
 from pathlib import Path
 
-from evaluate import size
+from evaluate import tasks_of_size
 
 from arc_airv.engines import Sampling, TransformersEngine, VllmEngine
 from arc_airv.engines.alphabet import answer_tokens
 from arc_airv.harvest import harvest_predictions
 from arc_airv.infer import generate_predictions
-from arc_airv.tasks import load_tasks
 
 THRESHOLDS = {"threshold-0.10": 0.1, "threshold-0.02": 0.02}  # every reply so probable
 PLAIN = {"geometric": False, "colors": False, "train_order": False}
@@ -59,11 +58,7 @@ def main() -> None:
     parser.add_argument("--into", default="runs/sweep", type=Path)
     args = parser.parse_args()
     engine = {"vllm": VllmEngine, "transformers": TransformersEngine}[args.engine](args.model)
-    tasks = {
-        task_id: task
-        for task_id, task in load_tasks(args.tasks).items()
-        if args.min_tokens < size(task, engine) <= args.max_tokens
-    }
+    tasks = tasks_of_size(args.tasks, engine, args.min_tokens, args.max_tokens)
     chosen = runs(args.predictions, answer_tokens(engine))
     for name in args.only or [*chosen, *THRESHOLDS]:
         store, packed = args.into / f"{name}.jsonl", args.into / f"{name}.jsonl.gz"

@@ -9,13 +9,12 @@ is not made again.
 import argparse
 from pathlib import Path
 
-from evaluate import size
+from evaluate import tasks_of_size
 
 from arc_airv.engines import TransformersEngine, VllmEngine
 from arc_airv.finetune import TrainConfig
 from arc_airv.infer import generate_predictions
 from arc_airv.runs import compare_runs
-from arc_airv.tasks import load_tasks
 from arc_airv.ttft import finetune_joint, finetune_per_task
 
 SHOWN = ["accuracy", "random_2", "vote_1", "vote_2", "pass_n", "gain", "low", "high"]
@@ -34,11 +33,7 @@ def main() -> None:
     parser.add_argument("--into", default="runs/ttft", type=Path)
     args = parser.parse_args()
     counter = TransformersEngine(args.model)
-    tasks = {
-        task_id: task
-        for task_id, task in load_tasks(args.tasks).items()
-        if size(task, counter) <= args.max_tokens
-    }
+    tasks = tasks_of_size(args.tasks, counter, 0, args.max_tokens)
     config = TrainConfig(
         seconds=60 * args.minutes, muon_lr=None, adamw_lr=args.adamw_lr, warmup=0.1
     )

@@ -17,7 +17,7 @@ from arc_airv.engines.base import Completion, Request
 from arc_airv.engines.dispatch import Answered, Died, Dispatcher, Finished, Ready
 from arc_airv.engines.local import EndsOf, LocalEngine
 from arc_airv.engines.search import Search
-from arc_airv.engines.served import ServedEngine
+from arc_airv.engines.served import ServedEngine, call_seconds
 from arc_airv.prompts import PromptFormat
 
 FAILED = Completion(text=None, n_tokens=0, cumulative_logprob=None, finish_reason="error")
@@ -245,8 +245,7 @@ class RayPool:
         self.calls[self.actors[place].open.remote()] = place, 0
 
     def send(self, place: int, run: int, kind: str, parcels: list[Finished]) -> None:
-        # A call takes less than a millisecond of this process, which has them all to answer.
-        seconds = max(0.25, 0.04 * len(self.actors))
+        seconds = call_seconds(len(self.actors))
         call = self.actors[place].work.remote(run, kind, parcels, seconds)
         self.calls[call] = place, run
 

@@ -20,6 +20,14 @@ BEAT = 1.0  # seconds after which a call returns though nothing is finished
 SHORTEST = 0.25  # seconds after which it may return because half of what it had is finished
 
 
+def call_seconds(n_workers: int) -> float:
+    """How long a call goes on: of many workers longer, for one process has them all to answer.
+
+    A call takes less than a millisecond of that process.
+    """
+    return max(SHORTEST, 0.04 * n_workers)
+
+
 class ServedEngine:
     """What runs in a worker.
 
