@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import arc_airv
 from arc_airv.engines.base import Completion, Sampling
 from arc_airv.engines.local import LocalEngine
 from arc_airv.engines.threshold import stream_harvests
@@ -98,18 +97,8 @@ def harvest_predictions(
     search = {"min_probability": min_probability, "max_live": max_live}
     # A plan that has to repeat an augmentation would only find the same replies again.
     jobs = [job for job in plan_jobs(tasks, n_views, 1, **plan) if job.first_sample == 0]
-    run = {
-        "settings": {
-            "model": Path(engine.model).name,
-            "prompt_format": prompt_format.to_dict(),
-            "sampling": {**renderer.sampling.settings(), **search},
-            "plan": plan,
-            "drop_demonstrations": drop_demonstrations,
-        },
-        "task_ids": list(tasks),
-        "engine": engine.describe() if hasattr(engine, "describe") else type(engine).__name__,
-        "arc_airv": arc_airv.__version__,
-    }
+    run = renderer.describe_run(plan, sampling={**renderer.sampling.settings(), **search})
+    run["task_ids"] = list(tasks)
     with PredictionStore(store, run) as opened:
         before = len(opened)
 

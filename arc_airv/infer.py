@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import arc_airv
 from arc_airv.engines.base import Engine, Request, Sampling, stream_replies
 from arc_airv.progress import progress_bar
 from arc_airv.prompts import PromptFormat
@@ -143,18 +142,10 @@ def generate_predictions(
     plan = {"seed": seed, "geometric": geometric, "colors": colors, "train_order": train_order}
     jobs = plan_jobs(tasks, n_views, sampling.n, **plan)
     run = {
-        "settings": {
-            "model": Path(getattr(engine, "model", type(engine).__name__)).name,
-            "prompt_format": prompt_format.to_dict(),
-            "sampling": sampling.settings(),
-            "plan": plan,
-            "drop_demonstrations": drop_demonstrations,
-        },
+        **renderer.describe_run(plan, sampling=sampling.settings()),
         "n_predictions": max(n_views.values(), default=0) * sampling.n,
         "task_ids": list(tasks),
         "batching": batching,
-        "engine": engine.describe() if hasattr(engine, "describe") else type(engine).__name__,
-        "arc_airv": arc_airv.__version__,
         "python": platform.python_version(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+import arc_airv
 from arc_airv.augment import Augmentation, sample_augmentations
 from arc_airv.encoders import PROMPT_TOO_LONG, UNPARSED
 from arc_airv.engines.base import Completion, Sampling
@@ -253,6 +254,30 @@ class Renderer:
             ),
             fits,
         )
+
+    def describe_run(self, plan: dict[str, Any], **settings: Any) -> dict[str, Any]:
+        """What made the records of a store, for its run description.
+
+        Parameters
+        ----------
+        plan : dict
+            Options of `arc_airv.augment.sample_augmentations`.
+        **settings
+            Further ones that records of one store must share.
+        """
+        engine = self.engine
+        describe = getattr(engine, "describe", None)
+        return {
+            "settings": {
+                "model": Path(getattr(engine, "model", type(engine).__name__)).name,
+                "prompt_format": self.format.to_dict(),
+                "plan": plan,
+                "drop_demonstrations": self.drop_demonstrations,
+                **settings,
+            },
+            "engine": describe() if describe else type(engine).__name__,
+            "arc_airv": arc_airv.__version__,
+        }
 
     def _reply_tokens(self, n_cells: int) -> int:
         """Tokens that a grid of so many cells can take, in its longest form: 30 rows."""
