@@ -124,6 +124,33 @@ def test_each_prompt_has_its_own_longest_reply(tiny_engine):
         assert max(c.n_tokens for c in replies[i]) <= own.max_tokens
 
 
+@pytest.mark.parametrize("batch_tokens", [1, 30, 200])
+@pytest.mark.parametrize("room", [1, 3, 64])
+def test_replies_do_not_depend_on_batches_and_room(tiny_engine, monkeypatch, batch_tokens, room):
+    prompts = [*PROMPTS, "cab", "bbbb"]
+    sampling = Sampling(max_tokens=9)
+    threshold = {"min_probability": 0.002, "max_tokens": 7}
+    engine = TransformersEngine(
+        tiny_engine.network, tokenizer=tiny_engine.tokenizer, batch_tokens=batch_tokens
+    )
+    alone = [
+        (tiny_engine.generate([p], sampling), tiny_engine.beam_search([p], 5, 9),
+         threshold_search(tiny_engine, [p], **threshold))
+        for p in prompts
+    ]  # fmt: skip
+    monkeypatch.setattr("arc_airv.engines.cached.ROOM", room)
+    greedy = engine.generate(prompts, sampling)
+    beams = engine.beam_search(prompts, 5, 9)
+    harvests = threshold_search(engine, prompts, **threshold)
+    for i, ((reply,), (few,), (harvest,)) in enumerate(alone):
+        assert found(greedy[i]) == pytest.approx(found(reply), abs=1e-5)
+        assert list(found(beams[i])) == list(found(few))
+        assert found(harvests[i].completions) == pytest.approx(
+            found(harvest.completions), abs=1e-5
+        )
+        assert harvests[i].mass == pytest.approx(harvest.mass)
+
+
 def test_a_search_ends_when_nothing_can_change_any_more():
     search = BeamSearch([0], 1000, lambda tokens: tokens[-1] == 0, width=2)
     search.advance([[(1, math.log(0.6)), (0, math.log(0.3)), (2, math.log(0.1))]])
@@ -188,7 +215,7 @@ def test_the_budget_keeps_the_most_probable_and_says_what_it_dropped(tiny_engine
 
 def test_no_more_prefixes_are_live_than_the_threshold_allows():
     search = ThresholdSearch([0], 9, lambda t: False, min_probability=0.2, max_live=64)
-    assert search.n_next == search.max_live == 5
+    assert search.n_next == 5
     search.advance([[(t, math.log(0.25)) for t in range(4)]])
     assert len(search.live) == 4
     assert search.n_next == 1

@@ -1,11 +1,56 @@
-"""Rows of tokens on one key-value cache of a Hugging Face causal language model."""
+"""Rows of tokens on one key-value cache of a Hugging Face causal language model.
+
+Decoding a small model is a matter of moving memory, so as little of it moves as can: a token is
+written into room that was left for it, and rows that only change places among those of their own
+prompt (the beams of a search) exchange their replies, not the prompt that they share.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 
 import torch
-from transformers import DynamicCache
+from transformers import Cache, DynamicLayer
+
+ROOM = 64  # tokens that a cache grows by
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values of one layer; with room after them, once `reserve` was called.
+
+    `keys` and `values` are then views of the `buffers`, which are longer.
+    """
+
+    buffers: list[torch.Tensor] | None = None
+
+    def update(self, key_states, value_states, *args, **kwargs):  # noqa: D102
+        if self.buffers is None:
+            return super().update(key_states, value_states, *args, **kwargs)
+        start = self.keys.shape[-2]
+        end = start + key_states.shape[-2]
+        for buffer, states in zip(self.buffers, (key_states, value_states)):
+            buffer[..., start:end, :] = states
+        self.keys, self.values = (buffer[..., :end, :] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def reserve(self, rows: torch.Tensor | None = None) -> None:
+        """Make room for more tokens; of `rows`, if they are given, which may repeat some."""
+        n_rows, n_heads, length, width = self.keys.shape
+        shape = (n_rows if rows is None else len(rows), n_heads, length + ROOM, width)
+        self.buffers = [self.keys.new_empty(shape), self.values.new_empty(shape)]
+        for buffer, states in zip(self.buffers, (self.keys, self.values)):
+            buffer[..., :length, :] = states if rows is None else states[rows]
+        self.keys, self.values = (buffer[..., :length, :] for buffer in self.buffers)
+
+    def is_full(self) -> bool:
+        """Whether there is no room for another token."""
+        return self.buffers is None or self.buffers[0].shape[-2] == self.keys.shape[-2]
+
+    def copy_replies(self, into: torch.Tensor, rows: torch.Tensor, start: int) -> None:
+        """Give the rows `into` what other rows have from column `start` on."""
+        for states in (self.keys, self.values):
+            states[into, :, start:] = states[rows, :, start:]
 
 
 class CachedRows:
@@ -27,7 +72,7 @@ class CachedRows:
     def __init__(self, network: torch.nn.Module, prompts: Sequence[list[int]]) -> None:
         self.network = network
         self.device = network.device
-        self.cache = DynamicCache()
+        self.cache = Cache(layer_class_to_replicate=RoomyLayer)
         length = max(map(len, prompts))
         ids = torch.zeros((len(prompts), length), dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -36,21 +81,57 @@ class CachedRows:
             mask[row, length - len(tokens) :] = 1
         self.mask = mask.to(self.device)
         self.lengths = self.mask.sum(dim=1)
+        self.prompts = torch.arange(len(prompts))  # the prompt of each row
+        self.n_prompt_columns = length
         positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
         logits = self._forward(ids.to(self.device), self.mask, positions, 1)
         self.logprobs = logits[:, -1].float().log_softmax(dim=-1)
 
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
         """Go on with these rows (some may be left out or come several times), a token each."""
-        if list(rows) != list(range(len(self.logprobs))):
-            index = torch.tensor(rows, device=self.device)
-            self.cache.batch_select_indices(index)
-            self.mask, self.lengths = self.mask[index], self.lengths[index]
+        self._select(torch.tensor(rows))
         ids = torch.tensor(tokens, device=self.device)[:, None]
         self.mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
         logits = self._forward(ids, self.mask, self.lengths[:, None], 1)
         self.lengths = self.lengths + 1
         self.logprobs = logits[:, -1].float().log_softmax(dim=-1)
+
+    def branch(self) -> CachedRows:
+        """The same rows again, to go on with fewer of them than there are."""
+        other = copy.copy(self)
+        other.cache = self._cache_like(lambda states: states)
+        return other
+
+    def _select(self, rows: torch.Tensor) -> None:
+        """Keep these rows, in this order, with room for a token."""
+        places = torch.arange(len(self.prompts))
+        layers = self.cache.layers
+        if torch.equal(rows, places):
+            for layer in layers:
+                if layer.is_full():
+                    layer.reserve()
+            return
+        index = rows.to(self.device)
+        if torch.equal(self.prompts[rows], self.prompts) and not layers[0].is_full():
+            moved = (rows != places).to(self.device)
+            for layer in layers:
+                layer.copy_replies(
+                    places.to(self.device)[moved], index[moved], self.n_prompt_columns
+                )
+        else:
+            for layer in layers:
+                layer.reserve(index)
+        self.prompts = self.prompts[rows]
+        self.mask, self.lengths = self.mask[index], self.lengths[index]
+
+    def _cache_like(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Cache:
+        """A cache of these rows' keys and values, changed; without room of its own."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        for layer in cache.layers:
+            layer.keys, layer.values = change(layer.keys), change(layer.values)
+            layer.buffers = None
+        return cache
 
     def score(self, continuations: Sequence[list[int]]) -> list[float]:
         """The log-probabilities (nats) of several continuations of the only row.
@@ -70,15 +151,9 @@ class CachedRows:
         positions = (self.lengths[:, None] + torch.arange(length, device=self.device)).expand(
             len(continuations), -1
         )
-        kept = [(layer.keys, layer.values) for layer in self.cache.layers]
-        for layer, (keys, values) in zip(self.cache.layers, kept):  # views: nothing is copied yet
-            layer.keys = keys.expand(len(continuations), -1, -1, -1)
-            layer.values = values.expand(len(continuations), -1, -1, -1)
-        try:
-            logits = self._forward(ids, None, positions, 0)
-        finally:
-            for layer, (keys, values) in zip(self.cache.layers, kept):
-                layer.keys, layer.values = keys, values
+        # Views: nothing is copied yet.
+        expanded = self._cache_like(lambda states: states.expand(len(continuations), -1, -1, -1))
+        logits = self._forward(ids, None, positions, 0, cache=expanded)
         for row, tokens in enumerate(continuations):  # one by one: a float32 copy may be large
             logprobs = logits[row, : len(tokens) - 1].float().log_softmax(dim=-1)
             targets = torch.tensor(tokens[1:], device=self.device)
@@ -92,13 +167,14 @@ class CachedRows:
         mask: torch.Tensor | None,
         positions: torch.Tensor,
         n_logits: int,
+        cache: Cache | None = None,
     ) -> torch.Tensor:
         """The logits of the last `n_logits` tokens of each row, or of all for 0."""
         return self.network(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=self.cache,
+            past_key_values=self.cache if cache is None else cache,
             use_cache=True,
             logits_to_keep=n_logits,
         ).logits

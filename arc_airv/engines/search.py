@@ -61,11 +61,6 @@ class Search:
         """How many next tokens of each prefix the search has to know."""
         raise NotImplementedError
 
-    @property
-    def max_live(self) -> int:
-        """The most prefixes that it extends at once."""
-        raise NotImplementedError
-
     def advance(self, candidates: Sequence[Candidates]) -> None:
         """Extend every prefix by one token, given the `n_next` most probable of each."""
         ranked = sorted(
@@ -118,10 +113,6 @@ class BeamSearch(Search):
     @property
     def n_next(self) -> int:
         return self.width + max(self.width, self.n_ends)
-
-    @property
-    def max_live(self) -> int:
-        return self.width
 
     def keep(self, ranked: Iterator[Prefix]) -> list[Prefix]:
         live = []

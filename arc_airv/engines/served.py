@@ -6,6 +6,7 @@ waits for the longest reply of the one before; any other engine answers parcel b
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import time
@@ -52,10 +53,16 @@ class ServedEngine:
         guard_children()
         # On CPUs each vLLM would bind its threads to the same cores as the others.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        if not os.environ.get("CUDA_VISIBLE_DEVICES"):
+            # There, two processes more for each vLLM, which wait busily for each other, take a
+            # fifth of the cores.
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         try:
             engine = self.engine = self.factory()
         except (ValueError, TypeError) as error:
             return error
+        gc.collect()
+        gc.freeze()  # what was made so far stays: need not be looked through again and again
         continuous = getattr(engine, "continuous", False)
         names = ("model", "tokenizer", "max_model_len", "eos_ids", "prompt_format")
         facts = {name: getattr(engine, name, None) for name in names}

@@ -122,28 +122,30 @@ class TransformersEngine(LocalEngine):
     def run_searches(self, searches: Iterable[Search]) -> Iterator[list[tuple[int, Search]]]:
         from arc_airv.engines.cached import CachedRows
 
+        def length(row: tuple[int, Search]) -> int:
+            return len(row[1].token_ids) + row[1].max_tokens
+
+        def n_live(row: tuple[int, Search]) -> int:
+            return len(row[1].live)
+
         for window in _windows(searches):
-            for batch in self._batches(
-                window,
-                length=lambda row: len(row[1].token_ids) + row[1].max_tokens,
-                n_rows=lambda row: row[1].max_live,
-            ):
-                rows = CachedRows(self.network, [search.token_ids for _, search in batch])
-                while batch:
-                    n_next = max(search.n_next for _, search in batch)
-                    top = rows.logprobs.topk(min(n_next, rows.logprobs.shape[-1]))
-                    candidates = map(zip, top.indices.tolist(), top.values.tolist())
-                    parents, tokens, first = [], [], 0
-                    for _, search in batch:
-                        n_live = len(search.live)
-                        search.advance(list(itertools.islice(candidates, n_live)))
-                        parents += [first + prefix.parent for prefix in search.live]
-                        tokens += [prefix.tokens[-1] for prefix in search.live]
-                        first += n_live
+            # A search begins as one row, so many begin together: how many rows it will become is
+            # not known, and most stay far below what they may. What outgrows a batch waits.
+            for begun in self._batches(window, length=length, n_rows=n_live):
+                rows = CachedRows(self.network, [search.token_ids for _, search in begun])
+                waiting: list[tuple[Any, CachedRows, list]] = [(begun, rows, [])]
+                while waiting:
+                    batch, rows, extensions = waiting.pop()
+                    if extensions:
+                        rows.step(*zip(*extensions))
+                    extended = _advance(batch, rows.logprobs)
                     yield [(index, search) for index, search in batch if not search.live]
-                    batch = [(index, search) for index, search in batch if search.live]
-                    if batch:
-                        rows.step(parents, tokens)
+                    alive = [row for row in batch if row[1].live]
+                    parts = list(self._batches(alive, length=length, n_rows=n_live))
+                    for part in parts:
+                        shared = rows.branch() if len(parts) > 1 else rows
+                        extensions = [pair for index, _ in part for pair in extended[index]]
+                        waiting.append((part, shared, extensions))
 
     def stream_scores(
         self, requests: Iterable[tuple[str, Sequence[str]]]
@@ -228,6 +230,23 @@ def _windows(things: Iterable[Any]) -> Iterator[list[tuple[int, Any]]]:
     numbered = enumerate(things)
     while window := list(itertools.islice(numbered, WINDOW)):
         yield window
+
+
+def _advance(batch: list[tuple[int, Search]], logprobs: Any) -> dict[int, list[tuple[int, int]]]:
+    """Extend the searches of a batch by a token; by number, the rows and tokens to go on with.
+
+    `logprobs` are those of the next token of each live prefix, of shape (rows, vocabulary).
+    """
+    n_next = max(search.n_next for _, search in batch)
+    top = logprobs.topk(min(n_next, logprobs.shape[-1]))
+    candidates = map(zip, top.indices.tolist(), top.values.tolist())
+    extended, first = {}, 0
+    for index, search in batch:
+        n_live = len(search.live)
+        search.advance(list(itertools.islice(candidates, n_live)))
+        extended[index] = [(first + prefix.parent, prefix.tokens[-1]) for prefix in search.live]
+        first += n_live
+    return extended
 
 
 def _choose(scores: Any, sampling: Sampling, generator: Any) -> Any:
