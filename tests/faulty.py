@@ -11,6 +11,7 @@ from pathlib import Path
 from scripted import StreamingEngine
 
 import arc_airv.infer
+from arc_airv.engines.local import LocalEngine
 from arc_airv.tasks import load_tasks
 
 arc_airv.infer.FLUSH_SECONDS = 0.0  # what is answered is stored at once
@@ -81,3 +82,36 @@ class FaultyEngine(StreamingEngine):
                     signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 time.sleep(600)
         return super().reply(prompt, sampling)
+
+
+class Letters:
+    """A tokenizer: a token is a character."""
+
+    bos_token = None
+
+    def encode(self, text, add_special_tokens=True):
+        return list(map(ord, text))
+
+    def decode(self, tokens, skip_special_tokens=False):
+        return "".join(map(chr, tokens))
+
+
+class FragileEngine(LocalEngine):
+    """Scores and searches, and dies of a prompt with an x in it."""
+
+    model, tokenizer, max_model_len, eos_ids = "letters", Letters(), 100, {ord(".")}
+
+    def stream_scores(self, requests):
+        for number, (prompt, continuations) in enumerate(requests):
+            self.die_of(prompt)
+            yield [(number, [-float(len(text)) for text in continuations])]
+
+    def run_searches(self, searches):
+        for number, search in enumerate(searches):
+            self.die_of(self.tokenizer.decode(search.token_ids))
+            search.advance([[(ord("."), -0.5)]])
+            yield [(number, search)]
+
+    def die_of(self, prompt):
+        if "x" in prompt:
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from faulty import FaultyEngine
+from faulty import FaultyEngine, FragileEngine
 from rays import OPTIONS, processes_with, short_folder, small_ray, surroundings
 from scripted import ScriptedEngine
 
@@ -41,7 +41,7 @@ def answers(tmp_path):
 @pytest.fixture
 def start(local_ray, answers, monkeypatch):
     """Makes engines of faulty workers; they are closed at the end."""
-    monkeypatch.setattr("arc_airv.engines.ray.CLOSE_SECONDS", 1.0)
+    monkeypatch.setattr("arc_airv.engines.raypool.CLOSE_SECONDS", 1.0)
     engines = []
 
     def start(n_workers=2, *, hang_seconds=60, **options):
@@ -104,6 +104,26 @@ def test_a_prompt_that_ends_its_workers_becomes_a_prediction(start, tmp_path):
     assert generate(engine, tmp_path / "store.jsonl")[0].n_new == 0
 
 
+def test_scores_and_searches_of_a_prompt_that_ends_its_workers(local_ray, monkeypatch):
+    monkeypatch.setattr("arc_airv.engines.raypool.CLOSE_SECONDS", 1.0)
+    engine = RayEngine(FragileEngine, 2, chunk=2)
+    prompts = ["a", "b", "x", "c"]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of each death
+            scores = engine.score(prompts, ["1", ["12", "123"], ["1", "2"], "1234"])
+            beams = engine.beam_search(prompts, 2, 5)
+    finally:
+        engine.close()
+    assert str(scores) == "[-1.0, [-2.0, -3.0], [nan, nan], -4.0]"
+    assert [[(b.text, b.cumulative_logprob) for b in found] for found in beams] == [
+        [(".", -0.5)],
+        [(".", -0.5)],
+        [],
+        [(".", -0.5)],
+    ]
+
+
 def test_a_mistake_of_the_caller_is_an_error_and_no_fault(start):
     prompt = next(iter(ScriptedEngine(TASKS).answers))
     engine = start(max_model_len=len(prompt) + 10)
@@ -147,7 +167,7 @@ def test_the_next_run_does_not_hear_of_one_that_was_stopped(start, tmp_path):
 
 SCRIPT = """
 import functools, sys
-from faulty import FaultyEngine
+from faulty import FaultyEngine, FragileEngine
 from rays import OPTIONS
 from arc_airv.engines import RayEngine
 from arc_airv.infer import generate_predictions

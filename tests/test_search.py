@@ -145,9 +145,7 @@ def test_replies_do_not_depend_on_batches_and_room(tiny_engine, monkeypatch, bat
     for i, ((reply,), (few,), (harvest,)) in enumerate(alone):
         assert found(greedy[i]) == pytest.approx(found(reply), abs=1e-5)
         assert list(found(beams[i])) == list(found(few))
-        assert found(harvests[i].completions) == pytest.approx(
-            found(harvest.completions), abs=1e-5
-        )
+        assert found(harvests[i].completions) == pytest.approx(found(harvest.completions), abs=1e-5)
         assert harvests[i].mass == pytest.approx(harvest.mass)
 
 

@@ -33,7 +33,7 @@ from arc_airv.engines import RayEngine, Sampling, VllmEngine
 from arc_airv.engines.base import Completion
 from arc_airv.engines.dispatch import Dispatcher
 from arc_airv.engines.local import numbered
-from arc_airv.engines.ray import RayPool
+from arc_airv.engines.raypool import RayPool
 from arc_airv.infer import generate_predictions
 
 PARALLEL = 16  # requests that an engine answers at once

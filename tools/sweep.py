@@ -1,10 +1,10 @@
-"""The runs that the studies compare: temperatures, kinds of augmentation, samples, beams.
+"""The runs that the studies compare: temperatures, kinds of augmentation, samples, thresholds.
 
     python tools/sweep.py --max-tokens 512 --into res/dumps/settings
 
 Every run asks for as many predictions of the same tasks, with one thing changed (those with a
-threshold for as many views). A run that is
-there already is not repeated, one that was cut off goes on; `--only` makes some of them.
+threshold for as many views). A run that is there already is not repeated, one that was cut off goes
+on; `--only` makes some of them. Beams are in notebook 04.
 """
 
 import argparse
@@ -41,8 +41,6 @@ def runs(n: int, allowed_tokens: tuple[int, ...]) -> dict[str, tuple[Sampling, d
         "colors": (Sampling(), {"geometric": False, "train_order": False}),
         "plain-t0.50": (Sampling(n=n, temperature=0.5, seed=0), PLAIN),
         "plain-t1.00": (Sampling(n=n, temperature=1.0, seed=0), PLAIN),
-        "beam-2": (Sampling(beam_width=2), {}),
-        "beam-4": (Sampling(beam_width=4), {}),
     }
 
 
