@@ -3,8 +3,9 @@
     python tools/smollm2.py
     python tools/judge.py --model models/smollm2 --predictions res/dumps/settings/t0.00.jsonl.gz
 
-Only outputs whose right grid is among the candidates that are judged can be won or lost, so no
-others are asked about. For each way: how often the right one is first, and one of the first two.
+Only outputs whose right grid is among the candidates that are judged, and not alone, can be won or
+lost, so no others are asked about. For each way: how often the right one is first, and one of the
+first two.
 """
 
 import argparse
@@ -44,8 +45,9 @@ def main() -> None:
     parser.add_argument("--matches", default=2, type=int, help="of each candidate, for A or B")
     args = parser.parse_args()
     tasks, predictions = load_tasks(args.tasks), read_predictions(args.predictions)
-    by_votes = ranks_of_right(rank_candidates(predictions), tasks)
-    by_votes = by_votes[by_votes <= args.top_k]
+    ranked = rank_candidates(predictions)
+    by_votes = ranks_of_right(ranked, tasks)
+    by_votes = by_votes[(by_votes <= args.top_k) & (ranked.groupby(OUTPUT).size() > 1)]
     asked = predictions.set_index(OUTPUT).index.isin(by_votes.index)
     print(f"{len(by_votes)} outputs", flush=True)
     engine = TransformersEngine(args.model)
