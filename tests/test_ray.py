@@ -15,7 +15,7 @@ from faulty import FaultyEngine, FragileEngine
 from rays import OPTIONS, processes_with, short_folder, small_ray, surroundings
 from scripted import ScriptedEngine
 
-from arc_airv.engines import RayEngine, Sampling, TransformersEngine
+from arc_airv.engines import RayEngine, Sampling, TransformersEngine, threshold_search
 from arc_airv.infer import generate_predictions
 from arc_airv.records import KEY, read_predictions
 from arc_airv.tasks import load_tasks, save_tasks
@@ -112,16 +112,19 @@ def test_scores_and_searches_of_a_prompt_that_ends_its_workers(local_ray, monkey
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of each death
             scores = engine.score(prompts, ["1", ["12", "123"], ["1", "2"], "1234"])
-            beams = engine.beam_search(prompts, 2, 5)
+            beams = engine.beam_search(prompts, 1, 5)
+            harvests = threshold_search(engine, prompts, min_probability=0.1, max_tokens=5)
     finally:
         engine.close()
     assert str(scores) == "[-1.0, [-2.0, -3.0], [nan, nan], -4.0]"
-    assert [[(b.text, b.cumulative_logprob) for b in found] for found in beams] == [
-        [(".", -0.5)],
-        [(".", -0.5)],
-        [],
-        [(".", -0.5)],
+    assert [(b.text, b.cumulative_logprob) for (b,) in beams] == [
+        (".", -0.5),
+        (".", -0.5),
+        (None, None),
+        (".", -0.5),
     ]
+    assert [[c.text for c in h.completions] for h in harvests] == [["."], ["."], [], ["."]]
+    assert harvests[2].mass == harvests[2].cut == 0
 
 
 def test_a_mistake_of_the_caller_is_an_error_and_no_fault(start):
