@@ -170,7 +170,7 @@ def test_the_next_run_does_not_hear_of_one_that_was_stopped(start, tmp_path):
 
 SCRIPT = """
 import functools, sys
-from faulty import FaultyEngine, FragileEngine
+from faulty import FaultyEngine
 from rays import OPTIONS
 from arc_airv.engines import RayEngine
 from arc_airv.infer import generate_predictions

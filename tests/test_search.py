@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from arc_airv.engines import Sampling, TransformersEngine, threshold_search
+from arc_airv.engines.cached import CachedRows
 from arc_airv.engines.search import BeamSearch
 from arc_airv.engines.threshold import ThresholdSearch
 
@@ -145,8 +146,29 @@ def test_replies_do_not_depend_on_batches_and_room(tiny_engine, monkeypatch, bat
     for i, ((reply,), (few,), (harvest,)) in enumerate(alone):
         assert found(greedy[i]) == pytest.approx(found(reply), abs=1e-5)
         assert list(found(beams[i])) == list(found(few))
+        assert found(beams[i]) == pytest.approx(found(few), abs=1e-5)
         assert found(harvests[i].completions) == pytest.approx(found(harvest.completions), abs=1e-5)
         assert harvests[i].mass == pytest.approx(harvest.mass)
+        assert harvests[i].cut == pytest.approx(harvest.cut)
+
+
+def test_no_batch_of_searches_is_larger_than_it_may_be(tiny_engine, monkeypatch):
+    engine = TransformersEngine(
+        tiny_engine.network, tokenizer=tiny_engine.tokenizer, batch_tokens=150
+    )
+    sizes = []
+
+    def forward(self, ids, mask, *rest, **options):
+        sizes.append((len(ids), mask.shape[1]))
+        return own(self, ids, mask, *rest, **options)
+
+    own = CachedRows._forward
+    monkeypatch.setattr(CachedRows, "_forward", forward)
+    prompts = ["abcabcabcabcabcabcab", *"abcba"]  # the long one pads the others
+    engine.beam_search(prompts, 4, 9)
+    threshold_search(engine, prompts, min_probability=0.2, max_tokens=7)
+    assert max(rows * columns for rows, columns in sizes) <= 150
+    assert max(rows for rows, _ in sizes) > 4  # several searches go on together
 
 
 def test_a_search_ends_when_nothing_can_change_any_more():

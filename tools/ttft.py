@@ -3,7 +3,7 @@
     python tools/ttft.py --model res/tiny --max-tokens 512 --minutes 10 --into runs/ttft
 
 Both learn from the demonstrations of these tasks alone, for as many minutes. What is there already
-is not made again.
+is not made again. On a CPU, vLLM changes slowly between many adapters: --engine transformers.
 """
 
 import argparse
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--predictions", default=16, type=int)
     parser.add_argument("--adamw-lr", default=1e-3, type=float)
     parser.add_argument("--rank", default=16, type=int)
+    parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
     parser.add_argument("--only", nargs="*", default=["before", "joint", "per-task"])
     parser.add_argument("--into", default="runs/ttft", type=Path)
     args = parser.parse_args()
@@ -54,7 +55,10 @@ def main() -> None:
                 rank=args.rank,
             )
             options = {"enable_lora": True, "max_lora_rank": max(args.rank, 8), "max_loras": 4}
-        engine = VllmEngine(str(model), **options)
+        if args.engine == "vllm":
+            engine = VllmEngine(str(model), **options)
+        else:
+            engine = TransformersEngine(str(model))
         generate_predictions(
             tasks,
             engine,
@@ -63,7 +67,8 @@ def main() -> None:
             store=store,
             adapters=adapters,
         )
-        engine.close()
+        if args.engine == "vllm":
+            engine.close()
     table = compare_runs(stores, tasks)[SHOWN]
     print(f"\n{len(tasks)} tasks, {args.minutes:g} minutes of each fine-tuning, {args.model}")
     print((100 * table).round(1).to_string())

@@ -19,7 +19,8 @@ ROOM = 64  # tokens that a cache grows by
 class RoomyLayer(DynamicLayer):
     """Keys and values of one layer; with room after them, once `reserve` was called.
 
-    `keys` and `values` are then views of the `buffers`, which are longer.
+    `keys` and `values` are then views of the `buffers`, which are longer. Rows are chosen by
+    `reserve` alone: the methods of the base class know nothing of buffers.
     """
 
     buffers: list[torch.Tensor] | None = None
@@ -97,9 +98,12 @@ class CachedRows:
         self.logprobs = logits[:, -1].float().log_softmax(dim=-1)
 
     def branch(self) -> CachedRows:
-        """The same rows again, to go on with fewer of them than there are."""
+        """The same rows again, for one `step` with some of them; these must not go on themselves.
+
+        The keys and values are shared until that step, which copies those it goes on with.
+        """
         other = copy.copy(self)
-        other.cache = self._cache_like(lambda states: states)
+        other.cache, other.logprobs = self._cache_like(lambda states: states), None
         return other
 
     def _select(self, rows: torch.Tensor) -> None:
@@ -113,11 +117,10 @@ class CachedRows:
             return
         index = rows.to(self.device)
         if torch.equal(self.prompts[rows], self.prompts) and not layers[0].is_full():
-            moved = (rows != places).to(self.device)
+            moved = rows != places
+            into, source = places[moved].to(self.device), rows[moved].to(self.device)
             for layer in layers:
-                layer.copy_replies(
-                    places.to(self.device)[moved], index[moved], self.n_prompt_columns
-                )
+                layer.copy_replies(into, source, self.n_prompt_columns)
         else:
             for layer in layers:
                 layer.reserve(index)
@@ -154,6 +157,7 @@ class CachedRows:
         # Views: nothing is copied yet.
         expanded = self._cache_like(lambda states: states.expand(len(continuations), -1, -1, -1))
         logits = self._forward(ids, None, positions, 0, cache=expanded)
+        del expanded
         for row, tokens in enumerate(continuations):  # one by one: a float32 copy may be large
             logprobs = logits[row, : len(tokens) - 1].float().log_softmax(dim=-1)
             targets = torch.tensor(tokens[1:], device=self.device)

@@ -54,8 +54,8 @@ class ServedEngine:
         # On CPUs each vLLM would bind its threads to the same cores as the others.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         if not os.environ.get("CUDA_VISIBLE_DEVICES"):
-            # There, two processes more for each vLLM, which wait busily for each other, take a
-            # fifth of the cores.
+            # vLLM's two further processes, which wait busily for each other, are no use here: this
+            # one is the worker's own.
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         try:
             engine = self.engine = self.factory()

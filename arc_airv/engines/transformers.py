@@ -29,8 +29,9 @@ class TransformersEngine(LocalEngine):
     dtype : str, optional
         By default what suits the device, see `choose_dtype`.
     batch_tokens : int, default 16384
-        Upper bound of rows x (prompt + reply) tokens in one batch. A beam is as many rows as it
-        is wide.
+        Upper bound of rows x (prompt + reply) tokens in one batch, unless one prompt alone takes
+        more. A search is as many rows as it has live prefixes; while searches grow, the caches of
+        a few batches wait.
     max_model_len : int, optional
         By default the model's ``max_position_embeddings``.
     """
@@ -125,13 +126,11 @@ class TransformersEngine(LocalEngine):
         def length(row: tuple[int, Search]) -> int:
             return len(row[1].token_ids) + row[1].max_tokens
 
-        def n_live(row: tuple[int, Search]) -> int:
-            return len(row[1].live)
-
         for window in _windows(searches):
             # A search begins as one row, so many begin together: how many rows it will become is
             # not known, and most stay far below what they may. What outgrows a batch waits.
-            for begun in self._batches(window, length=length, n_rows=n_live):
+            for begun in self._batches(window, length=length, n_rows=lambda row: 1):
+                max_rows = self.batch_tokens // length(begun[0])  # all are padded to its prompt
                 rows = CachedRows(self.network, [search.token_ids for _, search in begun])
                 waiting: list[tuple[Any, CachedRows, list]] = [(begun, rows, [])]
                 while waiting:
@@ -140,12 +139,11 @@ class TransformersEngine(LocalEngine):
                         rows.step(*zip(*extensions))
                     extended = _advance(batch, rows.logprobs)
                     yield [(index, search) for index, search in batch if not search.live]
-                    alive = [row for row in batch if row[1].live]
-                    parts = list(self._batches(alive, length=length, n_rows=n_live))
+                    parts = _parts([row for row in batch if row[1].live], max_rows)
                     for part in parts:
-                        shared = rows.branch() if len(parts) > 1 else rows
                         extensions = [pair for index, _ in part for pair in extended[index]]
-                        waiting.append((part, shared, extensions))
+                        branch = rows.branch() if len(parts) > 1 else rows
+                        waiting.append((part, branch, extensions))
 
     def stream_scores(
         self, requests: Iterable[tuple[str, Sequence[str]]]
@@ -168,11 +166,12 @@ class TransformersEngine(LocalEngine):
         Each thing of the list takes `n_rows` rows of `length` tokens.
         """
         batch: list[Any] = []
+        total = 0
         for row in sorted(rows, key=length, reverse=True):
-            total = sum(map(n_rows, batch)) + n_rows(row)
+            total += n_rows(row)
             if batch and total * length(batch[0]) > self.batch_tokens:
                 yield batch
-                batch = []
+                batch, total = [], n_rows(row)
             batch.append(row)
         if batch:
             yield batch
@@ -247,6 +246,17 @@ def _advance(batch: list[tuple[int, Search]], logprobs: Any) -> dict[int, list[t
         extended[index] = [(first + prefix.parent, prefix.tokens[-1]) for prefix in search.live]
         first += n_live
     return extended
+
+
+def _parts(batch: list[tuple[int, Search]], max_rows: int) -> list[list[tuple[int, Search]]]:
+    """Searches that go on together: halved, by their rows, until no part has too many."""
+    n_rows = list(itertools.accumulate(len(search.live) for _, search in batch))
+    if not batch:
+        return []
+    if n_rows[-1] <= max_rows or len(batch) == 1:
+        return [batch]
+    half = 1 + sum(2 * n < n_rows[-1] for n in n_rows[:-2])
+    return _parts(batch[:half], max_rows) + _parts(batch[half:], max_rows)
 
 
 def _choose(scores: Any, sampling: Sampling, generator: Any) -> Any:

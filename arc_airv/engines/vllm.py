@@ -74,9 +74,12 @@ class VllmEngine(LocalEngine):
         defaults["max_logprobs"] = 128
         if capability is None:
             defaults["enforce_eager"] = True
-            # A search reads again what is in no full block: of vLLM's 128 it would take 2.8 times
-            # as long.
-            defaults["block_size"] = 32
+            if hasattr(
+                current_platform, "update_block_size_for_backend"
+            ):  # earlier: 16, or not free
+                # A search reads again what is in no full block: of vLLM's 128 it would take 2.8
+                # times as long.
+                defaults["block_size"] = 32
             if not options.keys() & {"enable_chunked_prefill", "max_num_batched_tokens"}:
                 defaults |= _whole_prompts(model, options.get("max_model_len"))
         elif capability < (8, 0) and "attention_backend" in known:
