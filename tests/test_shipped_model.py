@@ -1,4 +1,4 @@
-"""The model in res/: a folder that both engines serve alike, and that solves something."""
+"""The models in res/: folders that both engines serve alike, and one that solves something."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from arc_airv.engines import Sampling, TransformersEngine, VllmEngine
 from arc_airv.prompts import PromptFormat
 from arc_airv.tasks import load_tasks
 
-MODEL = str(Path(__file__).parent.parent / "res" / "tiny")
+RES = Path(__file__).parent.parent / "res"
+MODEL, BASE = str(RES / "tiny"), str(RES / "base")
 # Evaluation tasks whose demonstrations it has seen, and whose test outputs it has not.
 TASKS = ("66e6c45b", "b1fc8b8e", "c8b7cc0f", "3b4c2228", "e872b94a")
 
@@ -56,3 +57,11 @@ def test_it_answers_with_grids_and_solves_an_evaluation_task(questions, transfor
         assert status == "ok"
         n_right += augmentation.revert_grid(grid).tolist() == task.test[0].output.tolist()
     assert n_right >= 3
+
+
+def test_the_base_model_answers_with_grids_in_the_same_format(questions):
+    assert PromptFormat.load(BASE) == PromptFormat.load(MODEL)
+    engine = TransformersEngine(BASE, device="cpu")
+    replies = engine.generate([prompt for prompt, _, _ in questions], Sampling(max_tokens=150))
+    parsed = [engine.prompt_format.parse(r.text, r.finish_reason) for (r,) in replies]
+    assert sum(status == "ok" for _, status in parsed) >= len(parsed) - 2
