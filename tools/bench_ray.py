@@ -34,6 +34,7 @@ from arc_airv.engines.base import Completion
 from arc_airv.engines.dispatch import Dispatcher
 from arc_airv.engines.local import numbered
 from arc_airv.engines.raypool import RayPool
+from arc_airv.engines.vllm import QUEUE_AHEAD
 from arc_airv.infer import generate_predictions
 
 PARALLEL = 16  # requests that an engine answers at once
@@ -76,7 +77,8 @@ def core_seconds() -> float:
 def measure(kind: str, args: argparse.Namespace) -> None:
     """Print as JSON what one kind of engine does: each in a process of its own.
 
-    It gets a core for each worker, for all its processes: vLLM has three, which are not idle.
+    It gets a core for each worker, for all its processes: a plain vLLM has three, which are not
+    idle, that of a worker one beside Ray's own.
     """
     n_cores = 1 if kind == "plain" else int(kind)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-n_cores:])
@@ -186,7 +188,7 @@ def simulate(
     pool = SimulatedPool(
         lambda request: request[1],
         slots=PARALLEL,
-        window=3 * PARALLEL,
+        window=QUEUE_AHEAD + PARALLEL,  # as `VllmEngine` says
         n_workers=n_workers,
         costs=costs,
         count_own_time=True,

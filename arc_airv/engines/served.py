@@ -26,7 +26,7 @@ def call_seconds(n_workers: int) -> float:
 
     A call takes less than a millisecond of that process.
     """
-    return max(SHORTEST, 0.04 * n_workers)
+    return max(SHORTEST, 0.08 * n_workers)
 
 
 class ServedEngine:
