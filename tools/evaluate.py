@@ -8,7 +8,8 @@ in the store, so the command can be stopped and called again.
 
 import argparse
 
-from arc_airv.engines import TransformersEngine, VllmEngine
+from arc_airv.engines.choice import make_engine
+from arc_airv.engines.local import LocalEngine
 from arc_airv.infer import generate_predictions
 from arc_airv.metrics import bootstrap_interval, score_outputs
 from arc_airv.records import read_predictions
@@ -16,7 +17,7 @@ from arc_airv.rescore import rescore
 from arc_airv.tasks import Task, load_tasks
 
 
-def size(task: Task, engine: TransformersEngine | VllmEngine) -> int:
+def size(task: Task, engine: LocalEngine) -> int:
     """Tokens of the longest question with its answer."""
     prompt_format = engine.prompt_format
     texts = [
@@ -27,9 +28,7 @@ def size(task: Task, engine: TransformersEngine | VllmEngine) -> int:
     return max(engine.count_tokens(texts))
 
 
-def tasks_of_size(
-    name: str, engine: TransformersEngine | VllmEngine, low: int, high: int
-) -> dict[str, Task]:
+def tasks_of_size(name: str, engine: LocalEngine, low: int, high: int) -> dict[str, Task]:
     """The tasks of a data set of more than `low` and at most `high` tokens."""
     return {
         task_id: task
@@ -52,7 +51,7 @@ def main() -> None:
     parser.add_argument("--top-k", default=8, type=int, help="of the candidates, by votes")
     parser.add_argument("--scores", default="runs/scores.jsonl")
     args = parser.parse_args()
-    engine = {"vllm": VllmEngine, "transformers": TransformersEngine}[args.engine](args.model)
+    engine = make_engine(args.engine, args.model, {})
     tasks = tasks_of_size(args.tasks, engine, args.min_tokens, args.max_tokens)
     summary = generate_predictions(
         tasks, engine, n_predictions=args.predictions, seed=args.seed, store=args.store

@@ -14,25 +14,12 @@ import time
 import pandas as pd
 
 from arc_airv.engines import TransformersEngine
-from arc_airv.grids import format_grid
 from arc_airv.judge import judge_pairs, judge_yes_no
+from arc_airv.pools import POOL
 from arc_airv.records import read_predictions
-from arc_airv.tasks import Task, load_tasks
+from arc_airv.study import right_ranks
+from arc_airv.tasks import load_tasks
 from arc_airv.vote import rank_by_score, rank_candidates
-
-OUTPUT = ["task_id", "test_index"]
-
-
-def ranks_of_right(ranked: pd.DataFrame, tasks: dict[str, Task]) -> pd.Series:
-    """The rank, from 1, of the right candidate of each output that has one."""
-    solutions = {
-        (task_id, i): format_grid(pair.output)
-        for task_id, task in tasks.items()
-        for i, pair in enumerate(task.test)
-    }
-    columns = zip(*(ranked[name] for name in [*OUTPUT, "grid"]))
-    is_right = [solutions[task_id, i] == grid for task_id, i, grid in columns]
-    return ranked[is_right].set_index(OUTPUT)["rank"]
 
 
 def main() -> None:
@@ -45,20 +32,24 @@ def main() -> None:
     parser.add_argument("--matches", default=2, type=int, help="of each candidate, for A or B")
     args = parser.parse_args()
     tasks, predictions = load_tasks(args.tasks), read_predictions(args.predictions)
-    ranked = rank_candidates(predictions)
-    by_votes = ranks_of_right(ranked, tasks)
-    by_votes = by_votes[(by_votes <= args.top_k) & (ranked.groupby(OUTPUT).size() > 1)]
-    asked = predictions.set_index(OUTPUT).index.isin(by_votes.index)
-    print(f"{len(by_votes)} outputs", flush=True)
+    by_votes = right_ranks(rank_candidates(predictions), tasks)
+    by_votes = by_votes[(by_votes["rank"] <= args.top_k) & (by_votes["n_candidates"] > 1)]
+    outputs = pd.MultiIndex.from_frame(by_votes[POOL])
+    asked = predictions[predictions.set_index(POOL).index.isin(outputs)]
+    print(f"{len(outputs)} outputs", flush=True)
     engine = TransformersEngine(args.model)
     judges = {
-        "yes or no": lambda p: judge_yes_no(p, tasks, engine, n_views=args.views, top_k=args.top_k),
-        "A or B": lambda p: judge_pairs(p, tasks, engine, n_matches=args.matches, top_k=args.top_k),
+        "votes": rank_candidates,
+        "yes or no": lambda p: rank_by_score(
+            judge_yes_no(p, tasks, engine, n_views=args.views, top_k=args.top_k)
+        ),
+        "A or B": lambda p: rank_by_score(
+            judge_pairs(p, tasks, engine, n_matches=args.matches, top_k=args.top_k)
+        ),
     }
-    print(f"votes: first {(by_votes == 1).sum()}, one of two {(by_votes <= 2).sum()}", flush=True)
     for name, judge in judges.items():
         start = time.monotonic()
-        ranks = ranks_of_right(rank_by_score(judge(predictions[asked])), tasks)
+        ranks = right_ranks(judge(asked), tasks)["rank"]
         print(
             f"{name}: first {(ranks == 1).sum()}, one of two {(ranks <= 2).sum()}, "
             f"{time.monotonic() - start:.0f} s",

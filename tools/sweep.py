@@ -14,8 +14,9 @@ from pathlib import Path
 
 from evaluate import tasks_of_size
 
-from arc_airv.engines import Sampling, TransformersEngine, VllmEngine
+from arc_airv.engines import Sampling
 from arc_airv.engines.alphabet import answer_tokens
+from arc_airv.engines.choice import make_engine
 from arc_airv.harvest import harvest_predictions
 from arc_airv.infer import generate_predictions
 
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--into", default="runs/sweep", type=Path)
     args = parser.parse_args()
-    engine = {"vllm": VllmEngine, "transformers": TransformersEngine}[args.engine](args.model)
+    engine = make_engine(args.engine, args.model, {})
     tasks = tasks_of_size(args.tasks, engine, args.min_tokens, args.max_tokens)
     chosen = runs(args.predictions, answer_tokens(engine))
     for name in args.only or [*chosen, *THRESHOLDS]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from evaluate import tasks_of_size
 
-from arc_airv.engines import TransformersEngine, VllmEngine
+from arc_airv.engines import TransformersEngine
+from arc_airv.engines.choice import make_engine
 from arc_airv.finetune import TrainConfig
 from arc_airv.infer import generate_predictions
 from arc_airv.runs import compare_runs
@@ -54,11 +55,9 @@ def main() -> None:
                 max_tokens=args.max_tokens,
                 rank=args.rank,
             )
-            options = {"enable_lora": True, "max_lora_rank": max(args.rank, 8), "max_loras": 4}
-        if args.engine == "vllm":
-            engine = VllmEngine(str(model), **options)
-        else:
-            engine = TransformersEngine(str(model))
+            if args.engine == "vllm":
+                options = {"enable_lora": True, "max_lora_rank": max(args.rank, 8), "max_loras": 4}
+        engine = make_engine(args.engine, str(model), options)
         generate_predictions(
             tasks,
             engine,
@@ -67,8 +66,7 @@ def main() -> None:
             store=store,
             adapters=adapters,
         )
-        if args.engine == "vllm":
-            engine.close()
+        engine.close()
     table = compare_runs(stores, tasks)[SHOWN]
     print(f"\n{len(tasks)} tasks, {args.minutes:g} minutes of each fine-tuning, {args.model}")
     print((100 * table).round(1).to_string())

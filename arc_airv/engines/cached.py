@@ -35,13 +35,13 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (buffer[..., :end, :] for buffer in self.buffers)
         return self.keys, self.values
 
-    def reserve(self, rows: torch.Tensor | None = None) -> None:
-        """Make room for more tokens; of `rows`, if they are given, which may repeat some."""
-        n_rows, n_heads, length, width = self.keys.shape
-        shape = (n_rows if rows is None else len(rows), n_heads, length + ROOM, width)
+    def reserve(self, rows: torch.Tensor) -> None:
+        """Keep these rows (some may come several times), with room for more tokens."""
+        _, n_heads, length, width = self.keys.shape
+        shape = (len(rows), n_heads, length + ROOM, width)
         self.buffers = [self.keys.new_empty(shape), self.values.new_empty(shape)]
         for buffer, states in zip(self.buffers, (self.keys, self.values)):
-            buffer[..., :length, :] = states if rows is None else states[rows]
+            buffer[..., :length, :] = states[rows]
         self.keys, self.values = (buffer[..., :length, :] for buffer in self.buffers)
 
     def is_full(self) -> bool:
@@ -108,22 +108,17 @@ class CachedRows:
 
     def _select(self, rows: torch.Tensor) -> None:
         """Keep these rows, in this order, with room for a token."""
-        places = torch.arange(len(self.prompts))
-        layers = self.cache.layers
-        if torch.equal(rows, places):
-            for layer in layers:
-                if layer.is_full():
-                    layer.reserve()
-            return
-        index = rows.to(self.device)
-        if torch.equal(self.prompts[rows], self.prompts) and not layers[0].is_full():
-            moved = rows != places
-            into, source = places[moved].to(self.device), rows[moved].to(self.device)
-            for layer in layers:
-                layer.copy_replies(into, source, self.n_prompt_columns)
-        else:
+        index, layers = rows.to(self.device), self.cache.layers
+        if layers[0].is_full() or not torch.equal(self.prompts[rows], self.prompts):
             for layer in layers:
                 layer.reserve(index)
+        else:
+            (moved,) = (rows != torch.arange(len(rows))).nonzero(as_tuple=True)
+            if not len(moved):
+                return
+            into, source = moved.to(self.device), rows[moved].to(self.device)
+            for layer in layers:
+                layer.copy_replies(into, source, self.n_prompt_columns)
         self.prompts = self.prompts[rows]
         self.mask, self.lengths = self.mask[index], self.lengths[index]
 

@@ -68,6 +68,9 @@ class LocalEngine:
             )
         return ids
 
+    def close(self) -> None:
+        """Give back what the engine holds beside its memory: nothing, unless a subclass does."""
+
     # Replies -------------------------------------------------------------------------------------
 
     def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[list[Completion]]:
