@@ -26,7 +26,7 @@ from arc_airv.tiny import plain_copy
 from arc_airv.trainlog import TrainLog
 
 CHECKPOINT = "checkpoint.pt"
-LONGEST_STEP = 5.0  # seconds of one step that count toward the budget
+LONGEST_STEP = 60.0  # seconds of one step that count toward the budget
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def train(
     folder: str | Path,
     *,
     measure: Callable[[Any], dict[str, float]] | None = None,
+    deadline: float | None = None,
 ) -> dict:
     """Train `model` in place until the time budget is spent, and save it.
 
@@ -110,11 +111,14 @@ def train(
     measure : callable, optional
         Called with the model (its average, if there is one) every `measure_every` seconds and at
         the end; what it returns goes into the log. Its time is not part of the budget.
+    deadline : float, optional
+        Moment (``time.time()`` seconds) by which to stop: shortens the budget, and with it the
+        schedule. A step that runs is finished.
 
     Returns
     -------
     dict
-        The last line of the log: step, tokens, seconds, loss, rate, tokens_per_second, padding
+        The last line of the log (empty if the deadline left no time for a step): step, tokens, seconds, loss, rate, tokens_per_second, padding
         (the share of it in the batches), mfu (the share of the device's arithmetic that the model
         itself needs; on known GPUs) and what `measure` gave.
     """
@@ -131,10 +135,14 @@ def train(
     network = torch.compile(model, dynamic=True) if config.compile else model
     model.train()
     log = TrainLog(folder, model, state)
+    budget = config.seconds
+    if deadline is not None:
+        budget = min(budget, state["seconds"] + deadline - time.time())
     last_save = last_measure = state["seconds"]
     last = time.monotonic()
-    while state["seconds"] < config.seconds:
-        rate = config.learning_rate(state["seconds"] / config.seconds)
+    done = state["seconds"] >= budget
+    while not done:
+        rate = config.learning_rate(state["seconds"] / budget)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * rate
@@ -155,7 +163,7 @@ def train(
         }
         last = now
         log.add(loss, step)
-        done = state["seconds"] >= config.seconds
+        done = state["seconds"] >= budget or (deadline is not None and time.time() >= deadline)
         if done or state["seconds"] - log.seconds >= config.log_every:
             log.write(state, rate)
         if measure and (done or state["seconds"] - last_measure >= config.measure_every):

@@ -7,14 +7,17 @@ engines then answer every task with its own adapter in one batch. No test pair i
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from arc_airv.corpus import ExampleStream, Source, demonstrations
-from arc_airv.finetune import TrainConfig, save_model, train
+from arc_airv.finetune import CHECKPOINT, TrainConfig, save_model, train
 from arc_airv.prompts import PromptFormat
 from arc_airv.tasks import Task
 
@@ -28,6 +31,7 @@ def finetune_joint(
     folder: str | Path,
     *,
     max_tokens: int,
+    deadline: float | None = None,
     seed: int = 0,
     device: str | None = None,
 ) -> Path:
@@ -45,6 +49,8 @@ def finetune_joint(
         goes on from there.
     max_tokens : int
         Longest training example; pairs are drawn so that it holds.
+    deadline : float, optional
+        Moment (``time.time()`` seconds) by which to be done: shortens the budget.
     seed : int, default 0
     device : str, optional
         By default CUDA where there is one.
@@ -62,7 +68,7 @@ def finetune_joint(
     network, tokenizer, prompt_format = _load(model, device)
     source = Source("demonstrations", demonstrations(tasks))
     stream = ExampleStream([source], prompt_format, tokenizer, max_tokens=max_tokens, seed=seed)
-    train(network, stream, config, folder)
+    train(network, stream, config, folder, deadline=deadline)
     return Path(folder)
 
 
@@ -88,7 +94,8 @@ def finetune_per_task(
         Their outputs may be hidden.
     config : TrainConfig
         Its `seconds` are the budget of all tasks together; each gets an equal share of what is
-        left when its turn comes. `muon_lr` is not used: adapters are trained with AdamW.
+        left when its turn comes. What a killed call has spent is not given again: the tasks that
+        it had finished keep their shares. `muon_lr` is not used: adapters are trained with AdamW.
     folder : str or Path
         Gets one adapter folder a task. A task that has one is not trained again.
     max_tokens : int
@@ -124,36 +131,50 @@ def finetune_per_task(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     config = replace(config, muon_lr=None)
-    end = time.time() + config.seconds
-    end = end if deadline is None else min(end, deadline)
     adapters, streams = {}, {}
     for task_id, task in tasks.items():
-        adapters[task_id] = folder / task_id
-        if not adapters[task_id].exists():
-            source = Source(task_id, demonstrations({task_id: task}))
-            try:
-                streams[task_id] = ExampleStream(
-                    [source], prompt_format, tokenizer, max_tokens=max_tokens, seed=seed
-                )
-            except ValueError:  # nothing to learn from
-                adapters[task_id] = folder / UNTRAINED
-    for done, (task_id, stream) in enumerate(streams.items()):
-        share = (end - time.time()) / (len(streams) - done)
+        source = Source(task_id, demonstrations({task_id: task}))
+        try:
+            streams[task_id] = ExampleStream(
+                [source], prompt_format, tokenizer, max_tokens=max_tokens, seed=seed
+            )
+        except ValueError:  # nothing to learn from
+            adapters[task_id] = folder / UNTRAINED
+        else:
+            adapters[task_id] = folder / task_id
+    waiting = [task_id for task_id in streams if not adapters[task_id].exists()]
+    # First of all, so that whatever ends this call, every task has an adapter.
+    if not (folder / UNTRAINED).exists():
+        adapted = get_peft_model(network, lora)
+        _save_whole(partial(save_model, adapted, tokenizer, prompt_format), folder / UNTRAINED)
+        network = adapted.unload()
+    end = time.time() + config.seconds * len(waiting) / max(1, len(streams))
+    end = end if deadline is None else min(end, deadline)
+    for done, task_id in enumerate(waiting):
+        share = (end - time.time()) / (len(waiting) - done)
         if share <= 0:
             adapters[task_id] = folder / UNTRAINED
             continue
+        for killed in folder.glob(f".{task_id}.*"):
+            shutil.rmtree(killed)
         torch.manual_seed(seed)
         adapted = get_peft_model(network, lora)
-        # Renamed when it is whole, so that a killed run leaves no half of an adapter.
-        partial = folder / f".{task_id}"
-        shutil.rmtree(partial, ignore_errors=True)
-        train(adapted, stream, replace(config, seconds=share), partial)
-        (partial / "checkpoint.pt").unlink()
-        partial.rename(adapters[task_id])
+        options = replace(config, seconds=share)
+        learn = partial(train, adapted, streams[task_id], options, deadline=deadline)
+        _save_whole(learn, adapters[task_id])
         network = adapted.unload()
-    if folder / UNTRAINED in adapters.values():
-        save_model(get_peft_model(network, lora), tokenizer, prompt_format, folder / UNTRAINED)
     return adapters
+
+
+def _save_whole(save: Callable[[Path], object], folder: Path) -> None:
+    """Let `save` fill a folder that has its name when it is whole: a kill leaves no half of it."""
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    save(unfinished)
+    (unfinished / CHECKPOINT).unlink(missing_ok=True)
+    try:
+        unfinished.rename(folder)
+    except OSError:  # another process was faster
+        shutil.rmtree(unfinished)
 
 
 def _load(model: str | Path, device: str | None) -> tuple[Any, Any, PromptFormat]:

@@ -1,6 +1,7 @@
 """Test-time fine-tuning: what it learns from, what it leaves, and that it can be stopped."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,6 +84,37 @@ def test_joint_fine_tuning_leaves_an_ordinary_model_folder(random_model, tasks, 
     folder = finetune_joint(random_model, tasks, CONFIG, tmp_path / "joint", max_tokens=200)
     assert (folder / "prompt_format.json").exists()
     assert not torch.allclose(logits(load(folder)), logits(load(random_model)))
+
+
+def test_joint_fine_tuning_ends_at_the_deadline(random_model, tasks, tmp_path):
+    hour = replace(CONFIG, seconds=3600)
+    start = time.time()
+    options = {"max_tokens": 200, "deadline": start + 3}
+    folder = finetune_joint(random_model, tasks, hour, tmp_path / "joint", **options)
+    assert time.time() - start < 60
+    assert not torch.allclose(logits(load(folder)), logits(load(random_model)))
+    # Called again behind the deadline: the same model, which learns nothing more.
+    before = logits(load(folder))
+    torch.testing.assert_close(
+        logits(load(finetune_joint(random_model, tasks, hour, folder, **options))), before
+    )
+
+
+def test_a_call_that_was_killed_leaves_the_same_shares(random_model, tasks, tmp_path, monkeypatch):
+    """Of two tasks that can be learnt from one is done: half of the budget is left."""
+    seconds = []
+
+    def note(model, stream, config, folder, **options):
+        seconds.append(config.seconds)
+        folder.mkdir()
+
+    monkeypatch.setattr("arc_airv.ttft.train", note)
+    (tmp_path / "3c9b0459").mkdir()
+    (tmp_path / ".d037b0a7.1").mkdir()  # what the killed call was at
+    config = replace(CONFIG, seconds=100)
+    adapters = finetune_per_task(random_model, tasks, config, tmp_path, max_tokens=200)
+    assert seconds == [pytest.approx(50, abs=1)]
+    assert {path.name for path in tmp_path.iterdir()} == {p.name for p in adapters.values()}
 
 
 def test_a_model_without_a_prompt_format_is_refused(random_model, tmp_path):
