@@ -27,8 +27,9 @@ class Share:
     Attributes
     ----------
     store : Path
+        What grows while it works; its log lies beside it.
     job : dict
-        See `arc_airv.worker.run_job`; without the engine.
+        See `arc_airv.worker`; without the engine.
     n_tasks : int
     """
 

@@ -188,6 +188,7 @@ def supervise(
         raise ValueError("supervise needs at least one configuration and one device")
     account = account or Account()
     job = {
+        "do": "generate",
         "model": str(model),
         "n_predictions": n_predictions,
         "seed": seed,

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from arc_airv.engines import auto_engine, choice, make_engine
+from arc_airv.engines import adapter_options, auto_engine, choice, make_engine
 from arc_airv.gpus import Gpu
 
 T4 = [Gpu(i, "Tesla T4", 15.0, (7, 5)) for i in range(4)]
@@ -66,3 +66,13 @@ def test_without_ray_one_gpu_is_used_and_a_warning_says_so(made, monkeypatch):
 def test_an_unknown_engine_is_a_clear_error():
     with pytest.raises(ValueError, match="must be one of .*'auto'.*got 'vlm'"):
         make_engine("vlm", "model", {})
+
+
+def test_vllm_is_made_with_room_for_the_adapters():
+    """vLLM knows a few ranks: the next one that is enough. Transformers needs no options."""
+    rooms = {rank: adapter_options("vllm", rank)["max_lora_rank"] for rank in (1, 8, 12, 16, 512)}
+    assert rooms == {1: 8, 8: 8, 12: 16, 16: 16, 512: 512}
+    assert adapter_options("transformers", 1000) == {}
+    for rank in (0, 513):
+        with pytest.raises(ValueError, match=f"1 to 512 in vLLM, got {rank}"):
+            adapter_options("vllm", rank)

@@ -128,6 +128,35 @@ def test_03_ends_well_without_any_engine(folder):
     assert "no configuration is left to try" in page.read_text()
 
 
+@pytest.mark.parametrize("mode", ["per_task", "joint"])
+def test_03_learns_the_demonstrations_first_if_asked_to(folder, mode):
+    pytest.importorskip("peft")
+    from run_notebook import run_notebook
+
+    page = run_notebook(
+        ROOT / "notebooks" / "03_build_submission.ipynb",
+        folder / "html",
+        MODEL=MODEL,
+        TASKS=str(folder / "hidden.json"),
+        N_PREDICTIONS=2,
+        STORE=str(folder / f"03_{mode}.jsonl"),
+        SUBMISSION=str(folder / f"03_{mode}.json"),
+        FINETUNE=mode,
+        FINETUNE_FOLDER=str(folder / f"03_{mode}"),
+        FINETUNE_OPTIONS={"max_tokens": 512, "rank": 4},
+        ENGINE="transformers",
+        MINUTES=0.8,
+    )
+    validate_submission(folder / f"03_{mode}.json", load_tasks(folder / "tasks.json"))
+    assert len(read_predictions(folder / f"03_{mode}.jsonl")) == 2 * len(SMALL)
+    run = json.loads((folder / f"03_{mode}.run.json").read_text())
+    if mode == "per_task":
+        assert "tasks have learnt an adapter" in page.read_text()
+        assert set(run["settings"]["adapters"]) == {f"03_{mode}"}
+    else:
+        assert run["settings"]["model"].endswith(f"03_{mode}")
+
+
 def test_an_unknown_parameter_is_refused(folder):
     from run_notebook import run_notebook
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from evaluate import tasks_of_size
 
 from arc_airv.engines import TransformersEngine
-from arc_airv.engines.choice import make_engine
+from arc_airv.engines.choice import adapter_options, make_engine
 from arc_airv.finetune import TrainConfig
 from arc_airv.infer import generate_predictions
 from arc_airv.runs import compare_runs
@@ -55,8 +55,7 @@ def main() -> None:
                 max_tokens=args.max_tokens,
                 rank=args.rank,
             )
-            if args.engine == "vllm":
-                options = {"enable_lora": True, "max_lora_rank": max(args.rank, 8), "max_loras": 4}
+            options = adapter_options(args.engine, args.rank)
         engine = make_engine(args.engine, str(model), options)
         generate_predictions(
             tasks,

@@ -16,6 +16,8 @@ ENGINES = {
     "vllm": "arc_airv.engines:VllmEngine",
     "transformers": "arc_airv.engines:TransformersEngine",
 }
+# vLLM takes no other `max_lora_rank` (vllm/config/lora.py; 256 and less since 0.10).
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def make_engine(name: str, model: str, options: dict[str, Any]) -> Engine:
@@ -38,6 +40,29 @@ def make_engine(name: str, model: str, options: dict[str, Any]) -> Engine:
     if not attribute:
         raise ValueError(f"engine must be one of {sorted(ENGINES)} or 'module:name', got {name!r}")
     return getattr(importlib.import_module(module), attribute)(model, **options)
+
+
+def adapter_options(name: str, rank: int) -> dict[str, Any]:
+    """What an engine must be made with for prompts with adapters; for most engines nothing.
+
+    Parameters
+    ----------
+    name : str
+        As for `make_engine`.
+    rank : int
+        The largest of the adapters.
+
+    Raises
+    ------
+    ValueError
+        If vLLM has no room for that rank.
+    """
+    if name not in ("auto", "vllm"):
+        return {}
+    room = next((room for room in LORA_RANKS if 1 <= rank <= room), None)
+    if room is None:
+        raise ValueError(f"an adapter's rank must be 1 to {LORA_RANKS[-1]} in vLLM, got {rank}")
+    return {"enable_lora": True, "max_lora_rank": room, "max_loras": 4}
 
 
 def auto_engine(model: str, **options: Any) -> Engine:
