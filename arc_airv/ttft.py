@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from arc_airv.adapters import import_peft
 from arc_airv.corpus import ExampleStream, Source, demonstrations
 from arc_airv.finetune import CHECKPOINT, TrainConfig, save_model, train
 from arc_airv.prompts import PromptFormat
@@ -123,11 +124,11 @@ def finetune_per_task(
         If the model folder has no prompt format.
     """
     import torch
-    from peft import LoraConfig, get_peft_model
 
+    peft = import_peft()
     folder = Path(folder).resolve()
     network, tokenizer, prompt_format = _load(model, device)
-    lora = LoraConfig(
+    lora = peft.LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     config = replace(config, muon_lr=None)
@@ -145,7 +146,7 @@ def finetune_per_task(
     waiting = [task_id for task_id in streams if not adapters[task_id].exists()]
     # First of all, so that whatever ends this call, every task has an adapter.
     if not (folder / UNTRAINED).exists():
-        adapted = get_peft_model(network, lora)
+        adapted = peft.get_peft_model(network, lora)
         _save_whole(partial(save_model, adapted, tokenizer, prompt_format), folder / UNTRAINED)
         network = adapted.unload()
     end = time.time() + config.seconds * len(waiting) / max(1, len(streams))
@@ -158,7 +159,7 @@ def finetune_per_task(
         for killed in folder.glob(f".{task_id}.*"):
             shutil.rmtree(killed)
         torch.manual_seed(seed)
-        adapted = get_peft_model(network, lora)
+        adapted = peft.get_peft_model(network, lora)
         options = replace(config, seconds=share)
         learn = partial(train, adapted, streams[task_id], options, deadline=deadline)
         _save_whole(learn, adapters[task_id])

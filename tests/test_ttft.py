@@ -1,5 +1,8 @@
 """Test-time fine-tuning: what it learns from, what it leaves, and that it can be stopped."""
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -128,6 +131,26 @@ def test_no_test_pair_is_learnt_from(random_model, tmp_path):
     task = Task("a", (pair,), (pair,))
     with pytest.raises(ValueError, match="no two pairs"):
         finetune_joint(random_model, {"a": task}, CONFIG, tmp_path, max_tokens=200)
+
+
+def test_an_old_torchao_does_not_stop_peft(tmp_path):
+    """Kaggle's image holds a torchao beside which peft raises at the first adapter."""
+    info = tmp_path / "torchao-0.10.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.10.0\n")
+    (tmp_path / "torchao.py").write_text("")
+    adapt = """
+import torch
+peft.LoraModel(torch.nn.Sequential(torch.nn.Linear(2, 2)), peft.LoraConfig(target_modules=["0"]), "a")
+"""
+
+    def run(how):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
+        command = [sys.executable, "-c", how + adapt]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    assert "incompatible version of torchao" in run("import peft").stderr
+    assert run("from arc_airv.adapters import import_peft; peft = import_peft()").returncode == 0
 
 
 # Answering with adapters -------------------------------------------------------------------------

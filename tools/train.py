@@ -11,6 +11,7 @@ import argparse
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from arc_airv.adapters import import_peft
 from arc_airv.corpus import ExampleStream, Source, demonstrations, pair_tokens
 from arc_airv.finetune import TrainConfig, train
 from arc_airv.heldout import HeldOut
@@ -69,12 +70,11 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(args.model)
         model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
         if args.lora_rank:
-            from peft import LoraConfig, get_peft_model
-
-            lora = LoraConfig(
+            peft = import_peft()
+            lora = peft.LoraConfig(
                 r=args.lora_rank, lora_alpha=2 * args.lora_rank, target_modules="all-linear"
             )
-            model = get_peft_model(model, lora)
+            model = peft.get_peft_model(model, lora)
     else:
         prompt_format, tokenizer = tiny_prompt_format(), build_tokenizer()
         model = build_model(tokenizer, width=args.width, layers=args.layers, heads=args.heads)

@@ -112,9 +112,9 @@ class TransformersEngine(LocalEngine):
         if adapter is None:
             yield
             return
-        from peft import PeftModel
+        from arc_airv.adapters import import_peft
 
-        self.network = PeftModel.from_pretrained(self.network, adapter).eval()
+        self.network = import_peft().PeftModel.from_pretrained(self.network, adapter).eval()
         try:
             yield
         finally:
