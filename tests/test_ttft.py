@@ -141,7 +141,8 @@ def test_an_old_torchao_does_not_stop_peft(tmp_path):
     (tmp_path / "torchao.py").write_text("")
     adapt = """
 import torch
-peft.LoraModel(torch.nn.Sequential(torch.nn.Linear(2, 2)), peft.LoraConfig(target_modules=["0"]), "a")
+network = torch.nn.Sequential(torch.nn.Linear(2, 2))
+peft.LoraModel(network, peft.LoraConfig(target_modules=["0"]), "a")
 """
 
     def run(how):
