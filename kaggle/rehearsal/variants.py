@@ -155,6 +155,13 @@ def kill_kernel(scene: Scene) -> Iterator[None]:
     scene.signal(signal.SIGKILL, spare="arc_airv.worker")
 
 
+def kill_training(scene: Scene) -> Iterator[None]:
+    """Kill the process that learns the demonstrations."""
+    while not (scene.working / "finetuned" / "finetune.0.log").exists():
+        yield
+    scene.signal(signal.SIGKILL, "finetune.0.job.json")
+
+
 # -------------------------------------------------------------------------------------------------
 
 # Without MINUTES the limit is that of the rerun, so a slow machine is no fault.
@@ -212,6 +219,18 @@ VARIANTS = {
         "more predictions than a minute is enough for",
         says=("worker 0: (done|did not stop by itself at the deadline)",),
         parameters=SHORT | {"N_PREDICTIONS": "512", "MINUTES": "1"},
+    ),
+    "fine-tuned": Variant(
+        "the demonstrations are learnt first; two GPUs, as far as nvidia-smi knows",
+        says=("finetune.0: joint, 4 tasks", "finetune.0: done", "0 things went wrong"),
+        parameters=SHORT | {"FINETUNE": '"joint"', "MINUTES": "20", "FINETUNE_SHARE": "0.1"},
+        gpus=2,
+    ),
+    "training killed": Variant(
+        "SIGKILL to the process that learns the demonstrations: the model answers as it is",
+        says=("! finetune.0: was killed by SIGKILL", "worker 0: done", "1 things went wrong"),
+        parameters=SHORT | {"FINETUNE": '"joint"'},
+        sabotage=kill_training,
     ),
     "kernel killed": Variant(
         "everything but the engine killed, as at the limit of the machine",
