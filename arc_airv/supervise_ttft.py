@@ -104,7 +104,7 @@ def supervise_finetuning(
     }
     used = devices[:1] if mode == "joint" else devices
     workers: dict[str, Worker] = {}
-    failed = False
+    failed = not tasks
     try:
         for number, part in enumerate(split_tasks(hide_outputs(tasks), len(used))):
             name = f"finetune.{number}"

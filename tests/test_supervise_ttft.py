@@ -95,6 +95,13 @@ def test_what_does_not_stop_is_ended_at_the_deadline(finetune, random_model):
     assert "did not stop by itself at the deadline" in account and finetune.seconds < 10
 
 
+def test_without_tasks_there_is_nothing_to_learn(random_model, tmp_path):
+    options = {"folder": tmp_path, "deadline": time.time() + 60, "max_tokens": 200}
+    for mode in ("joint", "per_task"):
+        found = supervise_finetuning({}, mode=mode, model=random_model, **options)
+        assert found == (Path(random_model), None)
+
+
 def test_a_mode_that_does_not_exist_is_an_error(finetune):
     with pytest.raises(ValueError, match="mode must be one of .*'both'"):
         finetune("both", 10)

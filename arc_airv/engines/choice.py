@@ -16,7 +16,7 @@ ENGINES = {
     "vllm": "arc_airv.engines:VllmEngine",
     "transformers": "arc_airv.engines:TransformersEngine",
 }
-# vLLM takes no other `max_lora_rank` (vllm/config/lora.py; 256 and less since 0.10).
+# The values of `max_lora_rank` that vLLM takes (vllm/config/lora.py, 0.32).
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
