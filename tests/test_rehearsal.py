@@ -30,7 +30,7 @@ def runs(tmp_path_factory):
 
     stage = set_stage(tmp_path_factory.mktemp("rehearsal"))
     names = [name for name in VARIANTS if name != "rerun" or image.vllm_version()]
-    names.sort(key=lambda name: name not in ("engine frozen", "rerun", "time limit"))
+    names.sort(key=lambda name: name not in ("engine frozen", "fine-tuned", "rerun", "time limit"))
     pool = ThreadPoolExecutor(3)
     yield {name: pool.submit(rehearse, stage, name, VARIANTS[name]) for name in names}
     pool.shutdown(cancel_futures=True)

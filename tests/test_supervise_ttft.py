@@ -49,7 +49,7 @@ def finetune(random_model, tasks, tmp_path):
 
 
 def test_the_tasks_are_shared_out_among_the_devices(finetune, random_model, tasks):
-    model, adapters, account = finetune("per_task", 30, rank=4, devices=(None, None))
+    model, adapters, account = finetune("per_task", 24, rank=4, devices=(None, None))
     assert str(model) == str(random_model) and list(adapters) == list(tasks)
     assert [path.name for path in adapters.values()] == ["3c9b0459", "d037b0a7", "untrained"]
     assert all((path / "adapter_model.safetensors").exists() for path in adapters.values())
@@ -58,7 +58,7 @@ def test_the_tasks_are_shared_out_among_the_devices(finetune, random_model, task
 
 
 def test_a_joint_model_is_a_model_folder(finetune):
-    model, adapters, account = finetune("joint", 20, devices=("", ""))
+    model, adapters, account = finetune("joint", 16, devices=("", ""))
     assert adapters is None and "!" not in account
     assert model.name == "finetuned" and (model / "prompt_format.json").exists()
 
