@@ -30,6 +30,17 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def run(folder):
+    """Run a notebook with these parameters; gives its page."""
+    from run_notebook import run_notebook
+
+    def run(name, **parameters):
+        return run_notebook(ROOT / "notebooks" / f"{name}.ipynb", folder / "html", **parameters)
+
+    return run
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_clean(path):
     notebook = json.loads(path.read_text())
@@ -40,11 +51,9 @@ def test_a_notebook_is_clean(path):
     assert "".join(notebook["cells"][0]["source"]).startswith("# ")
 
 
-def test_01_generates_predictions(folder):
-    run_notebook = pytest.importorskip("run_notebook").run_notebook
-    run_notebook(
-        ROOT / "notebooks" / "01_generate_predictions.ipynb",
-        folder / "html",
+def test_01_generates_predictions(run, folder):
+    run(
+        "01_generate_predictions",
         MODEL=MODEL,
         TASKS=str(folder / "tasks.json"),
         N_PREDICTIONS=3,
@@ -54,12 +63,9 @@ def test_01_generates_predictions(folder):
     assert len(read_predictions(folder / "predictions.jsonl")) == 3 * len(SMALL)
 
 
-def test_02_shows_them(folder):
-    from run_notebook import run_notebook
-
-    page = run_notebook(
-        ROOT / "notebooks" / "02_visualize_predictions.ipynb",
-        folder / "html",
+def test_02_shows_them(run, folder):
+    page = run(
+        "02_visualize_predictions",
         PREDICTIONS=str(folder / "predictions.jsonl"),
         TASKS=str(folder / "tasks.json"),
         N_TASKS=2,
@@ -67,13 +73,10 @@ def test_02_shows_them(folder):
     assert page.read_text().count("data:image/png") >= 4
 
 
-def test_03_submits_hidden_tasks_through_vllm(folder):
-    from run_notebook import run_notebook
-
+def test_03_submits_hidden_tasks_through_vllm(run, folder):
     pytest.importorskip("vllm")
-    run_notebook(
-        ROOT / "notebooks" / "03_build_submission.ipynb",
-        folder / "html",
+    run(
+        "03_build_submission",
         MODEL=MODEL,
         TASKS=str(folder / "hidden.json"),
         N_PREDICTIONS=2,
@@ -85,14 +88,11 @@ def test_03_submits_hidden_tasks_through_vllm(folder):
     assert len(read_predictions(folder / "hidden.jsonl")) == 2 * len(SMALL)
 
 
-def test_03_spends_its_minutes_whatever_the_challenges_file_holds(folder):
-    from run_notebook import run_notebook
-
+def test_03_spends_its_minutes_whatever_the_challenges_file_holds(run, folder):
     content = json.loads((folder / "hidden.json").read_text())
     (folder / "malformed.json").write_text(json.dumps({"empty": {}, **content, "none": None}))
-    page = run_notebook(
-        ROOT / "notebooks" / "03_build_submission.ipynb",
-        folder / "html",
+    page = run(
+        "03_build_submission",
         MODEL=MODEL,
         TASKS=str(folder / "malformed.json"),
         N_PREDICTIONS=512,
@@ -111,12 +111,9 @@ def test_03_spends_its_minutes_whatever_the_challenges_file_holds(folder):
     assert "2 things went wrong" in text  # the two entries
 
 
-def test_03_ends_well_without_any_engine(folder):
-    from run_notebook import run_notebook
-
-    page = run_notebook(
-        ROOT / "notebooks" / "03_build_submission.ipynb",
-        folder / "html",
+def test_03_ends_well_without_any_engine(run, folder):
+    page = run(
+        "03_build_submission",
         MODEL=str(folder / "there is no model"),
         TASKS=str(folder / "hidden.json"),
         STORE=str(folder / "none.jsonl"),
@@ -128,14 +125,11 @@ def test_03_ends_well_without_any_engine(folder):
     assert "no configuration is left to try" in page.read_text()
 
 
-def test_03_learns_the_demonstrations_first_if_asked_to(folder):
+def test_03_learns_the_demonstrations_first_if_asked_to(run, folder):
     """An adapter each; the rehearsals of `kaggle` learn jointly."""
     pytest.importorskip("peft")
-    from run_notebook import run_notebook
-
-    page = run_notebook(
-        ROOT / "notebooks" / "03_build_submission.ipynb",
-        folder / "html",
+    page = run(
+        "03_build_submission",
         MODEL=MODEL,
         TASKS=str(folder / "hidden.json"),
         N_PREDICTIONS=2,
@@ -143,9 +137,10 @@ def test_03_learns_the_demonstrations_first_if_asked_to(folder):
         SUBMISSION=str(folder / "adapted.json"),
         FINETUNE="per_task",
         FINETUNE_FOLDER=str(folder / "adapters"),
+        FINETUNE_SHARE=0.25,
         FINETUNE_OPTIONS={"max_tokens": 512, "rank": 4},
         ENGINE="transformers",
-        MINUTES=0.8,
+        MINUTES=2,
     )
     validate_submission(folder / "adapted.json", load_tasks(folder / "tasks.json"))
     assert len(read_predictions(folder / "adapted.jsonl")) == 2 * len(SMALL)
@@ -154,21 +149,16 @@ def test_03_learns_the_demonstrations_first_if_asked_to(folder):
     assert set(run["settings"]["adapters"]) == {"adapters"}
 
 
-def test_an_unknown_parameter_is_refused(folder):
-    from run_notebook import run_notebook
-
+def test_an_unknown_parameter_is_refused(run):
     with pytest.raises(ValueError, match="no parameter .*'N_TASK'"):
-        run_notebook(NOTEBOOKS[0], folder, N_TASK=1)
+        run("01_generate_predictions", N_TASK=1)
 
 
 @pytest.mark.parametrize("mode", ["per_task", "joint"])
-def test_06_fine_tunes_on_hidden_tasks(folder, mode):
+def test_06_fine_tunes_on_hidden_tasks(run, folder, mode):
     pytest.importorskip("peft")
-    from run_notebook import run_notebook
-
-    run_notebook(
-        ROOT / "notebooks" / "06_finetune.ipynb",
-        folder / "html",
+    run(
+        "06_finetune",
         MODEL=MODEL,
         TASKS=str(folder / "hidden.json"),
         MODE=mode,
@@ -181,9 +171,7 @@ def test_06_fine_tunes_on_hidden_tasks(folder, mode):
     assert len(read_predictions(folder / f"{mode}.jsonl")) == 2 * len(SMALL)
 
 
-def test_05_compares_selectors_and_runs_from_stored_files_alone(folder):
-    from run_notebook import run_notebook
-
+def test_05_compares_selectors_and_runs_from_stored_files_alone(run, folder):
     description = json.loads((folder / "predictions.run.json").read_text())
     runs = folder / "runs"
     runs.mkdir()
@@ -192,9 +180,8 @@ def test_05_compares_selectors_and_runs_from_stored_files_alone(folder):
             file.write((folder / "predictions.jsonl").read_bytes())
         description["settings"]["plan"].update(changed)
         (runs / f"{name}.run.json").write_text(json.dumps(description))
-    page = run_notebook(
-        ROOT / "notebooks" / "05_selection_study.ipynb",
-        folder / "html",
+    page = run(
+        "05_selection_study",
         PREDICTIONS=str(folder / "predictions.jsonl"),
         SCORES=None,
         N_FOLDS=0,
@@ -210,12 +197,9 @@ def test_05_compares_selectors_and_runs_from_stored_files_alone(folder):
     }
 
 
-def test_04_searches_with_beams(folder):
-    from run_notebook import run_notebook
-
-    page = run_notebook(
-        ROOT / "notebooks" / "04_beam_search.ipynb",
-        folder / "html",
+def test_04_searches_with_beams(run, folder):
+    page = run(
+        "04_beam_search",
         TEXT_MODEL=None,
         MODEL=MODEL,
         TASKS=str(folder / "tasks.json"),

@@ -8,7 +8,7 @@ in the store, so the command can be stopped and called again.
 
 import argparse
 
-from arc_airv.engines.choice import make_engine
+from arc_airv.engines import make_engine
 from arc_airv.engines.local import LocalEngine
 from arc_airv.infer import generate_predictions
 from arc_airv.metrics import bootstrap_interval, score_outputs

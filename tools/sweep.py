@@ -14,9 +14,7 @@ from pathlib import Path
 
 from evaluate import tasks_of_size
 
-from arc_airv.engines import Sampling
-from arc_airv.engines.alphabet import answer_tokens
-from arc_airv.engines.choice import make_engine
+from arc_airv.engines import Sampling, answer_tokens, make_engine
 from arc_airv.harvest import harvest_predictions
 from arc_airv.infer import generate_predictions
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from evaluate import tasks_of_size
 
-from arc_airv.engines import TransformersEngine
-from arc_airv.engines.choice import adapter_options, make_engine
+from arc_airv.engines import TransformersEngine, adapter_options, make_engine
 from arc_airv.finetune import TrainConfig
 from arc_airv.infer import generate_predictions
 from arc_airv.runs import compare_runs
