@@ -6,14 +6,18 @@ with everything that made the records. Knows nothing of what a record holds.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import warnings
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 SCHEMA_VERSION = 1
+
+# What was written is not kept: no space, too large a file, no quota.
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 def open_store(path: str | Path) -> BinaryIO:
@@ -57,8 +61,7 @@ def append_lines(file: BinaryIO, lines: list[str]) -> None:
     """Add lines to an open store and wait until they are on disk."""
     # A reply may hold what UTF-8 cannot (a lone surrogate): it becomes a question mark.
     file.write("".join(line + "\n" for line in lines).encode(errors="replace"))
-    file.flush()
-    os.fsync(file.fileno())
+    _sync(file)
 
 
 def write_run(path: str | Path, run: dict[str, Any], *, is_empty: bool) -> None:
@@ -119,9 +122,27 @@ def write_atomically(path: str | Path, text: str) -> None:
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+            _sync(file)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _sync(file: IO[Any]) -> None:
+    """Wait until what was written is on disk.
+
+    A disk that is broken, or a network's that cannot say, is a warning: what was written survives
+    the end of this process all the same, and a run that ends here would lose what comes next.
+    """
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        warnings.warn(
+            f"{file.name}: the disk does not confirm what was written ({error.strerror}); it may "
+            "be lost if the machine stops",
+            stacklevel=3,
+        )

@@ -1,7 +1,9 @@
 """The store of predictions: what is on disk stays, what is half-written goes, once only."""
 
+import errno
 import gzip
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -335,18 +337,36 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def sync_with(monkeypatch, number):
+    """Let the disk answer with this error."""
+
+    def fsync(fd):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", fsync)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, number):
     path = tmp_path / "file.json"
     write_atomically(path, "old")
-
-    def full_disk(fd):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    sync_with(monkeypatch, number)
+    with pytest.raises(OSError, match=os.strerror(number)):
         write_atomically(path, "new")
     assert path.read_text() == "old\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL])
+def test_a_disk_that_does_not_confirm_is_a_warning(path, monkeypatch, number):
+    """A broken disk, or a network's: what was written can be read, so the run goes on."""
+    sync_with(monkeypatch, number)
+    with pytest.warns(UserWarning, match="the disk does not confirm"):
+        fill(path, [make_prediction()])
+    with pytest.warns(UserWarning, match="file.json.tmp: .* may be lost"):
+        write_atomically(path.with_name("file.json"), "new")
+    assert len(read_predictions(path)) == 1
+    assert path.with_name("file.json").read_text() == "new\n"
 
 
 def test_a_truncated_compressed_store_is_named(tmp_path):

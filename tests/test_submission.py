@@ -1,5 +1,6 @@
 """Submissions: always whole, always valid, scored as Kaggle does."""
 
+import errno
 import json
 from dataclasses import replace
 
@@ -117,7 +118,7 @@ def test_the_old_file_stays_when_writing_fails(path, monkeypatch):
     before = path.read_bytes()
 
     def full_disk(fd):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):

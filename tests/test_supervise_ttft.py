@@ -80,10 +80,10 @@ def test_a_training_that_is_killed_leaves_the_model_as_it_is(finetune, random_mo
         (worker,) = [p for p in children() if b"arc_airv.worker" in command(p)]
         os.kill(worker, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)  # not waited for if nothing starts
     killer.start()
     model, adapters, account = finetune("joint", 120)
-    killer.join()
+    killer.join(10)
     assert str(model) == str(random_model) and adapters is None
     assert "was killed by SIGKILL (out of memory?)" in account and finetune.seconds < 60
 
