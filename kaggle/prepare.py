@@ -46,7 +46,7 @@ KAGGLE_INPUT = 'INPUT = Path("/kaggle/input")'  # this line of the cells
 KERNELS = {
     "generate": {
         "notebook": "01_generate_predictions.ipynb",
-        "cells": ["install", "ray"],
+        "cells": ["install", "vllm", "ray"],
         "parameters": {
             "MODEL": "str(find_model(root=INPUT))",
             "TASKS": 'str(find_input("arc-agi_evaluation_challenges.json", root=INPUT))',
@@ -65,7 +65,7 @@ KERNELS = {
     },
     "submission": {
         "notebook": "03_build_submission.ipynb",
-        "cells": ["fallback", "install"],
+        "cells": ["fallback", "install", "vllm"],
         "parameters": {
             "MODEL": "str(find_model(root=INPUT))",
             "TASKS": 'str(find_input("arc-agi_test_challenges.json", root=INPUT))',
@@ -220,7 +220,12 @@ def prepare_folders(
         raise ValueError(f"parameters of {sorted(strangers)}? There are {sorted(KERNELS)}")
     names = {"owner": owner, "competition": competition, "machine": machine}
     names |= {f"{name}_version": str(number) for name, number in numbers.items()}
-    into = Path(into)
+    into, model = Path(into), Path(model)
+    if not (model / "config.json").is_file():
+        raise ValueError(f"{model} is no model folder: it holds no config.json")
+    if model.resolve() == (into / "model").resolve():
+        raise ValueError(f"{model} is what this command writes: give the folder it came from")
+    shutil.rmtree(into / "model", ignore_errors=True)  # nothing of another model may stay
     for template in sorted(HERE.glob("*/*-metadata.json")):
         folder = into / template.parent.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -236,7 +241,7 @@ def prepare_folders(
                     if not source.startswith(vllm_wheels)
                 ]
         (folder / template.name).write_text(json.dumps(metadata, indent=2) + "\n")
-    for path in Path(model).iterdir():
+    for path in model.iterdir():
         if path.is_file():
             shutil.copy(path, into / "model")
     shutil.copy(HERE / "vllm_wheels" / "vllm_wheels.py", into / "vllm_wheels")

@@ -247,6 +247,21 @@ def test_options_change_the_metadata(tmp_path):
     assert metadata(tmp_path / "visualize")["kernel_sources"] == ["me/arc-airv-generate/1"]
 
 
+def test_nothing_of_another_model_stays(tmp_path):
+    prepare.prepare_folders(tmp_path / "out", owner="me")
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("config.json", "model-00001-of-00002.safetensors"):
+        (other / name).write_text("{}")
+    folder = prepare.prepare_folders(tmp_path / "out", owner="me", model=other) / "model"
+    left = {path.name for path in folder.iterdir() if "metadata" not in path.name}
+    assert left == {path.name for path in other.iterdir()}
+    # Nor is a model removed to make room for itself.
+    with pytest.raises(ValueError, match="what this command writes"):
+        prepare.prepare_folders(tmp_path / "out", owner="me", model=folder)
+    assert (folder / "config.json").is_file()
+
+
 def test_parameters_are_set_from_the_command_line(tmp_path):
     command = [sys.executable, str(ROOT / "kaggle" / "prepare.py"), "folders", "--owner", "me"]
     settings = ["submission.N_PREDICTIONS=64", 'submission.GPUS="2xT4"', "generate.MINUTES=30"]
@@ -271,6 +286,7 @@ def test_parameters_are_set_from_the_command_line(tmp_path):
         ({"owner": "Some One"}, "owner 'Some One'"),
         ({"owner": "me", "versions": {"wheel": 2}}, "versions of .*'wheel'"),
         ({"owner": "me", "wheelhouse": "home"}, "not 'home'"),
+        ({"owner": "me", "model": "docs"}, "docs is no model folder"),
     ],
 )
 def test_a_mistaken_option_is_refused(tmp_path, options, message):

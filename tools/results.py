@@ -3,9 +3,11 @@
     python tools/results.py             # print it
     python tools/results.py --write docs/results.md
     python tools/results.py --columns accuracy random_2 vote_1 vote_2 pass_n --write README.md
+    python tools/results.py --common --write docs/results.md
 
-Every metric is over all tasks of the data set: one that was not asked counts as 0, and one that was
-asked less often than N times counts with what it has.
+Every metric is over all tasks of the data set: one that was not asked counts as 0 (as 1 for
+"unanswered"), and one that was asked less often than N times counts with what it has. With --common,
+only over the tasks that every run was asked as often: there each metric can be compared.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from arc_airv.curves import metric_curves
+from arc_airv.pools import POOL
 from arc_airv.records import read_predictions
 from arc_airv.tasks import Task, load_tasks
 
@@ -56,6 +59,14 @@ def results(
     return table.reindex(columns=list(columns)).rename(columns=COLUMNS).fillna("")
 
 
+def asked_alike(runs: Sequence[pd.DataFrame], tasks: dict[str, Task]) -> dict[str, Task]:
+    """The tasks whose test outputs every run was asked, and all runs equally often."""
+    counts = pd.concat([run.groupby(POOL).size() for run in runs], axis=1)
+    alike = counts.nunique(axis=1, dropna=False) == 1
+    found = alike[alike].groupby("task_id").size()
+    return {t: task for t, task in tasks.items() if found.get(t, 0) == len(task.test)}
+
+
 def as_markdown(table: pd.DataFrame) -> str:
     """A table of text with its index, in Markdown."""
     rows = [["N", *table.columns], ["---"] * (1 + table.shape[1])]
@@ -68,27 +79,35 @@ def main() -> None:
     parser.add_argument("--dumps", default="res/dumps", type=Path, help="folder of the stores")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
     parser.add_argument("--columns", default=list(COLUMNS), nargs="+", choices=COLUMNS)
+    parser.add_argument("--common", action="store_true", help="only tasks asked as often by each")
     parser.add_argument("--write", type=Path, help="put the tables between the marks of this file")
     args = parser.parse_args()
     tasks = load_tasks(args.tasks)
-    parts = [MARKS[0].format(" ".join(sys.argv))]
+    runs = {}
     for name, title in RUNS.items():
-        stores = sorted(args.dumps.glob(f"[0-9]*/{name}.jsonl.gz"))
-        if stores:
-            predictions = pd.concat(map(read_predictions, stores), ignore_index=True)
-            asked = predictions.groupby(["task_id", "test_index"]).size()
-            counts = asked.groupby(asked).size().sort_index(ascending=False)
-            often = ", ".join(f"{count} outputs {n} times" for n, count in counts.items())
-            n_outputs = sum(len(task.test) for task in tasks.values())
-            parts.append(f"*{title}* (of {n_outputs} test outputs were asked: {often})")
-            parts.append(as_markdown(results(predictions, tasks, args.columns)))
-    if len(parts) == 1:
+        if stores := sorted(args.dumps.glob(f"[0-9]*/{name}.jsonl.gz")):
+            runs[title] = pd.concat(map(read_predictions, stores), ignore_index=True)
+    if not runs:
         raise SystemExit(f"no store of {list(RUNS)} in the folders of sizes under {args.dumps}")
+    if args.common:
+        tasks = asked_alike(list(runs.values()), tasks)
+    n_outputs = sum(len(task.test) for task in tasks.values())
+    parts = [MARKS[0].format(" ".join(sys.argv))]
+    for title, predictions in runs.items():
+        predictions = predictions[predictions["task_id"].isin(tasks)]
+        asked = predictions.groupby(POOL).size()
+        counts = asked.groupby(asked).size().sort_index(ascending=False)
+        often = ", ".join(f"{count} outputs {n} times" for n, count in counts.items())
+        parts.append(f"*{title}* (of {n_outputs} test outputs were asked: {often})")
+        parts.append(as_markdown(results(predictions, tasks, args.columns)))
     text = "\n\n".join([*parts, MARKS[1]])
     print(text)
     if args.write:
         old = args.write.read_text("utf-8")
-        between = re.escape(MARKS[0]).replace(r"\{\}", ".*") + ".*" + re.escape(MARKS[1])
+        # Between its own marks: a file may hold the tables of all tasks and those in common.
+        common = "" if args.common else "(?!.* --common)"
+        begin = re.escape(MARKS[0]).replace(r"\{\}", common + ("[^\n]* --common" * args.common) + "[^\n]*")
+        between = begin + ".*?" + re.escape(MARKS[1])
         new, n_marks = re.subn(between, lambda _: text, old, flags=re.DOTALL)
         if n_marks != 1:
             raise SystemExit(f"{args.write} must hold the marks {MARKS} once, found {n_marks}")

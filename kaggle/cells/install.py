@@ -25,7 +25,3 @@ def install(package, minutes):
 if shutil.which("nvidia-smi"):
     print(subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout)
 install("arc_airv", minutes=5)
-try:
-    install("vllm", minutes=30)
-except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-    print(f"No vLLM, so the Transformers engine has to do: {error}")

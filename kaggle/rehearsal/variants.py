@@ -18,6 +18,7 @@ from rehearsal.testfiles import (
 )
 
 MIB = 1 << 20
+STORE = "submission_predictions.jsonl"  # as notebook 03 names it
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Scene:
 
     def lines(self) -> int:
         """Predictions that are stored."""
-        stores = self.working.glob("predictions*.jsonl")
+        stores = self.working.glob(Path(STORE).stem + "*.jsonl")
         return sum(path.read_bytes().count(b"\n") for path in stores)
 
     def processes(self, name: str = "") -> list[int]:
@@ -125,7 +126,7 @@ def truncate_store(scene: Scene) -> Iterator[None]:
     while not scene.lines():
         yield
     scene.signal(signal.SIGKILL, "arc_airv.worker")
-    store = scene.working / "predictions.jsonl"
+    store = scene.working / STORE
     os.truncate(store, random.randrange(1, store.stat().st_size))
 
 
@@ -142,7 +143,7 @@ def fill_disk(scene: Scene) -> Iterator[None]:
         yield
     working = Path(f"/proc/{workers[0]}/root/kaggle/working")  # a mount that is only seen in there
     if working.exists():
-        while not any(path.stat().st_size for path in working.glob("predictions.jsonl")):
+        while not any(path.stat().st_size for path in working.glob(STORE)):
             yield
         free = shutil.disk_usage(working).free
         (working / "filler.bin").write_bytes(bytes(free - MIB // 4))
