@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from arc_airv.storage import append_lines, open_store, write_run
+from arc_airv.storage import append_lines, open_store, whole_lines, write_run
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Prediction:
         16 hexadecimal digits; tells whether a resumed run asks the same questions.
     n_train : int
         How many demonstrations the prompt showed (fewer than the task has if some were dropped
-        to fit).
+        to fit); -1 where the store does not tell.
     """
 
     task_id: str
@@ -66,7 +66,7 @@ class Prediction:
     n_prompt_tokens: int
     finish_reason: str | None
     prompt_hash: str
-    n_train: int
+    n_train: int = -1
 
     @property
     def key(self) -> Key:
@@ -77,7 +77,14 @@ class Prediction:
 Key = tuple[str, int, str, int]
 KEY = ["task_id", "test_index", "augmentation", "sample_index"]
 COLUMNS = [field.name for field in fields(Prediction)]
-FIELDS = frozenset(COLUMNS)
+OPTIONAL = {f.name: f.default for f in fields(Prediction) if f.default is not MISSING}
+FIELDS = frozenset(COLUMNS) - OPTIONAL.keys()  # what a record must have
+TYPES = {  # of the values in a file, by the annotation of the field
+    "str": {str},
+    "int": {int},
+    "str | None": {str, type(None)},
+    "float | None": {float, int, type(None)},
+}
 BLOCK = 1000  # lines that are parsed together
 
 
@@ -110,11 +117,9 @@ class PredictionStore:
 
     def __init__(self, path: str | Path, run: dict[str, Any] | None = None) -> None:
         self.path = Path(path)
-        self._file = open_store(self.path)
+        self.prompt_hashes: dict[Key, str]
+        self._file, self.prompt_hashes = open_store(self.path, self._parse)
         try:
-            key, prompt_hash = itemgetter(*KEY), itemgetter("prompt_hash")
-            records = chain.from_iterable(_parse_lines(self._file, self.path))
-            self.prompt_hashes: dict[Key, str] = {key(r): prompt_hash(r) for r in records}
             if run is not None:
                 write_run(self.path, run, is_empty=not self.prompt_hashes)
         except BaseException:
@@ -129,6 +134,11 @@ class PredictionStore:
 
     def __len__(self) -> int:
         return len(self.prompt_hashes)
+
+    def _parse(self, lines: Iterable[bytes]) -> dict[Key, str]:
+        key, prompt_hash = itemgetter(*KEY), itemgetter("prompt_hash")
+        records = chain.from_iterable(_parse_lines(lines, self.path))
+        return {key(r): prompt_hash(r) for r in records}
 
     def append(self, predictions: Iterable[Prediction]) -> None:
         """Write predictions and wait until they are on disk.
@@ -177,18 +187,29 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     try:
         with opener(path, "rb") as file:
-            whole = (line for line in file if line.endswith(b"\n"))
-            for records in _parse_lines(whole, path):
+            for records in _parse_lines(whole_lines(file), path):
                 for name, values in columns.items():
-                    values += [record[name] for record in records]
+                    default = OPTIONAL.get(name)
+                    values += [record.get(name, default) for record in records]
     except (EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: not a whole gzip file ({error})") from None
+    _check_types(columns, path)
     return _typed(pd.DataFrame(columns))
+
+
+def _check_types(columns: dict[str, list[Any]], path: Path) -> None:
+    for field in fields(Prediction):
+        values, allowed = columns[field.name], TYPES[field.type]
+        if not set(map(type, values)) <= allowed:
+            row = next(i for i, value in enumerate(values) if type(value) not in allowed)
+            raise ValueError(
+                f"{path}: line {row + 1}: {field.name} must be {field.type}, got {values[row]!r}"
+            )
 
 
 def to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """A table of predictions from dictionaries with the fields of `Prediction`."""
-    return _typed(pd.DataFrame(list(records), columns=COLUMNS))
+    return _typed(pd.DataFrame([{**OPTIONAL, **r} for r in records], columns=COLUMNS))
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -222,6 +243,6 @@ def _parse_line(line: bytes, number: int, path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: line {number} is not a prediction ({error})") from None
     if not isinstance(record, dict):
         raise ValueError(f"{path}: line {number} is not a prediction (no JSON object)")
-    if missing := [name for name in COLUMNS if name not in record]:
+    if missing := [name for name in COLUMNS if name in FIELDS - record.keys()]:
         raise ValueError(f"{path}: line {number} lacks {missing}")
     return record

@@ -17,7 +17,7 @@ import pandas as pd
 from arc_airv.metrics import average_outputs, bootstrap_interval, score_outputs
 from arc_airv.pools import POOL
 from arc_airv.records import read_predictions
-from arc_airv.storage import run_path
+from arc_airv.storage import read_run, run_path
 from arc_airv.tasks import Task
 
 
@@ -97,7 +97,7 @@ def describe_run(path: str | Path) -> dict[str, Any]:
         If the store has no run description, or one that lacks its settings.
     """
     try:
-        run = json.loads(run_path(path).read_text("utf-8"))
+        run = read_run(path)
         sampling, plan = run["settings"]["sampling"], run["settings"]["plan"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: no usable run description {run_path(path)} ({error})") from None

@@ -11,32 +11,50 @@ import fcntl
 import json
 import os
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeVar
 
 SCHEMA_VERSION = 1
 
 # What was written is not kept: no space, too large a file, no quota.
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+FIRST_FIELD = b'{"task_id"'  # what every line of a store begins with
+
+Content = TypeVar("Content")
 
 
-def open_store(path: str | Path) -> BinaryIO:
-    """Open the lines of a store for reading and appending, as their only writer.
+def open_store(
+    path: str | Path, parse: Callable[[Iterator[bytes]], Content]
+) -> tuple[BinaryIO, Content]:
+    """Open a store for appending, as its only writer, and read what it holds.
 
-    A half-written last line (a run was killed) is dropped, with a warning. The lock ends when the
-    file is closed, or with the process.
+    A half-written last line (a run was killed) is dropped, with a warning; a file that is no store
+    is left as it is. The lock ends when the file is closed, or with the process.
 
     Parameters
     ----------
     path : str or Path
         ``<name>.jsonl``; created with its folder if missing.
+    parse : callable
+        Makes the content of the whole lines; raises ValueError if one is no record.
+
+    Returns
+    -------
+    file : BinaryIO
+    content
+        What `parse` gave.
 
     Raises
     ------
     RuntimeError
         If another process is writing the store.
+    ValueError
+        If the file is compressed, or no store.
     """
     path = Path(path)
+    if path.suffix == ".gz":
+        raise ValueError(f"{path}: a compressed store cannot be appended to; decompress it first")
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a+b")
     try:
@@ -45,16 +63,44 @@ def open_store(path: str | Path) -> BinaryIO:
         except BlockingIOError:
             raise RuntimeError(f"{path}: another process is writing this store") from None
         file.seek(0)
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        lines = file.readlines()
+        whole = list(whole_lines(lines))
+        content = parse(iter(whole))
+        if len(whole) < len(lines):
+            _check_cut(path, whole, lines[-1])
             warnings.warn(f"{path}: dropped a half-written last line", stacklevel=3)
-            file.truncate(whole)
-        file.seek(0)
+            file.truncate(sum(map(len, whole)))
+        elif whole and not whole[-1].endswith(b"\n"):
+            file.write(b"\n")
     except BaseException:
         file.close()
         raise
-    return file
+    return file, content
+
+
+def whole_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a store without a half-written last one.
+
+    A last line may also be whole and lack its end, as other programs write it.
+    """
+    for line in lines:
+        if line.endswith(b"\n") or is_object(line):
+            yield line
+
+
+def is_object(line: bytes) -> bool:
+    """Whether a line holds a JSON object, which a part of one does not."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _check_cut(path: Path, whole: list[bytes], rest: bytes) -> None:
+    """Whether what is to be dropped is the beginning of a record, if nothing else says so."""
+    begins = rest[: len(FIRST_FIELD)] == FIRST_FIELD[: len(rest)]
+    if not whole and not begins:
+        raise ValueError(f"{path}: is no store, it holds no whole record; nothing was changed")
 
 
 def append_lines(file: BinaryIO, lines: list[str]) -> None:
@@ -83,8 +129,14 @@ def write_run(path: str | Path, run: dict[str, Any], *, is_empty: bool) -> None:
     ValueError
         If the settings differ; the message names each.
     """
-    if run_path(path).exists() and not is_empty:
-        old = json.loads(run_path(path).read_text("utf-8"))
+    if not is_empty and not run_path(path).exists():
+        warnings.warn(
+            f"{path}: its run description {run_path(path).name} is missing, so nothing tells "
+            "whether what it holds was made with these settings",
+            stacklevel=3,
+        )
+    elif not is_empty:
+        old = read_run(path)
         before, now = old.get("settings", {}), json.loads(json.dumps(run.get("settings", {})))
         differing = sorted(k for k in before.keys() | now if before.get(k) != now.get(k))
         if differing:
@@ -103,9 +155,23 @@ def write_run(path: str | Path, run: dict[str, Any], *, is_empty: bool) -> None:
 
 def add_call(path: str | Path, call: dict[str, Any]) -> None:
     """Note in a store's run description what one finished call did and cost (JSON values)."""
-    run = json.loads(run_path(path).read_text("utf-8"))
+    run = read_run(path)
     run["calls"] = [*run.get("calls", []), call]
     write_atomically(run_path(path), json.dumps(run, indent=2, ensure_ascii=False))
+
+
+def read_run(path: str | Path) -> dict[str, Any]:
+    """Read a store's run description.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON object; the message names the file.
+    """
+    text = run_path(path).read_bytes()
+    if not is_object(text):
+        raise ValueError(f"{run_path(path)}: not readable as a JSON object; delete or mend it")
+    return json.loads(text)
 
 
 def run_path(path: str | Path) -> Path:

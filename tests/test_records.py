@@ -168,13 +168,13 @@ def test_a_store_cut_at_any_byte_of_its_last_lines_keeps_exactly_the_whole_ones(
     appended = path.read_bytes().removeprefix(content)
     for size in range(len(lines[0]), len(content) + 1):
         path.write_bytes(content[:size])
-        n_whole = content[:size].count(b"\n")
+        n_whole = (content[:size] + b"\n").count(b"}\n")  # a last one may lack its end
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             with PredictionStore(path) as store:
                 assert list(store.prompt_hashes) == [p.key for p in predictions[:n_whole]]
                 store.append([new])
-        is_whole = content[:size].endswith(b"\n")
+        is_whole = content[:size].endswith((b"\n", b"}"))
         assert len(warned) == (0 if is_whole else 1)
         assert is_whole or "half-written" in str(warned[0].message)
         assert path.read_bytes() == b"".join(lines[:n_whole]) + appended
@@ -210,6 +210,47 @@ def test_a_line_that_lacks_a_field_is_an_error_that_names_both(path):
     path.write_text(json.dumps(record) + "\n")
     with pytest.raises(ValueError, match=r"line 1 lacks \['prompt_hash'\]"):
         read_predictions(path)
+
+
+def test_a_field_of_another_type_is_an_error_that_names_both(path):
+    fill(path, [make_prediction(), make_prediction(sample_index=1, task_id=5)])
+    with pytest.raises(ValueError, match="line 2: task_id must be str, got 5"):
+        read_predictions(path)
+
+
+def test_a_record_of_another_program_may_lack_what_is_no_part_of_the_format(path):
+    record = asdict(make_prediction())
+    del record["n_train"]
+    path.write_text(json.dumps(record))  # nor does its last line need an end
+    assert read_predictions(path)["n_train"].tolist() == [-1]
+    assert to_frame([record])["n_train"].tolist() == [-1]
+    fill(path, [make_prediction(sample_index=1)], run=None)
+    assert read_predictions(path)["n_train"].tolist() == [-1, 3]
+
+
+@pytest.mark.parametrize("content", ['{"00576224": {"train": []}}', "a note", '{"a": 1}\n'])
+def test_a_file_that_is_no_store_is_left_as_it_is(path, content):
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"is no store|line 1 lacks"):
+        PredictionStore(path)
+    assert path.read_text() == content
+
+
+def test_a_compressed_store_is_not_written_to(path, tmp_path):
+    compressed = tmp_path / "predictions.jsonl.gz"
+    compressed.write_bytes(gzip.compress(b""))
+    with pytest.raises(ValueError, match="compressed store cannot be appended to"):
+        PredictionStore(compressed)
+
+
+def test_a_store_whose_run_description_is_gone_is_gone_on_with_and_told(path):
+    fill(path, [make_prediction()])
+    run_path(path).unlink()
+    with pytest.warns(UserWarning, match="predictions.run.json is missing"):
+        fill(path, [make_prediction(sample_index=1)])
+    run_path(path).write_text('{"settings": ')
+    with pytest.raises(ValueError, match="predictions.run.json: not readable as a JSON object"):
+        fill(path, [])
 
 
 @pytest.mark.parametrize("broken", [0, BLOCK - 1, BLOCK, 2 * BLOCK + 1])
