@@ -6,7 +6,6 @@ An ensemble of models, of augmentations or of machines. Nothing that is given is
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import pandas as pd
 from arc_airv.pools import CANDIDATE, candidate_features
 from arc_airv.records import KEY, read_predictions, to_frame
 from arc_airv.submission import ATTEMPTS, NO_ANSWER, Submission
-from arc_airv.tasks import Task
+from arc_airv.tasks import Task, read_json
 from arc_airv.vote import rank_by_score
 
 COUNTS = ("votes", "share")
@@ -144,10 +143,10 @@ def combine_submissions(
     --------
     The second attempt of a submission, given to another one: ``slots=[(0, 0), (1, 0), (0, 1)]``.
     """
-    contents = [
-        json.loads(Path(s).read_text("utf-8")) if isinstance(s, (str, Path)) else s
-        for s in submissions
-    ]
+    contents = [read_json(s) if isinstance(s, (str, Path)) else s for s in submissions]
+    for number, content in enumerate(contents):
+        if not isinstance(content, Mapping):
+            raise ValueError(f"submission {number} must be an object of tasks by id")
     if slots is None:
         slots = [(s, a) for a in range(len(ATTEMPTS)) for s in range(len(contents))]
     for s, a in slots:
@@ -161,7 +160,7 @@ def combine_submissions(
         for i in range(len(task.test)):
             chosen: list[list[list[int]]] = []
             for s, a in slots:
-                answers = contents[s].get(task_id, [])
+                answers = contents[s].get(task_id) or []
                 grid = answers[i].get(ATTEMPTS[a], NO_ANSWER) if i < len(answers) else NO_ANSWER
                 if grid != NO_ANSWER and grid not in chosen:
                     chosen.append(copy.deepcopy(grid))

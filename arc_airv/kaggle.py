@@ -148,7 +148,7 @@ def read_challenges(source: str | Path) -> Challenges:
         return Challenges(tasks, tasks, {})
     try:
         content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must be an object of tasks by id")

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 import arc_airv
 from arc_airv.augment import Augmentation, sample_augmentations
 from arc_airv.encoders import PROMPT_TOO_LONG, UNPARSED
-from arc_airv.engines.base import Completion, Sampling
+from arc_airv.engines.base import Completion, Sampling, checked_logprob
 from arc_airv.grids import MAX_SIDE, N_COLORS, format_grid
 from arc_airv.prompts import PlainTemplate, PromptFormat, max_output_cells
 from arc_airv.records import Prediction
@@ -90,9 +91,10 @@ class Question:
             if completion.text is not None:
                 grid, status = prompt_format.parse(completion.text, completion.finish_reason)
             text = None if grid is None else format_grid(augmentation.revert_grid(grid))
-            predictions.append(
-                self._prediction(sample, grid=text, status=status, **asdict(completion))
-            )
+            reply = asdict(completion) | {"n_tokens": int(completion.n_tokens)}
+            if completion.cumulative_logprob is not None:  # of any engine: what JSON can hold
+                reply["cumulative_logprob"] = checked_logprob(float(completion.cumulative_logprob))
+            predictions.append(self._prediction(sample, grid=text, status=status, **reply))
         return predictions
 
     def too_long(self) -> list[Prediction]:
@@ -124,8 +126,11 @@ def count_views(
     Raises
     ------
     ValueError
-        If a number is no positive multiple of the replies to a view, or an output is unknown.
+        If a number is no positive multiple of the replies to a view, an output is unknown, or a
+        task stands under another id than its own.
     """
+    if strangers := [key for key, task in tasks.items() if task.task_id != key]:
+        raise ValueError(f"tasks must be keyed by their task_id, these are not: {strangers[:5]}")
     outputs = outputs_of(tasks)
     if isinstance(n_predictions, Mapping):
         if unknown := sorted(n_predictions.keys() - set(outputs)):
@@ -133,10 +138,10 @@ def count_views(
     else:
         n_predictions = dict.fromkeys(outputs, n_predictions)
     for output, n in n_predictions.items():
-        if n < 1 or n % n_samples:
+        if not isinstance(n, Integral) or n < 1 or n % n_samples:
             raise ValueError(
                 f"n_predictions must be a positive multiple of sampling.n = {n_samples}, "
-                f"got {n} for output {output}"
+                f"got {n!r} for output {output}"
             )
     return {output: n // n_samples for output, n in n_predictions.items()}
 
@@ -289,7 +294,8 @@ class Renderer:
         return self.engine.count_tokens([answer])[0] + REPLY_SLACK
 
     def _seed(self, job: Job) -> int | None:
-        """A seed that depends on the job alone, so that a resumed run draws the same."""
+        """A seed that depends on the job alone: where it is all that the draw depends on (vLLM,
+        not Transformers, which draws a batch together), a resumed run draws the same."""
         if self.sampling.temperature == 0:
             return None
         base = self.seed if self.sampling.seed is None else self.sampling.seed

@@ -7,6 +7,7 @@ cannot be missing; an attempt that does not exist is ``[[0]]``.
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from arc_airv.grids import Grid, as_grid, same_grid
 from arc_airv.metrics import AVERAGES
 from arc_airv.storage import write_atomically
-from arc_airv.tasks import Task
+from arc_airv.tasks import Task, read_json
 
 ATTEMPTS = ("attempt_1", "attempt_2")
 NO_ANSWER = [[0]]
@@ -38,7 +39,7 @@ def build_submission(attempts: dict[str, list[list[Grid]]], tasks: dict[str, Tas
     Raises
     ------
     ValueError
-        If `attempts` names a task or output that is not there.
+        If `attempts` names a task or output that is not there, or holds what is no grid.
     """
     unknown = sorted(set(attempts) - set(tasks))
     if unknown:
@@ -50,8 +51,10 @@ def build_submission(attempts: dict[str, list[list[Grid]]], tasks: dict[str, Tas
             raise ValueError(f"task {task_id} has {len(task.test)} test outputs, not {len(given)}")
         submission[task_id] = []
         for i in range(len(task.test)):
-            grids = [grid.tolist() for grid in given[i]] if i < len(given) else []
-            grids += [NO_ANSWER] * len(ATTEMPTS)
+            chosen = given[i] if i < len(given) else []
+            where = f"task {task_id}: test output {i}"
+            grids = [as_grid(grid, name=where).tolist() for grid in chosen]
+            grids += [copy.deepcopy(NO_ANSWER) for _ in ATTEMPTS]  # not one list in all places
             submission[task_id].append(dict(zip(ATTEMPTS, grids)))
     return submission
 
@@ -76,10 +79,7 @@ def validate_submission(path: str | Path, tasks: dict[str, Task]) -> Submission:
         If the file is not JSON, a task or output is missing or unknown, an attempt is missing or
         no grid; the message names the first fault of each of up to five tasks.
     """
-    try:
-        content = json.loads(Path(path).read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not readable as JSON ({error})") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must be an object of tasks by id")
     unknown = [task_id for task_id in content if task_id not in tasks]
@@ -113,10 +113,12 @@ def score_submission(path: str | Path, tasks: dict[str, Task], *, average: str =
     Raises
     ------
     ValueError
-        If the submission is not valid or a solution is hidden.
+        If the submission is not valid, a solution is hidden, or there are no tasks.
     """
     if average not in AVERAGES:
         raise ValueError(f"average must be one of {AVERAGES}, got {average!r}")
+    if not tasks:
+        raise ValueError("no tasks to score")
     content = validate_submission(path, tasks)
     solved = []
     for task_id, task in tasks.items():

@@ -109,7 +109,7 @@ def load_tasks(source: str | Path, *, solutions: str | Path | None = None) -> di
             files = sorted(path.glob("*.json"))
             if not files:
                 raise ValueError(f"{path}: no <task_id>.json in this folder")
-            tasks = {file.stem: parse_task(file.stem, _read_json(file), file) for file in files}
+            tasks = {file.stem: parse_task(file.stem, read_json(file), file) for file in files}
         elif path.is_file():
             tasks = {
                 task_id: parse_task(task_id, content, path)
@@ -216,15 +216,31 @@ def _join_solutions(tasks: dict[str, Task], path: Path) -> dict[str, Task]:
     return joined
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file in which no object has a key twice.
+
+    Raises
+    ------
+    ValueError
+        If it is not readable; the message names the file and the fault.
+    """
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:  # also UnicodeDecodeError
+        return json.loads(Path(path).read_text("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
         raise ValueError(f"{path}: not readable as JSON ({error})") from None
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):  # the last one would silently win
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"{twice[:5]} more than once in one object")
+    return content
+
+
 def _read_object(path: Path) -> dict[str, Any]:
-    content = _read_json(path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must be an object of tasks by id")
     return content

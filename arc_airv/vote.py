@@ -26,7 +26,7 @@ from arc_airv.pools import (
 from arc_airv.selectors import PRESETS, Selector, find_selector
 from arc_airv.tasks import Task, check_output
 
-METHODS = ("votes", "logprob", "cells")  # those that need no weights
+METHODS = ("votes", "logprob", "cells")  # those that need neither weights nor re-scores
 TIES = ("votes", "mean_token_logprob")
 
 
@@ -46,7 +46,7 @@ def rank_candidates(
     predictions : DataFrame
         As `arc_airv.records.read_predictions` gives it; needs the columns task_id, test_index,
         grid, cumulative_logprob and n_tokens. Rows without a grid are no candidates.
-    method : {"votes", "logprob", "cells", "weighted"}, default "votes"
+    method : {"votes", "logprob", "cells", "weighted"} or a preset, default "votes"
         - "votes": how many predictions gave the grid.
         - "logprob": the highest log-probability (nats) among the predictions of the grid.
         - "cells": vote cell by cell. The predictions are grouped by shape; in each shape every
@@ -56,6 +56,7 @@ def rank_candidates(
           candidate's shape plus the mean share (0-1) of them that agree with its cells, so the
           most voted shape goes first and its composed grid leads it.
         - "weighted": a weighted sum of features, given as `weights`.
+        - Any other name of `arc_airv.selectors.PRESETS`: that formula. Some need `scores`.
     weights : str, dict or Selector, optional
         For "weighted" alone: a name of `arc_airv.selectors.PRESETS`; or the weight of each feature
         of `arc_airv.pools.candidate_features`; or a `arc_airv.selectors.Selector`, such as a fitted
@@ -190,8 +191,9 @@ def _choose(method: str, weights: str | Mapping[str, float] | Selector | None) -
         if weights is None:
             raise ValueError(f"method 'weighted' needs weights=, such as one of {sorted(PRESETS)}")
         return find_selector(weights)
-    if method not in METHODS:
-        raise ValueError(f"method must be 'weighted' or one of {sorted(METHODS)}, got {method!r}")
+    if method not in {*METHODS, *PRESETS}:
+        known = sorted({"cells", *PRESETS})
+        raise ValueError(f"method must be 'weighted' or one of {known}, got {method!r}")
     if weights is not None:
         raise ValueError(f"weights are for method 'weighted', got method {method!r}")
     return None if method == "cells" else PRESETS[method]

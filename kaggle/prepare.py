@@ -313,7 +313,7 @@ def main() -> None:
     folders.add_argument("--owner", default=os.environ.get("KAGGLE_USERNAME"), metavar="NAME")
     folders.add_argument("--competition", default=COMPETITION)
     folders.add_argument("--model", default=MODEL, type=Path, help="a model folder")
-    folders.add_argument("--machine", default="NvidiaL4", help="or NvidiaTeslaT4Highmem, ...")
+    folders.add_argument("--machine", default="NvidiaL4", help="or NvidiaTeslaT4, ...")
     folders.add_argument("--wheelhouse", default="kernel", choices=["kernel", "dataset"])
     folders.add_argument("--version", default=[], nargs="*", metavar="SOURCE=N", dest="versions")
     folders.add_argument("--docker-image")

@@ -155,6 +155,20 @@ def test_a_curve_does_not_depend_on_the_other_points_nor_change_with_the_day():
     pd.testing.assert_frame_equal(table[table["n"] == 4].reset_index(drop=True), alone)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_predictions": []},
+        {"n_predictions": [0]},
+        {"n_predictions": [1, -1]},
+        {"n_subsamples": 0},
+    ],
+)
+def test_numbers_below_one_are_refused(options):
+    with pytest.raises(ValueError, match="must be at least 1, got"):
+        metric_curves(*random_data(0), **options)
+
+
 def test_a_curve_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no predictions"):
         metric_curves(to_frame([]), TASKS)

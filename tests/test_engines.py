@@ -241,6 +241,20 @@ def test_what_cannot_be_scored_is_a_clear_error(
     assert len(engine.score(prompts[:1], ["1 "])) == 1  # and it goes on working
 
 
+def test_an_empty_prompt_is_a_clear_error(engine, prompts):
+    with pytest.raises(ValueError, match="prompt 1 is empty"):
+        engine.generate([prompts[0], ""], Sampling(max_tokens=4))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"stop": "<end>"}, {"stop": [""]}, {"stop": [5]}, {"temperature": float("nan")}, {"n": 0}],
+)
+def test_sampling_that_would_ruin_a_run_is_refused(options):
+    with pytest.raises(ValueError, match="got"):
+        Sampling(**options)
+
+
 # Searches ----------------------------------------------------------------------------------------
 
 

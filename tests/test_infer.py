@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from scripted import BARE, GARBAGE, ScriptedEngine, StreamingEngine
 
 import arc_airv.infer
 from arc_airv.augment import Augmentation, sample_augmentations
 from arc_airv.encoders import make_encoder
-from arc_airv.engines.base import Completion, Sampling
+from arc_airv.engines.base import Completion, Sampling, stream_replies
 from arc_airv.grids import format_grid, parse_grid, same_grid
 from arc_airv.infer import BATCHING, generate_predictions
 from arc_airv.metrics import evaluate, score_outputs
@@ -107,9 +108,9 @@ def test_several_samples_of_a_view_count_towards_n(store, faulty):
         ]
 
 
-@pytest.mark.parametrize("n", [0, -4, 3, 6])
+@pytest.mark.parametrize("n", [0, -4, 3, 6, 4.0, "4"])
 def test_n_must_be_a_positive_multiple_of_the_samples(store, faulty, n):
-    with pytest.raises(ValueError, match=f"multiple of sampling.n = 4, got {n}"):
+    with pytest.raises(ValueError, match=f"multiple of sampling.n = 4, got {n!r}"):
         ask(faulty, store, n, sampling=SAMPLED)
     assert not store.exists()
 
@@ -230,6 +231,89 @@ def test_an_engine_that_fails_leaves_what_it_had_answered(store, faulty):
         ask(Failing(TASKS), store, 8)
     assert len(read_predictions(store)) == 10
     assert ask(ScriptedEngine(TASKS), store, 8).n_new == 46
+
+
+def test_what_any_engine_says_of_its_replies_can_be_stored(store):
+    """A log-probability that is no number is none; numpy's numbers are numbers."""
+
+    class Strange(StreamingEngine):
+        def reply(self, prompt, sampling):
+            (reply,) = super().reply(prompt, sampling)
+            logprob = [np.nan, -np.inf, np.float32(-1.5)][len(self.calls) % 3]
+            return [replace(reply, cumulative_logprob=logprob, n_tokens=np.int64(7))]
+
+    with pytest.warns(UserWarning, match="log-probability of"):
+        ask(Strange(TASKS), store, 3)
+    frame = read_predictions(store)
+    assert len(frame) == 21 and set(frame["n_tokens"]) == {7}
+    assert set(frame["cumulative_logprob"].dropna()) == {-1.5}
+
+
+@pytest.mark.parametrize("lost", [1, 84])
+def test_an_engine_that_leaves_prompts_out_is_an_error(store, lost):
+    class Forgetful(ScriptedEngine):
+        def generate(self, prompts, sampling):
+            return super().generate(prompts, sampling)[lost:]
+
+    with pytest.raises(RuntimeError, match=f"left {lost} prompts unanswered"):
+        ask(Forgetful(TASKS), store, 12)
+    assert len(read_predictions(store)) == 84 - lost
+
+
+@pytest.mark.parametrize("given", [0, 3, 5])
+def test_an_engine_that_gives_another_number_of_replies_is_an_error(store, given):
+    class Miscounting(ScriptedEngine):
+        def reply(self, prompt, sampling):
+            return super().reply(prompt, replace(sampling, n=5))[:given]
+
+    with pytest.raises(RuntimeError, match=f"asked for 4 replies .* gave {given}"):
+        ask(Miscounting(TASKS), store, 8, sampling=SAMPLED)
+
+
+def test_tasks_under_another_id_are_refused(store, faulty):
+    with pytest.raises(ValueError, match="keyed by their task_id, .*'renamed'"):
+        ask(faulty, store, 1, tasks={"renamed": TASKS["6150a2bd"]})
+
+
+# An engine that streams nothing ------------------------------------------------------------------
+
+
+def test_prompts_of_other_adapters_do_not_go_together(store):
+    class Adapted(ScriptedEngine):
+        def generate(self, prompts, sampling):
+            used.update(dict.fromkeys(prompts, sampling.adapter))
+            return super().generate(prompts, sampling)
+
+    used = {}
+    ask(Adapted(TASKS), store, 12, adapters={task_id: f"adapters/{task_id}" for task_id in TASKS})
+    assert len(used) == 84
+    for task_id, task in TASKS.items():
+        for prompt in ScriptedEngine({task_id: task}, n_views=12).answers:
+            assert used.get(prompt, f"adapters/{task_id}") == f"adapters/{task_id}"
+
+
+def test_a_call_holds_what_fits_together():
+    """A long prompt with a short reply, and a short prompt with a long one, fit alone."""
+
+    class Small(ScriptedEngine):
+        def reply(self, prompt, sampling):
+            assert len(prompt) + sampling.max_tokens <= 20
+            return [Completion(prompt, 1, -1.0, "stop")]
+
+    engine = Small({}, max_model_len=20)
+    asked = [("a" * 10, 10), ("b" * 8, 9), ("c" * 2, 18), ("d", 2)]
+    requests = [(prompt, Sampling(max_tokens=n)) for prompt, n in asked]
+    replies = dict(pair for group in stream_replies(engine, requests) for pair in group)
+    assert [replies[i][0].text for i in range(4)] == [prompt for prompt, _ in asked]
+    assert list(map(len, engine.calls)) == [2, 2]
+
+
+def test_a_call_is_short_where_there_is_a_deadline_to_keep(store):
+    engine = ScriptedEngine(TASKS, delay=0.02)
+    start = time.time()
+    summary = ask(engine, store, 40, deadline=start + 0.5)  # all of them would take 5.6 s
+    assert summary.stopped == "deadline" and time.time() - start < 2.5
+    assert 0 < summary.n_stored < 140
 
 
 # The deadline ------------------------------------------------------------------------------------

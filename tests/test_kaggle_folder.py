@@ -332,12 +332,12 @@ def test_a_renamed_parameter_is_noticed(monkeypatch):
         prepare.make_notebook("generate")
 
 
-def run_cell(kernel, name, inputs):
+def run_cells(kernel, *names, inputs):
     cells = prepare.make_notebook(kernel, inputs)["cells"]
-    (source,) = ["".join(cell["source"]) for cell in cells if cell["id"] == f"kaggle-{name}"]
     namespace = {}
-    exec(compile(source, name, "exec"), namespace)
-    return namespace
+    for name in names:
+        (source,) = ["".join(cell["source"]) for cell in cells if cell["id"] == f"kaggle-{name}"]
+        exec(compile(source, name, "exec"), namespace)
 
 
 def test_the_first_cell_leaves_a_valid_submission(tmp_path, monkeypatch):
@@ -346,17 +346,17 @@ def test_the_first_cell_leaves_a_valid_submission(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     path = save_tasks(tasks, folder / "arc-agi_test_challenges.json")
     monkeypatch.chdir(tmp_path)
-    run_cell("submission", "fallback", tmp_path / "input")
+    run_cells("submission", "fallback", inputs=tmp_path / "input")
     validate_submission("submission.json", tasks)
     # A malformed entry costs nothing but its own answers.
     path.write_text(json.dumps(json.loads(path.read_text()) | {"a": None, "b": {"test": []}}))
-    run_cell("submission", "fallback", tmp_path / "input")
+    run_cells("submission", "fallback", inputs=tmp_path / "input")
     assert list(json.loads(Path("submission.json").read_text())) == [*tasks, "a", "b"]
     with pytest.raises(FileNotFoundError, match="is it attached"):
-        run_cell("submission", "fallback", tmp_path / "nothing")
+        run_cells("submission", "fallback", inputs=tmp_path / "nothing")
 
 
-def test_the_install_cell_uses_no_index_and_goes_on_without_vllm(tmp_path, monkeypatch, capsys):
+def test_the_install_cells_use_no_index_and_go_on_without_vllm(tmp_path, monkeypatch, capsys):
     commands = []
 
     def run(command, **options):
@@ -366,15 +366,18 @@ def test_the_install_cell_uses_no_index_and_goes_on_without_vllm(tmp_path, monke
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"no arc_airv-\*\.whl .*attached: nothing"):
-        run_cell("generate", "install", tmp_path)
+        run_cells("generate", "install", inputs=tmp_path)
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "arc_airv-0.1.0-py3-none-any.whl").write_bytes(b"")
-    run_cell("generate", "install", tmp_path)
+    run_cells("visualize", "install", inputs=tmp_path)
+    assert "vLLM" not in capsys.readouterr().out  # it needs no engine
+    run_cells("generate", "install", "vllm", inputs=tmp_path)
     assert "No vLLM" in capsys.readouterr().out
-    (command,) = commands
+    command, again = commands
+    assert again == command
     assert "--no-index" in command and command[-2:] == [str(tmp_path / "datasets"), "arc_airv"]
     (tmp_path / "datasets" / "vllm-0.19.1-cp38-abi3-manylinux_2_31_x86_64.whl").write_bytes(b"")
-    run_cell("generate", "install", tmp_path)
+    run_cells("generate", "install", "vllm", "ray", inputs=tmp_path)
     assert "pip could not install vllm:\nno space left" in capsys.readouterr().out
 
 

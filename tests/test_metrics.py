@@ -159,6 +159,11 @@ def test_the_order_of_the_predictions_does_not_matter():
     pd.testing.assert_frame_equal(score_outputs(shuffled, TASKS), score_outputs(POOLS, TASKS))
 
 
+def test_there_is_no_interval_of_no_outputs():
+    with pytest.raises(ValueError, match="no test outputs"):
+        bootstrap_interval(score_outputs(to_frame([]), {}))
+
+
 def test_an_unknown_average_is_refused():
     with pytest.raises(ValueError, match=r"\('task', 'output'\), got 'mean'"):
         evaluate(POOLS, TASKS, average="mean")

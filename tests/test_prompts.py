@@ -103,6 +103,26 @@ def test_a_prompt_holds_no_test_output(format, tokenizer):
     assert prompt == format.render(hidden, tokenizer=tokenizer)
 
 
+def test_there_is_no_prompt_for_a_test_pair_that_is_not_there():
+    for test_index in (-1, len(TASK.test)):
+        with pytest.raises(ValueError, match=f"there is none {test_index}"):
+            BARE.render(TASK, test_index)
+
+
+@pytest.mark.parametrize("marks", [{"end_mark": ""}, {"input_mark": 5}, {"output_mark": None}])
+def test_a_mark_that_cannot_be_found_is_refused(marks):
+    with pytest.raises(ValueError, match="_mark must be a string that is not empty"):
+        PlainTemplate(**marks)
+
+
+def test_only_a_block_may_have_begun_in_the_prefill():
+    """Of a bare grid nothing is cut, though its first symbol is the prefill's last letter."""
+    letters = make_encoder([{"name": "replace_number", "symbols": "abcdefghij"}, "minimal"])
+    format = PromptFormat(letters, ChatTemplate())
+    assert format.template.prefill.endswith("d")
+    assert format.render_answer(as_grid([[3, 1], [2, 3]])) == "db\ncd"
+
+
 def test_prompt_and_answer_join_without_a_second_fence(tokenizer):
     answer = CHAT.render_answer(TASK.test[0].output)
     assert answer == " shape: 1x2\n1 89\n```"
@@ -146,6 +166,10 @@ def test_the_answer_to_a_prompt_parses_to_its_grid(format):
             assert same_grid(format.parse(reply.removesuffix(stop), "stop").grid, grid)
 
     check()
+
+
+def test_no_reply_is_no_grid():
+    assert BARE.parse(None) == CHAT.parse(None) == (None, "unparsed")
 
 
 @pytest.mark.parametrize("stopped", ["stop", "length", None])

@@ -36,19 +36,20 @@ def test_the_formulas_are_close_to_the_lead_that_is_drawn(n, second, third):
     chances = rng.dirichlet([second + 0.1, third + 0.1, rest + 1e-9], size=draws)
     votes = rng.multinomial(further, chances)
     lead = third - second + votes[:, 1] - votes[:, 0]
-    overturn, gain = expected_gain(n, second, third, further)
+    overturn, gain = expected_gain(n, [n, second, third], further)
     assert overturn == pytest.approx((lead > 0).mean() + (lead == 0).mean() / 2, abs=0.06)
     assert gain == pytest.approx(np.maximum(lead, 0).mean() / (n + further), abs=0.012)
 
 
 def test_the_gain_orders_outputs_as_one_would():
-    def gain(n, second, third):
-        return expected_gain(n, second, third, 8)[1]
+    def gain(n, *votes):
+        return expected_gain(n, votes, 8)[1]
 
-    assert gain(8, 3, 3) > gain(8, 3, 2) > gain(8, 3, 1) > gain(8, 4, 0)
-    assert gain(8, 3, 3) > gain(8, 1, 1) > gain(8, 0, 0)  # at a loss; in agreement
-    assert gain(8, 0, 0) > gain(32, 0, 0)
-    assert gain(0, 0, 0) > gain(8, 3, 3)
+    assert gain(8, 3, 2, 2) > gain(8, 3, 3, 1) > gain(8, 4, 4, 0)
+    assert gain(8, 3, 2, 2) > gain(8, 1, 1, 1) > gain(8, 0, 0, 0)  # at a loss; garbage
+    assert gain(8, 3, 2, 2) > gain(8, 8, 0, 0) > gain(32, 32, 0, 0)  # in agreement
+    assert gain(8, 4, 1, 1) > gain(8, 2, 1, 1)  # where something is understood
+    assert gain(0, 0, 0, 0) > gain(8, 3, 2, 2)
 
 
 def test_outputs_come_by_gain_and_settled_ones_do_not():

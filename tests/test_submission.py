@@ -4,6 +4,7 @@ import errno
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from arc_airv.grids import as_grid, parse_grid
@@ -47,6 +48,20 @@ def test_without_attempts_every_output_has_the_fallback():
     assert build_submission({}, TASKS) == {
         "b": [FALLBACK, FALLBACK], "a": [FALLBACK], "00576224": [FALLBACK]
     }  # fmt: skip
+
+
+def test_a_fallback_that_is_changed_changes_no_other():
+    submission = build_submission({}, TASKS)
+    submission["a"][0]["attempt_1"][0][0] = 7
+    assert submission["a"][0]["attempt_2"] == submission["b"][0]["attempt_1"] == [[0]]
+    assert build_submission({}, TASKS)["a"] == [FALLBACK]
+
+
+def test_an_attempt_may_be_a_list_of_rows_and_must_be_a_grid():
+    submission = build_submission({"a": [[[[1, 2]]]]}, TASKS)
+    assert submission["a"] == [{"attempt_1": [[1, 2]], "attempt_2": [[0]]}]
+    with pytest.raises(ValueError, match="task a: test output 0.*31"):
+        build_submission({"a": [[np.zeros((31, 1), dtype=np.int8)]]}, TASKS)
 
 
 def test_attempts_are_filled_up_with_the_fallback():
@@ -224,6 +239,12 @@ def test_a_hidden_solution_cannot_be_scored(path):
     tasks = {**TASKS, "b": replace(task, test=(task.test[0], Pair(task.test[1].input)))}
     with pytest.raises(ValueError, match="task b: a solution is hidden"):
         score_submission(path, tasks)
+
+
+def test_a_score_of_no_tasks_is_refused(path):
+    write_submission({}, path)
+    with pytest.raises(ValueError, match="no tasks"):
+        score_submission(path, {})
 
 
 def test_an_unknown_average_is_refused(path):

@@ -129,10 +129,18 @@ def test_a_malformed_task_is_refused_naming_file_task_and_fault(tmp_path, task, 
         load_tasks(folder)
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"a": ', "\ufeff{}"])
+@pytest.mark.parametrize("content", ["", "{", '{"a": ', "\ufeff{}", "[" * 100_000])
 def test_a_file_that_is_no_json_is_named(tmp_path, content):
     file = write(tmp_path / "broken.json", content)
     with pytest.raises(ValueError, match=r"broken\.json: not readable as JSON"):
+        load_tasks(file)
+
+
+def test_a_task_that_is_there_twice_is_named(tmp_path):
+    file = tmp_path / "twice.json"
+    task = json.dumps(challenge())
+    file.write_text(f'{{"a": {task}, "b": {task}, "a": {task}}}')
+    with pytest.raises(ValueError, match=r"twice\.json: .*'a'. more than once"):
         load_tasks(file)
 
 

@@ -79,7 +79,8 @@ def test_after_the_deadline_tasks_are_left_untrained(random_model, tasks, tmp_pa
     )
     assert {path.name for path in adapters.values()} == {"untrained"}
     # and trained by the next call: an untrained adapter is not kept as a result
-    adapters = finetune_per_task(random_model, tasks, CONFIG, tmp_path, max_tokens=200)
+    longer = replace(CONFIG, seconds=4)
+    adapters = finetune_per_task(random_model, tasks, longer, tmp_path, max_tokens=200)
     assert [path.name for path in adapters.values()] == ["3c9b0459", "d037b0a7", "untrained"]
 
 

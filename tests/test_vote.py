@@ -10,6 +10,7 @@ from arc_airv.augment import SYMMETRIES, Augmentation
 from arc_airv.grids import as_grid, format_grid, parse_grid
 from arc_airv.pools import candidate_features
 from arc_airv.records import to_frame
+from arc_airv.selectors import PRESETS
 from arc_airv.tasks import Pair, Task
 from arc_airv.vote import (
     METHODS,
@@ -306,8 +307,21 @@ def test_no_predictions_give_an_empty_ranking(method):
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match=r"\['cells', 'logprob', 'votes'\], got 'best'"):
+    with pytest.raises(ValueError, match=r"\['all_logprobs', 'cells', 'logprob'.*\], got 'best'"):
         rank_candidates(make_pool(("1", -1.0, 1)), method="best")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_method_by_its_name(name):
+    pool = make_pool(("1", -1.0, 1), ("2", -0.5, 1), ("1", -3.0, 1))
+    scores = pd.DataFrame(
+        [["22806e14", 0, grid, "x", score] for grid, score in [("1", -2.0), ("2", -1.0)]],
+        columns=["task_id", "test_index", "grid", "augmentation", "score_logprob"],
+    )
+    ranked = rank_candidates(pool, method=name, scores=scores)
+    assert ranked.equals(rank_candidates(pool, method="weighted", weights=name, scores=scores))
+    with pytest.raises(ValueError, match="weights are for method 'weighted'"):
+        rank_candidates(pool, method=name, weights=name, scores=scores)
 
 
 def test_missing_columns_are_named():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from run_notebook import run_notebook
 
-from arc_airv.metrics import bootstrap_interval, score_outputs
+from arc_airv.metrics import average_outputs, bootstrap_interval, score_outputs
 from arc_airv.prompts import PromptFormat
 from arc_airv.records import read_predictions
 from arc_airv.submission import score_submission
@@ -85,6 +85,12 @@ def main() -> None:
     for metric, label in ROWS.items():
         value, low, high = table.loc[metric]
         print(f"{label:<46} {value:6.1%}  {low:6.1%} - {high:.1%}")
+    # Half of the tasks are training tasks, whose answers a model may have learnt.
+    evaluation = load_tasks("arc-agi-1/evaluation")
+    fresh = outputs[outputs["task_id"].isin(evaluation)]
+    print(f"of these, the {len(fresh)} outputs of evaluation tasks alone: ", end="")
+    means = average_outputs(fresh, average="output")
+    print(", ".join(f"{metric} {means[metric]:.1%}" for metric in ROWS))
     print(f"score of {submission}: {score_submission(submission, tasks):.1%}")
     print(f"gallery: {gallery}   ({time.monotonic() - start:.0f} s)")
 

@@ -1,6 +1,6 @@
 """The README's picture: a task, and below it the candidates of its first test output.
 
-python tools/gallery.py --predictions demo/predictions.jsonl --tasks demo/tasks.json --task 3b4c2228
+python tools/gallery.py --predictions demo/predictions.jsonl --tasks demo/tasks.json --task c8b7cc0f
 """
 
 import argparse

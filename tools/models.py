@@ -1,6 +1,6 @@
 """The models for one GPU, from nothing to the table of results, in one command.
 
-    python tools/models.py --into runs/models --minutes 40 15 --pairs rearc.jsonl.gz
+    python tools/models.py --into runs/models --minutes 40 15
 
 1. base: trained from scratch on training tasks, a part of them with changed rules;
 2. joint: the base model, fine-tuned on the demonstrations of the evaluation tasks too;
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--pairs", help="a .jsonl.gz of extra pairs of training tasks")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
     parser.add_argument("--width", default=512, type=int)
-    parser.add_argument("--layers", default=9, type=int, help="9 of width 512: 54 MiB in bfloat16")
+    parser.add_argument("--layers", default=9, type=int, help="9 of width 512: 55.5 MiB")
     parser.add_argument("--heads", default=8, type=int)
     parser.add_argument("--context", default=4096, type=int, help="tokens of a training example")
     parser.add_argument("--batch-tokens", default=65536, type=int)

@@ -6,8 +6,8 @@
     python tools/results.py --common --write docs/results.md
 
 Every metric is over all tasks of the data set: one that was not asked counts as 0 (as 1 for
-"unanswered"), and one that was asked less often than N times counts with what it has. With --common,
-only over the tasks that every run was asked as often: there each metric can be compared.
+"unanswered"), and one that was asked less often than N times counts with what it has. With
+--common, only over the tasks that every run was asked as often: there each metric can be compared.
 """
 
 import argparse
@@ -104,13 +104,14 @@ def main() -> None:
     print(text)
     if args.write:
         old = args.write.read_text("utf-8")
-        # Between its own marks: a file may hold the tables of all tasks and those in common.
-        common = "" if args.common else "(?!.* --common)"
-        begin = re.escape(MARKS[0]).replace(r"\{\}", common + ("[^\n]* --common" * args.common) + "[^\n]*")
-        between = begin + ".*?" + re.escape(MARKS[1])
-        new, n_marks = re.subn(between, lambda _: text, old, flags=re.DOTALL)
-        if n_marks != 1:
-            raise SystemExit(f"{args.write} must hold the marks {MARKS} once, found {n_marks}")
+        # A file may hold the tables of all tasks and those of the tasks in common.
+        marked = re.escape(MARKS[0]).replace(r"\{\}", "(.*?)") + ".*?" + re.escape(MARKS[1])
+        found = re.finditer(marked, old, flags=re.DOTALL)
+        places = [m.span() for m in found if ("--common" in m[1]) == args.common]
+        if len(places) != 1:
+            raise SystemExit(f"{args.write} must hold the marks {MARKS} once, found {len(places)}")
+        (start, end) = places[0]
+        new = old[:start] + text + old[end:]
         args.write.write_text(new, "utf-8")
 
 

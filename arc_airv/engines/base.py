@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 
@@ -75,10 +76,14 @@ class Sampling:
     adapter: str | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            raise ValueError(f"stop must be several strings, got the one {self.stop!r}")
         object.__setattr__(self, "stop", tuple(self.stop))
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise ValueError(f"a stop string must not be empty, got {self.stop}")
         if self.n < 1 or self.max_tokens < 1:
             raise ValueError(f"n and max_tokens must be at least 1, got {self}")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not (self.temperature >= 0 and 0 < self.top_p <= 1):  # NaN is neither
             raise ValueError(f"need temperature >= 0 and 0 < top_p <= 1, got {self}")
         if self.allowed_tokens is not None:
             object.__setattr__(self, "allowed_tokens", tuple(self.allowed_tokens))
@@ -115,7 +120,8 @@ class Engine(Protocol):
     An engine may also have ``stream(requests)``, which takes ``(prompt, sampling)`` pairs lazily
     and yields lists of ``(number of the request, its completions)`` as they finish, and
     ``stream_scores(requests)``, the same of ``(prompt, continuations)`` and scores; without them,
-    prompts are sent in chunks. Used if present: ``prompt_format``, ``tokenizer``,
+    prompts are sent in chunks that share one sampling but for its `max_tokens` (the largest) and
+    its seed (the first one's). Used if present: ``prompt_format``, ``tokenizer``,
     ``max_model_len``, ``model`` and ``describe()``.
 
     Where ``continuous`` is true, a stream takes None in place of a request, which says that there
@@ -135,23 +141,54 @@ class Engine(Protocol):
         """The log-probability (nats) of each continuation of each prompt."""
 
 
-CHUNK = 512  # prompts a call, for an engine that only has `generate`
+CHUNK = 512  # prompts a call, at most, for an engine that only has `generate`
+FIRST_CHUNK = 8  # where a call may not take long, and the engine's speed is not known yet
 SCORED_CHUNK = 32  # the same where it only has `score`
 
 
 def stream_replies(
-    engine: Engine, requests: Iterable[Request]
+    engine: Engine, requests: Iterable[Request], *, seconds: float | None = None
 ) -> Iterator[list[tuple[int, list[Completion]]]]:
-    """What ``engine.stream`` yields, also of an engine that has none."""
+    """What ``engine.stream`` yields, also of an engine that has none.
+
+    Its calls then take about so many `seconds`, if that is given; else `CHUNK` prompts each.
+    """
     if hasattr(engine, "stream"):
         yield from engine.stream(requests)
         return
-    sent, requests = 0, iter(requests)
-    while chunk := list(itertools.islice(requests, CHUNK)):
-        prompts = [prompt for prompt, _ in chunk]
-        widest = max((sampling for _, sampling in chunk), key=lambda s: s.max_tokens)
-        yield list(enumerate(engine.generate(prompts, widest), start=sent))
+    sent, size, requests = 0, CHUNK if seconds is None else FIRST_CHUNK, iter(requests)
+    first = next(requests, None)
+    while first is not None:
+        chunk, first = _next_chunk(engine, first, requests, size)
+        sampling = replace(chunk[0][1], max_tokens=max(s.max_tokens for _, s in chunk))
+        start = time.monotonic()
+        yield list(enumerate(engine.generate([prompt for prompt, _ in chunk], sampling), sent))
         sent += len(chunk)
+        if seconds is not None:
+            rate = len(chunk) / max(time.monotonic() - start, 1e-3)
+            size = min(CHUNK, max(1, int(rate * seconds)))
+
+
+def _next_chunk(
+    engine: Engine, first: Request, requests: Iterator[Request], size: int
+) -> tuple[list[Request], Request | None]:
+    """Requests that one call can answer, and the one that comes after them."""
+    limit = getattr(engine, "max_model_len", None) or math.inf
+    chunk: list[Request] = []
+    request, longest, widest = first, 0, 0
+    while request is not None and len(chunk) < size:
+        prompt, sampling = request
+        if math.isfinite(limit):
+            longest = max(longest, engine.count_tokens([prompt])[0])
+        widest = max(widest, sampling.max_tokens)
+        alike = replace(sampling, max_tokens=1, seed=None) == replace(
+            first[1], max_tokens=1, seed=None
+        )
+        if chunk and not (alike and longest + widest <= limit):
+            break
+        chunk.append(request)
+        request = next(requests, None)
+    return chunk, request
 
 
 def stream_scores(

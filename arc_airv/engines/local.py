@@ -61,6 +61,8 @@ class LocalEngine:
             If it does not fit the model's context with its reply.
         """
         ids = self.encode([prompt])[0]
+        if not ids:
+            raise ValueError(f"prompt {index} is empty")
         if len(ids) + max_tokens > self.max_model_len:
             raise ValueError(
                 f"prompt {index} has {len(ids)} tokens; with a reply of up to "

@@ -64,7 +64,8 @@ class TransformersEngine(LocalEngine):
         own_length = getattr(self.network.config, "max_position_embeddings", 8192)
         self.max_model_len = min(max_model_len or own_length, own_length)
         eos = self.network.generation_config.eos_token_id
-        self.eos_ids = set(eos if isinstance(eos, list) else [eos]) - {None}
+        self.eos_ids = {self.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
+        self.eos_ids -= {None}
 
     def describe(self) -> dict[str, Any]:
         """What a run description says of this engine."""
