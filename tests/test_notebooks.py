@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom; one of them with real vLLM."""
+"""The notebooks run from top to bottom; 03 with real vLLM in `test_rehearsal`."""
 
 import gzip
 import json
@@ -73,19 +73,7 @@ def test_02_shows_them(run, folder):
     assert page.read_text().count("data:image/png") >= 4
 
 
-def test_03_submits_hidden_tasks_through_vllm(run, folder):
-    pytest.importorskip("vllm")
-    run(
-        "03_build_submission",
-        MODEL=MODEL,
-        TASKS=str(folder / "hidden.json"),
-        N_PREDICTIONS=2,
-        STORE=str(folder / "hidden.jsonl"),
-        SUBMISSION=str(folder / "submission.json"),
-        ENGINE="vllm",
-    )
-    validate_submission(folder / "submission.json", load_tasks(folder / "tasks.json"))
-    assert len(read_predictions(folder / "hidden.jsonl")) == 2 * len(SMALL)
+# With vLLM and with test-time fine-tuning, notebook 03 is played by test_rehearsal.
 
 
 def test_03_spends_its_minutes_whatever_the_challenges_file_holds(run, folder):
@@ -123,30 +111,6 @@ def test_03_ends_well_without_any_engine(run, folder):
     )
     validate_submission(folder / "none.json", load_tasks(folder / "hidden.json"))
     assert "no configuration is left to try" in page.read_text()
-
-
-def test_03_learns_the_demonstrations_first_if_asked_to(run, folder):
-    """An adapter each; the rehearsals of `kaggle` learn jointly."""
-    pytest.importorskip("peft")
-    page = run(
-        "03_build_submission",
-        MODEL=MODEL,
-        TASKS=str(folder / "hidden.json"),
-        N_PREDICTIONS=2,
-        STORE=str(folder / "adapted.jsonl"),
-        SUBMISSION=str(folder / "adapted.json"),
-        FINETUNE="per_task",
-        FINETUNE_FOLDER=str(folder / "adapters"),
-        FINETUNE_SHARE=0.25,
-        FINETUNE_OPTIONS={"max_tokens": 512, "rank": 4},
-        ENGINE="transformers",
-        MINUTES=2,
-    )
-    validate_submission(folder / "adapted.json", load_tasks(folder / "tasks.json"))
-    assert len(read_predictions(folder / "adapted.jsonl")) == 2 * len(SMALL)
-    assert "4 of 4 tasks have learnt an adapter" in page.read_text()
-    run = json.loads((folder / "adapted.run.json").read_text())
-    assert set(run["settings"]["adapters"]) == {"adapters"}
 
 
 def test_an_unknown_parameter_is_refused(run):
