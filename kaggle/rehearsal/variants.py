@@ -158,9 +158,10 @@ def kill_kernel(scene: Scene) -> Iterator[None]:
 
 def kill_training(scene: Scene) -> Iterator[None]:
     """Kill the process that learns the demonstrations."""
-    while not (scene.working / "finetuned" / "finetune.0.log").exists():
+    job = "finetune.0.job.json"
+    while not scene.processes(job):  # its log is there before it bears this name
         yield
-    scene.signal(signal.SIGKILL, "finetune.0.job.json")
+    scene.signal(signal.SIGKILL, job)
 
 
 # -------------------------------------------------------------------------------------------------
