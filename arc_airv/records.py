@@ -188,9 +188,10 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     try:
         with opener(path, "rb") as file:
             for records in _parse_lines(whole_lines(file), path):
-                for name, values in columns.items():
-                    default = OPTIONAL.get(name)
-                    values += [record.get(name, default) for record in records]
+                for name in FIELDS:
+                    columns[name] += [record[name] for record in records]
+                for name, default in OPTIONAL.items():
+                    columns[name] += [record.get(name, default) for record in records]
     except (EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: not a whole gzip file ({error})") from None
     _check_types(columns, path)
