@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from arc_airv.engines import Sampling, TransformersEngine, VllmEngine  # noqa: E
 from arc_airv.finetune import TrainConfig  # noqa: E402
 from arc_airv.infer import generate_predictions  # noqa: E402
 from arc_airv.records import read_predictions  # noqa: E402
+from arc_airv.storage import read_run  # noqa: E402
 from arc_airv.tasks import Pair, Task, hide_outputs  # noqa: E402
 from arc_airv.ttft import finetune_joint, finetune_per_task  # noqa: E402
 
@@ -249,6 +251,7 @@ def test_predictions_come_from_the_adapter_of_their_task(
     options = {"n_predictions": 2, "seed": 0, "progress": False}
     store = tmp_path / "adapted.jsonl"
     generate_predictions(tasks, engine, store=store, adapters=adapters, **options)
+    assert read_run(store)["settings"]["adapters"] == [Path(strong_adapters["one"]).parent.name]
     together = read_predictions(store).set_index("task_id")["text"]
     for task_id, path in adapters.items():
         alone = tmp_path / f"{task_id}.jsonl"

@@ -110,7 +110,7 @@ def main() -> None:
         places = [m.span() for m in found if ("--common" in m[1]) == args.common]
         if len(places) != 1:
             raise SystemExit(f"{args.write} must hold the marks {MARKS} once, found {len(places)}")
-        (start, end) = places[0]
+        start, end = places[0]
         new = old[:start] + text + old[end:]
         args.write.write_text(new, "utf-8")
 

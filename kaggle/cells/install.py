@@ -22,6 +22,14 @@ def install(package, minutes):
     print(package, version(package), "from", wheels[-1].parent)
 
 
+def try_install(package, minutes, without):
+    """Install what the notebook can do without, or say what has to do."""
+    try:
+        install(package, minutes)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        print(f"{without}: {error}")
+
+
 if shutil.which("nvidia-smi"):
     print(subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout)
 install("arc_airv", minutes=5)

@@ -1,5 +1,3 @@
-# Added by kaggle/prepare.py. vLLM from the attached wheelhouse; without it, Transformers.
-try:
-    install("vllm", minutes=30)  # noqa: F821  # as the cell before does
-except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # noqa: F821
-    print(f"No vLLM, so the Transformers engine has to do: {error}")
+# Added by kaggle/prepare.py. vLLM from the attached wheelhouse.
+without = "No vLLM, so the Transformers engine has to do"
+try_install("vllm", minutes=30, without=without)  # noqa: F821  # of the cell before
