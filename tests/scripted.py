@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 
 from arc_airv.augment import sample_augmentations
-from arc_airv.encoders import make_encoder
 from arc_airv.engines.base import Completion
-from arc_airv.prompts import PlainTemplate, PromptFormat
+from arc_airv.prompts.encoders import make_encoder
+from arc_airv.prompts.format import PlainTemplate, PromptFormat
 
 BARE = PromptFormat(make_encoder(["minimal"]), PlainTemplate())
 GARBAGE = (

@@ -71,8 +71,8 @@ def make_garbage_model(folder: Path) -> None:
     """A model of the shipped format that has learnt nothing."""
     import torch
 
-    from arc_airv.finetune import save_model
-    from arc_airv.tiny import build_model, build_tokenizer, tiny_prompt_format
+    from arc_airv.training.tiny import build_model, build_tokenizer, tiny_prompt_format
+    from arc_airv.training.train import save_model
 
     tokenizer = build_tokenizer()
     torch.manual_seed(0)

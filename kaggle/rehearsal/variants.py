@@ -118,14 +118,14 @@ def kill_engine(scene: Scene) -> Iterator[None]:
     """Kill the engine's processes when the first predictions are there."""
     while not scene.lines():
         yield
-    scene.signal(signal.SIGKILL, "arc_airv.worker")
+    scene.signal(signal.SIGKILL, "arc_airv.kaggle.worker")
 
 
 def truncate_store(scene: Scene) -> Iterator[None]:
     """A crash that loses the end of the store, from a random byte on."""
     while not scene.lines():
         yield
-    scene.signal(signal.SIGKILL, "arc_airv.worker")
+    scene.signal(signal.SIGKILL, "arc_airv.kaggle.worker")
     store = scene.working / STORE
     os.truncate(store, random.randrange(1, store.stat().st_size))
 
@@ -134,12 +134,12 @@ def freeze_engine(scene: Scene) -> Iterator[None]:
     """Stop the engine's processes, without ending them."""
     while not scene.lines():
         yield
-    scene.signal(signal.SIGSTOP, "arc_airv.worker")
+    scene.signal(signal.SIGSTOP, "arc_airv.kaggle.worker")
 
 
 def fill_disk(scene: Scene) -> Iterator[None]:
     """Another process fills the working folder, up to a little rest."""
-    while not (workers := scene.processes("arc_airv.worker")):
+    while not (workers := scene.processes("arc_airv.kaggle.worker")):
         yield
     working = Path(f"/proc/{workers[0]}/root/kaggle/working")  # a mount that is only seen in there
     if working.exists():
@@ -153,7 +153,7 @@ def kill_kernel(scene: Scene) -> Iterator[None]:
     """Kill everything but the engine, as a machine does that gives no more time."""
     while not scene.lines():
         yield
-    scene.signal(signal.SIGKILL, spare="arc_airv.worker")
+    scene.signal(signal.SIGKILL, spare="arc_airv.kaggle.worker")
 
 
 def kill_training(scene: Scene) -> Iterator[None]:

@@ -1,0 +1,102 @@
+"""Engines by name, and the one that uses the whole machine."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import warnings
+from typing import Any
+
+from arc_airv.engines.base import Engine
+from arc_airv.engines.gpus import engine_options, find_gpus, gpus_for_model
+
+ENGINES = {
+    "auto": "arc_airv.engines.auto:auto_engine",
+    "vllm": "arc_airv.engines:VllmEngine",
+    "transformers": "arc_airv.engines:TransformersEngine",
+}
+# The values of `max_lora_rank` that vLLM takes (vllm/config/lora.py; 0.32 takes 1, too).
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def make_engine(name: str, model: str, options: dict[str, Any]) -> Engine:
+    """An engine from the name of its class.
+
+    Parameters
+    ----------
+    name : str
+        "auto" (see `auto_engine`), "vllm", "transformers", or ``module:name`` of anything that
+        takes a model and options.
+    model : str
+    options : dict
+
+    Raises
+    ------
+    ValueError
+        If there is no such engine.
+    """
+    module, _, attribute = ENGINES.get(name, name).partition(":")
+    if not attribute:
+        raise ValueError(f"engine must be one of {sorted(ENGINES)} or 'module:name', got {name!r}")
+    return getattr(importlib.import_module(module), attribute)(model, **options)
+
+
+def adapter_options(name: str, rank: int) -> dict[str, Any]:
+    """What an engine must be made with for prompts with adapters; for most engines nothing.
+
+    Parameters
+    ----------
+    name : str
+        As for `make_engine`.
+    rank : int
+        The largest of the adapters.
+
+    Raises
+    ------
+    ValueError
+        If vLLM has no room for that rank.
+    """
+    if name not in ("auto", "vllm"):
+        return {}
+    room = next((room for room in LORA_RANKS if 1 <= rank <= room), None)
+    if room is None:
+        raise ValueError(f"an adapter's rank must be 1 to {LORA_RANKS[-1]} in vLLM, got {rank}")
+    return {"enable_lora": True, "max_lora_rank": room, "max_loras": 4}
+
+
+def auto_engine(model: str, **options: Any) -> Engine:
+    """The engine that uses all of this machine.
+
+    On one GPU, or none, it is the plain one that suits it (`arc_airv.engines.engine_options`). On
+    several it is a `RayEngine` with one such engine for each GPU, or for each few of them if the
+    model does not fit one (or a ``tensor_parallel_size`` is given). Without Ray it is a plain
+    engine on the first of them, with a warning.
+
+    Parameters
+    ----------
+    model : str
+    **options
+        Of the plain engine, beside those that suit the machine.
+    """
+    gpus = find_gpus()
+    together = options.get("tensor_parallel_size") or gpus_for_model(model, gpus)
+    suited = engine_options(gpus, tensor_parallel_size=together)
+    options = {**suited["options"], **options}
+    if len(suited["devices"]) > 1:
+        if importlib.util.find_spec("ray"):
+            from arc_airv.engines.cluster.ray import RayEngine
+
+            if together > 1:  # vLLM's own choice inside of Ray depends on its version
+                options.setdefault("distributed_executor_backend", "mp")
+            return RayEngine(
+                functools.partial(make_engine, suited["engine"], model, options),
+                n_workers=len(suited["devices"]),
+                gpus_per_worker=together,
+            )
+        warnings.warn(
+            f"Ray is not installed: {together} of {len(gpus)} GPUs will be used "
+            "(pip install 'arc_airv[ray]')",
+            stacklevel=2,
+        )
+    return make_engine(suited["engine"], model, options)

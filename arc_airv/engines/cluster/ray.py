@@ -1,0 +1,208 @@
+"""Many engines as one, on Ray: a worker for each GPU of a machine or of a cluster.
+
+What a worker does is in `arc_airv.engines.cluster.served`, who gets what in
+`arc_airv.engines.cluster.dispatch`, Ray's processes in `arc_airv.engines.cluster.workers`. The
+tokenizer's side of the contract (`LocalEngine`) stays in this process.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from arc_airv.engines.base import Completion, Request
+from arc_airv.engines.cluster.dispatch import Dispatcher
+from arc_airv.engines.cluster.workers import RayPool, close_pool, connect, count_gpus
+from arc_airv.engines.local import EndsOf, LocalEngine
+from arc_airv.engines.search import Search
+from arc_airv.prompts.format import PromptFormat
+
+FAILED = Completion(text=None, n_tokens=0, cumulative_logprob=None, finish_reason="error")
+
+
+class RayEngine(LocalEngine):
+    """Engines in workers that Ray places, with the contract of one engine.
+
+    Parameters
+    ----------
+    engine_factory : function without arguments
+        Makes the engine of a worker, there: such as
+        ``functools.partial(make_engine, "vllm", model, options)``.
+    n_workers : int, optional
+        By default as many as the GPUs are enough for; 1 where there is no GPU.
+    gpus_per_worker : float, optional
+        By default 1 where there are GPUs, else 0. More than one is for a model that does not fit
+        one GPU: its engine must be made with that ``tensor_parallel_size``.
+    address : str, optional
+        Of a Ray cluster, or "auto" for the one that this machine belongs to. By default a Ray of
+        its own on this machine, which ends with the engine or with this process.
+    cpus_per_worker : float, default 1
+    chunk : int, default 16
+        Most prompts that are handed to a worker together. For engines that are not continuous
+        (Transformers), a batch is no larger.
+    startup_seconds, hang_seconds : float
+        A worker that is not ready after so long, or answers no prompt for so long, is replaced.
+    ray_options : mapping, optional
+        Of ``ray.init``, beside those that are set here.
+    worker_options : mapping, optional
+        Of Ray's actors: ``resources``, ``runtime_env``, ``scheduling_strategy``, ...
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range, or the engine refuses its options.
+    RuntimeError
+        If no worker starts.
+
+    Notes
+    -----
+    Replies do not depend on the number of workers, except where the engine's own depend on what it
+    computes together: by rounding, two tokens of almost equal probability may change places, and
+    the Transformers engine draws the samples of a batch together.
+
+    A worker that dies or hangs is replaced (with a warning), and its prompts are asked again. A
+    prompt that ends every worker which holds it gets a reply of `finish_reason` "error" and no
+    text, its scores are NaN, and its searches find nothing.
+
+    Tokens are counted here, by the tokenizer that the first worker sends. An engine of one's own
+    without a `tokenizer` counts them in a worker, when its call returns: that takes long.
+    """
+
+    def __init__(
+        self,
+        engine_factory: Callable[[], Any],
+        n_workers: int | None = None,
+        gpus_per_worker: float | None = None,
+        address: str | None = None,
+        *,
+        cpus_per_worker: float = 1,
+        chunk: int = 16,
+        startup_seconds: float = 1200.0,
+        hang_seconds: float = 900.0,
+        ray_options: Mapping[str, Any] | None = None,
+        worker_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if (n_workers is not None and n_workers < 1) or chunk < 1:
+            raise ValueError(f"n_workers and chunk must be at least 1, got {n_workers} and {chunk}")
+        if (gpus_per_worker or 0) < 0 or cpus_per_worker < 0:
+            raise ValueError(
+                "gpus_per_worker and cpus_per_worker must not be negative, got "
+                f"{gpus_per_worker} and {cpus_per_worker}"
+            )
+        is_own = connect(address, (n_workers or 1) * cpus_per_worker, ray_options or {})
+        pool = RayPool(engine_factory)
+        self._finalizer = weakref.finalize(self, close_pool, pool, is_own)
+        try:
+            n_gpus = count_gpus()
+            if gpus_per_worker is None:
+                gpus_per_worker = 1 if n_gpus else 0
+            if n_workers is None:
+                n_workers = max(1, int(n_gpus // gpus_per_worker)) if gpus_per_worker else 1
+            pool.options = {
+                **(worker_options or {}),
+                "num_gpus": gpus_per_worker,
+                "num_cpus": cpus_per_worker,
+            }
+            self.n_workers = n_workers
+            self._pool = pool
+            self._dispatcher = Dispatcher(
+                pool,
+                n_workers,
+                chunk=chunk,
+                startup_seconds=startup_seconds,
+                hang_seconds=hang_seconds,
+            )
+            self.wait_ready(1)
+        except BaseException:  # an interrupt, too, leaves no process behind
+            self.close()
+            raise
+        facts = pool.facts
+        self.model = facts["model"] or "ray"
+        self.tokenizer = facts["tokenizer"]
+        self.max_model_len = facts["max_model_len"]
+        self.eos_ids = facts["eos_ids"] or set()
+        self._prompt_format = facts["prompt_format"]
+
+    @property
+    def prompt_format(self) -> PromptFormat | None:
+        """The format that the model folder carries, where the workers are; or None."""
+        return self._prompt_format
+
+    def wait_ready(self, n: int | None = None) -> None:
+        """Wait until so many workers are ready: all, by default.
+
+        Nothing else has to wait: those that come later join in.
+        """
+        self._dispatcher.wait_ready(self.n_workers if n is None else n)
+
+    def describe(self) -> dict[str, Any]:
+        """What a run description says of this engine."""
+        import ray
+
+        return {
+            **self._pool.facts["description"],
+            "workers": self.n_workers,
+            "gpus_per_worker": self._pool.options["num_gpus"],
+            "ray": ray.__version__,
+        }
+
+    def close(self) -> None:
+        """End all workers, and Ray if it was started for them."""
+        self._finalizer()
+
+    def count_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """Length of each prompt in tokens."""
+        if self.tokenizer is None:
+            return self._pool.count_tokens(list(prompts))
+        return super().count_tokens(prompts)
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, list[Completion]]]]:
+        def checked() -> Iterator[Request]:
+            for index, (prompt, sampling) in enumerate(requests):
+                if self.tokenizer is not None:
+                    self.encode_fitting(index, prompt, sampling.max_tokens)
+                yield prompt, sampling
+
+        yield from self._dispatcher.run(
+            "replies",
+            checked(),
+            size=lambda request: len(request[0]) + request[1].max_tokens,
+            give_up=lambda request: [FAILED] * request[1].n,
+        )
+
+    def stream_scores(
+        self, requests: Iterable[tuple[str, Sequence[str]]]
+    ) -> Iterator[list[tuple[int, list[float]]]]:
+        def checked() -> Iterator[tuple[str, list[str]]]:
+            for index, (prompt, continuations) in enumerate(requests):
+                if self.tokenizer is not None:
+                    self.encode_continuations(index, prompt, continuations)
+                yield prompt, list(continuations)
+
+        yield from self._dispatcher.run(
+            "scores",
+            checked(),
+            size=lambda request: len(request[0]) + sum(map(len, request[1])),
+            give_up=lambda request: [math.nan] * len(request[1]),
+        )
+
+    def run_searches(self, searches: Iterable[Search]) -> Iterator[list[tuple[int, Search]]]:
+        def unbound() -> Iterator[tuple[Search, tuple[str, ...]]]:
+            for search in searches:
+                if not isinstance(search.ends, EndsOf):
+                    raise ValueError("a search that moves to a worker needs the ends of an engine")
+                stop, search.ends = search.ends.stop, None
+                yield search, stop
+
+        def give_up(request: tuple[Search, tuple[str, ...]]) -> Search:
+            request[0].live = []
+            return request[0]
+
+        yield from self._dispatcher.run(
+            "searches",
+            unbound(),
+            size=lambda request: len(request[0].token_ids) + request[0].max_tokens,
+            give_up=give_up,
+        )

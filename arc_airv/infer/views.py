@@ -1,0 +1,318 @@
+"""Questions: the views that a run asks, the prompt of each, and what its replies become.
+
+Between the plan of augmentations and the engine: makes the list of jobs, renders a job when it is
+its turn, sizes its reply, sees to it that it fits the model's context, and turns replies into
+predictions in the original frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import arc_airv
+from arc_airv.augment import Augmentation, sample_augmentations
+from arc_airv.engines.base import Completion, Sampling
+from arc_airv.grids import MAX_SIDE, N_COLORS, format_grid
+from arc_airv.prompts.encoders import PROMPT_TOO_LONG, UNPARSED
+from arc_airv.prompts.format import PlainTemplate, PromptFormat, max_output_cells
+from arc_airv.records import Prediction
+from arc_airv.tasks import Task, outputs_of
+
+REPLY_SLACK = 8  # tokens of a reply beside its grid: marks, end of text
+
+
+@dataclass(frozen=True)
+class Job:
+    """One view to ask for one test output.
+
+    `view` is its number in the plan of the task; `first_sample` the sample index of its first
+    reply, above 0 only where the plan had to repeat an augmentation.
+    """
+
+    task: Task
+    test_index: int
+    view: int
+    augmentation: str
+    first_sample: int
+
+    def keys(self, n: int) -> list[tuple[str, int, str, int]]:
+        """The keys of its n predictions in a store."""
+        first = self.first_sample
+        return [
+            (self.task.task_id, self.test_index, self.augmentation, s)
+            for s in range(first, first + n)
+        ]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A job, ready to be sent.
+
+    Attributes
+    ----------
+    job : Job
+    prompt : str
+    prompt_hash : str
+    n_tokens : int
+        Of the prompt.
+    n_train : int
+        Demonstrations shown.
+    sampling : Sampling
+        With the reply's own `max_tokens`, seed and stop strings.
+    fits : bool
+        Whether prompt and reply fit the model's context.
+    """
+
+    job: Job
+    prompt: str
+    prompt_hash: str
+    n_tokens: int
+    n_train: int
+    sampling: Sampling
+    fits: bool
+
+    def predictions(
+        self, completions: list[Completion], prompt_format: PromptFormat
+    ) -> list[Prediction]:
+        """The replies, parsed, their grids reverted to the original frame."""
+        augmentation = Augmentation.parse(self.job.augmentation)
+        predictions = []
+        for sample, completion in enumerate(completions):
+            grid, status = None, UNPARSED  # of a prompt that was given up
+            if completion.text is not None:
+                grid, status = prompt_format.parse(completion.text, completion.finish_reason)
+            text = None if grid is None else format_grid(augmentation.revert_grid(grid))
+            predictions.append(
+                self._prediction(sample, grid=text, status=status, **asdict(completion))
+            )
+        return predictions
+
+    def too_long(self) -> list[Prediction]:
+        """The predictions of a question that does not fit and is not sent."""
+        nothing = Completion(text=None, n_tokens=0, cumulative_logprob=None, finish_reason=None)
+        return [
+            self._prediction(sample, grid=None, status=PROMPT_TOO_LONG, **asdict(nothing))
+            for sample in range(self.sampling.n)
+        ]
+
+    def _prediction(self, sample: int, **reply: Any) -> Prediction:
+        return Prediction(
+            task_id=self.job.task.task_id,
+            test_index=self.job.test_index,
+            augmentation=self.job.augmentation,
+            sample_index=self.job.first_sample + sample,
+            n_prompt_tokens=self.n_tokens,
+            prompt_hash=self.prompt_hash,
+            n_train=self.n_train,
+            **reply,
+        )
+
+
+def count_views(
+    n_predictions: int | Mapping[tuple[str, int], int], tasks: dict[str, Task], n_samples: int
+) -> dict[tuple[str, int], int]:
+    """How many views of each output are to be asked, for so many predictions.
+
+    Raises
+    ------
+    ValueError
+        If a number is no positive multiple of the replies to a view, an output is unknown, or a
+        task stands under another id than its own.
+    """
+    if strangers := [key for key, task in tasks.items() if task.task_id != key]:
+        raise ValueError(f"tasks must be keyed by their task_id, these are not: {strangers[:5]}")
+    outputs = outputs_of(tasks)
+    if isinstance(n_predictions, Mapping):
+        if unknown := sorted(n_predictions.keys() - set(outputs)):
+            raise ValueError(f"n_predictions names outputs that are not there: {unknown[:5]}")
+    else:
+        n_predictions = dict.fromkeys(outputs, n_predictions)
+    for output, n in n_predictions.items():
+        if not isinstance(n, Integral) or n < 1 or n % n_samples:
+            raise ValueError(
+                f"n_predictions must be a positive multiple of sampling.n = {n_samples}, "
+                f"got {n!r} for output {output}"
+            )
+    return {output: n // n_samples for output, n in n_predictions.items()}
+
+
+def plan_jobs(
+    tasks: dict[str, Task],
+    n_views: int | Mapping[tuple[str, int], int],
+    n_samples: int,
+    **plan: Any,
+) -> list[Job]:
+    """The jobs of a run: the first views of every test output.
+
+    Parameters
+    ----------
+    tasks : dict of str to Task
+    n_views : int or mapping of (task_id, test_index) to int
+        Views of each output; with a mapping, none of those that it does not name.
+    n_samples : int
+        Replies to each view.
+    **plan
+        Passed to `arc_airv.augment.sample_augmentations`.
+    """
+    jobs = []
+    for task in tasks.values():
+        seen: dict[str, int] = {}
+        wanted = [
+            n_views.get((task.task_id, i), 0) if isinstance(n_views, Mapping) else n_views
+            for i in range(len(task.test))
+        ]
+        for view, augmentation in enumerate(sample_augmentations(task, max(wanted), **plan)):
+            key = str(augmentation)
+            first = seen.get(key, 0)
+            seen[key] = first + n_samples
+            jobs += [Job(task, i, view, key, first) for i, n in enumerate(wanted) if view < n]
+    return jobs
+
+
+def choose_format(engine: Any, prompt_format: PromptFormat | None) -> PromptFormat:
+    """The given format, or the engine's own; both, if they differ, are a warning."""
+    own = getattr(engine, "prompt_format", None)
+    if prompt_format is None:
+        if own is not None:
+            return own
+        chat = getattr(getattr(engine, "tokenizer", None), "chat_template", None)
+        return PromptFormat() if chat else PromptFormat(template=PlainTemplate())
+    if own is not None and own != prompt_format:
+        warnings.warn(
+            "The model was trained with another prompt format than the one given: it will answer "
+            f"worse. Its own: {own.to_dict()}; given: {prompt_format.to_dict()}",
+            stacklevel=3,
+        )
+    return prompt_format
+
+
+class Renderer:
+    """Turns jobs into questions for one engine.
+
+    Parameters
+    ----------
+    engine : Engine
+        Counts tokens; its `max_model_len`, if it has one, is the context to fit.
+    prompt_format : PromptFormat
+    sampling : Sampling
+    seed : int
+        Base of the sampling seeds, used where the temperature is above 0.
+    drop_demonstrations : bool
+        Drop the last demonstrations of a view until it fits.
+    adapters : mapping of str to path, optional
+        The LoRA adapter of each task, by its id.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        prompt_format: PromptFormat,
+        sampling: Sampling,
+        *,
+        seed: int,
+        drop_demonstrations: bool,
+        adapters: Mapping[str, str | Path] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.format = prompt_format
+        self.seed = seed
+        self.sampling = replace(sampling, stop=(*sampling.stop, *prompt_format.stop))
+        self.drop_demonstrations = drop_demonstrations
+        self.adapters = {task_id: str(path) for task_id, path in (adapters or {}).items()}
+        self.context = getattr(engine, "max_model_len", None) or float("inf")
+        self.reply_tokens = lru_cache(self._reply_tokens)
+
+    def render(self, job: Job) -> Question:
+        """The question of a job; with demonstrations dropped if they may be and must."""
+        view = Augmentation.parse(job.augmentation).apply_task(job.task)
+        max_tokens = self.reply_tokens(max_output_cells(job.task, job.test_index))
+        while True:
+            prompt = self.format.render(
+                view, job.test_index, tokenizer=getattr(self.engine, "tokenizer", None)
+            )
+            n_tokens = self.engine.count_tokens([prompt])[0]
+            fits = n_tokens + max_tokens <= self.context
+            if fits or not self.drop_demonstrations or len(view.train) == 1:
+                break
+            view = replace(view, train=view.train[:-1])
+        return Question(
+            job,
+            prompt,
+            hashlib.sha256(prompt.encode()).hexdigest()[:16],
+            n_tokens,
+            len(view.train),
+            replace(
+                self.sampling,
+                max_tokens=max_tokens,
+                seed=self._seed(job),
+                adapter=self.adapters.get(job.task.task_id),
+            ),
+            fits,
+        )
+
+    def describe_run(self, plan: dict[str, Any], **settings: Any) -> dict[str, Any]:
+        """What made the records of a store, for its run description.
+
+        Parameters
+        ----------
+        plan : dict
+            Options of `arc_airv.augment.sample_augmentations`.
+        **settings
+            Further ones that records of one store must share.
+        """
+        engine = self.engine
+        describe = getattr(engine, "describe", None)
+        return {
+            "settings": {
+                "model": Path(getattr(engine, "model", type(engine).__name__)).name,
+                "prompt_format": self.format.to_dict(),
+                "plan": plan,
+                "drop_demonstrations": self.drop_demonstrations,
+                **settings,
+            },
+            "engine": describe() if describe else type(engine).__name__,
+            "arc_airv": arc_airv.__version__,
+        }
+
+    def _reply_tokens(self, n_cells: int) -> int:
+        """Tokens that a grid of so many cells can take, in its longest form: 30 rows."""
+        height = min(MAX_SIDE, n_cells)
+        width = -(-n_cells // height)
+        # Neighbours differ, so that a tokenizer which merges digits does so as little as it can.
+        grid = np.add.outer(np.arange(height), 3 * np.arange(width)) % N_COLORS
+        answer = self.format.render_answer(grid.astype(np.int8))
+        return self.engine.count_tokens([answer])[0] + REPLY_SLACK
+
+    def _seed(self, job: Job) -> int | None:
+        """A seed that depends on the job alone: where it is all that the draw depends on (vLLM,
+        not Transformers, which draws a batch together), a resumed run draws the same."""
+        if self.sampling.temperature == 0:
+            return None
+        base = self.seed if self.sampling.seed is None else self.sampling.seed
+        text = f"{base}/{job.keys(1)[0]}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % 2**31
+
+
+def progress_bar(total: int, done: int, show: bool, unit: str = "prediction") -> Any:
+    """A context that gives a tqdm bar, or a stand-in where tqdm is not installed."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return nullcontext(_NoBar())
+    # A committed notebook keeps every refresh of the bar in its log, so few of them.
+    return tqdm(total=total, initial=done, unit=unit, mininterval=2.0, disable=not show)
+
+
+class _NoBar:
+    def update(self, n: int) -> None:
+        pass

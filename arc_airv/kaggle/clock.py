@@ -1,0 +1,70 @@
+"""The clock of a Kaggle notebook: its time limit, counted from the start of its kernel."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """The time limit of a notebook, counted from the start of its kernel.
+
+    Parameters
+    ----------
+    seconds : float
+        The limit.
+    start : float, optional
+        When it began to count (``time.time()``); by default when this process, the notebook's
+        kernel, was started: what a cell has installed before this is made counts, too.
+    """
+
+    seconds: float
+    start: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0:
+            raise ValueError(f"the limit must be above 0 seconds, got {self.seconds}")
+        if self.start is None:
+            object.__setattr__(self, "start", process_start())
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the limit; negative behind it."""
+        return self.at(1.0) - time.time()
+
+    @property
+    def share(self) -> float:
+        """How much of the limit is used: 0 at the start, 1 at the limit."""
+        return (time.time() - self.start) / self.seconds
+
+    def at(self, share: float = 1.0, *, reserve: float = 0.0) -> float:
+        """The moment (``time.time()``) at which a share of the limit is used.
+
+        Parameters
+        ----------
+        share : float, default 1
+        reserve : float, default 0
+            So many seconds earlier.
+
+        Examples
+        --------
+        >>> Deadline(100.0, start=1000.0).at(0.5, reserve=10.0)
+        1040.0
+        """
+        return self.start + share * self.seconds - reserve
+
+
+def process_start() -> float:
+    """When this process was started (``time.time()`` seconds); now, where Linux's /proc is not."""
+    now = time.time()
+    try:
+        # The name in the second field may hold anything, but no ")" comes after it.
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        age = uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return now
+    return now - max(0.0, age)

@@ -1,0 +1,89 @@
+"""The machine that a Kaggle notebook finds itself on: its inputs, its clock and its GPUs.
+
+Input paths moved over the years, so they are searched for. Nothing here initializes CUDA: the
+engines run in processes of their own, and this one stays clean of it. Each place that differs off
+Kaggle is a parameter.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+INPUT = Path("/kaggle/input")
+LIMIT_HOURS = 12.0
+
+
+def is_rerun(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is the scored rerun, which sees the hidden test file."""
+    return bool(environment.get("KAGGLE_IS_COMPETITION_RERUN"))
+
+
+# Inputs ------------------------------------------------------------------------------------------
+
+
+def find_input(name: str, *, root: str | Path = INPUT) -> Path:
+    """The one file or folder of a name (or glob pattern) anywhere under the inputs.
+
+    Parameters
+    ----------
+    name : str
+        Such as "arc-agi_test_challenges.json" or "arc_airv-*.whl".
+    root : str or Path, default "/kaggle/input"
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If nothing has this name; the message lists what is attached.
+    ValueError
+        If several things have it; the message lists them.
+    """
+    return _the_one(_search(Path(root), name), name, Path(root))
+
+
+def find_model(*, root: str | Path = INPUT) -> Path:
+    """The one folder under the inputs that holds a model: a config.json beside safetensors.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is none, or several.
+    """
+    found = [path.parent for path in _search(Path(root), "config.json")]
+    found = [folder for folder in found if any(folder.glob("*.safetensors"))]
+    return _the_one(found, "model folder (config.json and *.safetensors)", Path(root))
+
+
+def _search(root: Path, pattern: str) -> list[Path]:
+    """All paths below a folder whose end matches; what links lead to, too, but once."""
+    found, seen = [], set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders.sort()
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        paths = [Path(folder, name) for name in (*folders, *files)]
+        found += [path for path in paths if path.match(pattern)]
+    return sorted({path.resolve(): path for path in reversed(found)}.values())
+
+
+def _the_one(found: list[Path], what: str, root: Path) -> Path:
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} times {what} under {root}: {', '.join(map(str, found))}")
+    if not found:
+        places = [f"{root} does not exist"]
+        if root.is_dir():  # three levels: kind, owner, name
+            folders = {p for depth in ("*", "*/*", "*/*/*") for p in root.glob(depth) if p.is_dir()}
+            attached = [str(p) for p in sorted(folders)]
+            places = [f"attached: {', '.join(attached[:20]) or 'nothing'}"]
+        raise FileNotFoundError(f"no {what} under {root}; {places[0]}")
+    return found[0]
+
+
+# The clock ---------------------------------------------------------------------------------------

@@ -1,0 +1,197 @@
+"""One worker process, as its supervisor sees it: started, listened to, and ended for sure."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arc_airv.kaggle.worker import MARK, SUPERVISED
+from arc_airv.storage import DISK_FULL
+
+# The store cannot grow: a humbler engine would not help.
+NO_ROOM = re.compile(rf"OSError: \[Errno (?:{'|'.join(map(str, DISK_FULL))})\]")
+ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|Exit)\b.*")  # the end of a traceback
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker is to do.
+
+    Attributes
+    ----------
+    store : Path
+        What grows while it works; its log lies beside it.
+    job : dict
+        See `arc_airv.kaggle.worker`; without the engine.
+    n_tasks : int
+    """
+
+    store: Path
+    job: dict[str, Any]
+    n_tasks: int
+
+
+@dataclass(frozen=True)
+class End:
+    """How a worker ended: in words, whether that was a failure, whether trying on is useless."""
+
+    text: str
+    failed: bool = False
+    is_over: bool = False
+
+
+class Worker:
+    """A running worker.
+
+    Parameters
+    ----------
+    share : Share
+    job : Path
+        The job file.
+    device : str or None
+        Its CUDA_VISIBLE_DEVICES; None leaves it.
+    deadline : float or None
+        When to end it by force.
+    startup_seconds, hang_seconds, grace_seconds : float
+        See `arc_airv.kaggle.supervise.supervise`.
+    """
+
+    def __init__(
+        self,
+        share: Share,
+        job: Path,
+        device: str | None,
+        deadline: float | None,
+        startup_seconds: float,
+        hang_seconds: float,
+        grace_seconds: float,
+    ) -> None:
+        self.share = share
+        self.deadline = deadline
+        self.startup_seconds = startup_seconds
+        self.hang_seconds = hang_seconds
+        self.grace_seconds = grace_seconds
+        self.log = share.store.with_name(share.store.name + ".log")
+        # The worker finds what this process finds, however it came upon its path.
+        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+        environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        if device is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = device
+        with open(self.log, "ab") as log:
+            self._place = log.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "arc_airv.kaggle.worker", str(job), SUPERVISED],
+                stdin=subprocess.PIPE,  # closed by whatever ends this process
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # so that all processes of an engine can be ended together
+            )
+        self.size = self._store_size()
+        self.lines_before = self._store_lines()
+        self.ready = False
+        self.done_since: float | None = None
+        self.error = ""
+        self.last_sign = time.monotonic()
+
+    @property
+    def progress(self) -> bool:
+        """Whether it has stored anything, but for half a line."""
+        return self._store_lines() > self.lines_before
+
+    def check(self) -> tuple[list[str], End | None]:
+        """What it said since the last time, and how it ended, if it did."""
+        code = self.process.poll()  # first, so that nothing said before the end is missed
+        messages = self._listen()
+        size = self._store_size()
+        if size != self.size:  # what a log says is no sign: libraries complain of their own hang
+            self.size, self.last_sign = size, time.monotonic()
+        silent = time.monotonic() - self.last_sign
+        if self.done_since is not None:
+            # It is given a moment to tidy up after itself.
+            late = time.monotonic() - self.done_since > self.grace_seconds
+            return messages, End("done") if code is not None or late else None
+        if code is not None:
+            full = self.ready and NO_ROOM.match(self.error) is not None
+            return messages, End(self._cause(code), failed=True, is_over=full)
+        if self.deadline is not None and time.time() >= self.deadline:
+            return messages, End("did not stop by itself at the deadline", True, is_over=True)
+        if not self.ready and silent > self.startup_seconds:
+            return messages, End(f"not ready after {silent:.0f} s", failed=True)
+        if self.ready and silent > self.hang_seconds:
+            return messages, End(f"hangs: no prediction for {silent:.0f} s", failed=True)
+        return messages, None
+
+    def stop(self) -> None:
+        """Ask it to stop, and wait a little."""
+        self.process.terminate()
+        try:
+            self.process.wait(self.grace_seconds)
+        except subprocess.TimeoutExpired:
+            pass  # `end` is next
+
+    def end(self) -> None:
+        """End all its processes by force, the engine's own too, which gives their memory back."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # all gone
+        self.process.wait()
+        self.process.stdin.close()
+
+    def _listen(self) -> list[str]:
+        """Read the new whole lines of the log; returns what is worth to be written down."""
+        messages = []
+        with open(self.log, "rb") as log:
+            log.seek(self._place)
+            content = log.read()
+        whole = content.rfind(b"\n") + 1
+        self._place += whole
+        for line in content[:whole].decode(errors="replace").splitlines():
+            _, mark, said = line.partition(MARK)
+            if not mark:
+                if found := ERROR.match(line):
+                    self.error = found[0][:300]
+                continue
+            try:
+                event, _ = json.JSONDecoder().raw_decode(said)
+            except ValueError:  # another process of the engine wrote into the line
+                continue
+            self.last_sign = time.monotonic()
+            if event["event"] == "ready":
+                self.ready = True
+                messages.append(f"ready after {event['seconds']} s")
+            elif event["event"] == "round":
+                messages.append(event["text"])
+            elif event["event"] == "done":
+                self.done_since = time.monotonic()
+        return messages
+
+    def _cause(self, code: int) -> str:
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = " (out of memory?)" if name == "SIGKILL" else ""
+            text = f"was killed by {name}{hint}"
+        else:
+            text = f"ended with exit status {code}"
+        return f"{text}: {self.error}" if self.error else text
+
+    def _store_size(self) -> int:
+        try:
+            return self.share.store.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _store_lines(self) -> int:
+        try:
+            return self.share.store.read_bytes().count(b"\n")
+        except FileNotFoundError:
+            return 0

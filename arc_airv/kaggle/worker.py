@@ -1,0 +1,101 @@
+"""The process of an engine or a training: ``-m arc_airv.kaggle.worker job.json``.
+
+What it knows comes from the job file, and what it finds goes to the store or folder named there.
+It says on standard output, one JSON object a line, how far it is. `arc_airv.kaggle.process` starts
+and watches it, and holds the other end of its standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from arc_airv.engines.auto import make_engine
+from arc_airv.engines.base import Sampling
+from arc_airv.kaggle.rounds import Round, generate_rounds
+from arc_airv.tasks import load_tasks
+
+SUPERVISED = "--supervised"
+MARK = "@arc_airv "  # of a line that is for the supervisor, among those that libraries print
+
+
+def generate(job: dict[str, Any]) -> None:
+    """Make the engine that the job names, and fill its store in rounds until the deadline."""
+    say("starting", engine=job["engine"], options=job["options"])
+    tasks = load_tasks(job["tasks"])
+    start = time.monotonic()
+    engine = make_engine(job["engine"], job["model"], job["options"])
+    say("ready", seconds=round(time.monotonic() - start, 1))
+
+    def report(finished: Round) -> None:
+        say("round", text=str(finished))
+
+    generate_rounds(
+        tasks,
+        engine,
+        n_predictions=job["n_predictions"],
+        seed=job["seed"],
+        store=job["store"],
+        deadline=job["deadline"],
+        sampling=Sampling(**job["sampling"]),
+        report=report,
+        progress=False,
+        **job["generate"],
+    )
+    say("done")
+    if hasattr(engine, "close"):
+        engine.close()
+
+
+def finetune(job: dict[str, Any]) -> None:
+    """Learn the demonstrations of the job's tasks until the deadline, in the mode that it names."""
+    from arc_airv.training.train import TrainConfig
+    from arc_airv.training.ttft import finetune_joint, finetune_per_task
+
+    say("starting", model=job["model"])
+    tasks = load_tasks(job["tasks"])
+    # The deadline is the only limit, so that a second start uses the time that it has.
+    config = TrainConfig(seconds=math.inf, **job["training"])
+    learn = {"joint": finetune_joint, "per_task": finetune_per_task}[job["mode"]]
+    options = {name: job[name] for name in ("max_tokens", "deadline", "seed")}
+    learn(job["model"], tasks, config, job["folder"], **options, **job["options"])
+    say("done")
+
+
+JOBS = {"generate": generate, "finetune": finetune}
+
+
+def say(event: str, **details: Any) -> None:
+    """Tell the supervisor."""
+    print(MARK + json.dumps({"event": event, **details}), flush=True)
+
+
+def end_with_supervisor() -> None:
+    """End all our processes when standard input is closed: the supervisor is gone.
+
+    Otherwise the engine of a notebook whose kernel was killed would keep its GPU and its store.
+    """
+    while os.read(0, 1):  # not through sys.stdin, whose lock would disturb a normal end
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def main() -> None:
+    """Run the job whose file is the argument."""
+    if sys.argv[2:] == [SUPERVISED]:
+        threading.Thread(target=end_with_supervisor, daemon=True).start()
+    # A polite stop leaves what is finished on disk, as an exception does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    JOBS[job["do"]](job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Metrics against the number of predictions: how much more asking brings.
+
+The value at n is the expectation over all subsets of n of an output's N predictions, drawn without
+replacement: exact where a closed form exists, estimated from seeded subsamples for the votes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from arc_airv.metrics.outputs import average_pools, bootstrap_interval, chance_of_best
+from arc_airv.metrics.solutions import find_right, number_outputs, score_predictions
+from arc_airv.tasks import Task
+from arc_airv.vote.candidates import index_pools, reply_logprob
+
+VOTES = (1, 2)  # the curves vote_1 and vote_2
+BEST_OF = {  # the best of n, and of what
+    "pass_n": "correct",
+    "best_correct_size": "correct_size",
+    "best_correct_pixels": "correct_pixels",
+}
+
+
+def metric_curves(
+    predictions: pd.DataFrame,
+    tasks: dict[str, Task],
+    *,
+    n_predictions: list[int] | None = None,
+    average: str = "task",
+    n_subsamples: int = 20,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Metrics against the number of predictions per test output.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        As `arc_airv.records.read_predictions` gives it; the order of its rows does not matter.
+    tasks : dict of str to Task
+        All tasks of the data set, with their test outputs.
+    n_predictions : list of int, optional
+        Where to evaluate; by default 1, 2, 4, ... and the size of the largest pool. An output with
+        fewer predictions counts with all it has.
+    average : {"task", "output"}, default "task"
+    n_subsamples : int, default 20
+        Random orders of every pool for vote_1 and vote_2 (by the method "votes"); the subset of n
+        is the first n of an order, so that the points of a curve share their luck.
+    seed : int, default 0
+
+    Returns
+    -------
+    DataFrame
+        Columns metric, n, value, low, high: the interval is a 95% bootstrap over tasks.
+
+    Raises
+    ------
+    ValueError
+        If there are no predictions, one is for an output that `tasks` does not have, or a number
+        is below 1.
+
+    Notes
+    -----
+    accuracy, correct_size, correct_pixels and unanswered do not depend on n. pass_n is
+    `arc_airv.metrics.pass_at_k`, the best of n `arc_airv.metrics.expected_best`. vote_k is the
+    exact pass_n times the share of the subsamples holding the right grid in which it is among the
+    first k: never above pass_n, and exact for n <= k.
+    """
+    scored = score_predictions(predictions, tasks)
+    full = average_pools(scored, tasks).drop(columns="random_2")
+    largest = int(full["n_predictions"].max())
+    if largest == 0:
+        raise ValueError("no predictions to draw a curve of")
+    if n_predictions is None:
+        n_predictions = sorted({2**i for i in range(largest.bit_length())} | {largest})
+    if not len(n_predictions) or min(n_predictions) < 1 or n_subsamples < 1:
+        raise ValueError(
+            "n_predictions and n_subsamples must be at least 1, "
+            f"got {n_predictions} and {n_subsamples}"
+        )
+    output = number_outputs(scored, tasks)
+    best = {name: _Best(scored[of].to_numpy(), output, len(full)) for name, of in BEST_OF.items()}
+    votes = _Subsamples(predictions, tasks, n_subsamples, seed)
+    parts = []
+    for n in n_predictions:
+        at_n = full.copy()
+        for name, pools in best.items():
+            at_n[name] = pools.expected(n)
+        for k, share in zip(VOTES, votes.shares(n)):
+            at_n[f"vote_{k}"] = at_n["pass_n"] * (1.0 if n <= k else share)
+        part = bootstrap_interval(at_n, average=average, seed=seed)
+        parts.append(part.rename_axis("metric").reset_index().assign(n=n))
+    return pd.concat(parts, ignore_index=True)[["metric", "n", "value", "low", "high"]]
+
+
+class _Best:
+    """The expected best of n values of every output: `expected_best` of many pools at once."""
+
+    def __init__(self, values: np.ndarray, output: np.ndarray, n_outputs: int) -> None:
+        self.n_outputs = n_outputs
+        values = values[np.lexsort((values, output))]
+        sizes = np.bincount(output, minlength=n_outputs)
+        start = np.cumsum(sizes) - sizes
+        self.by_size = []  # the outputs of pools of one size, and their values in ascending order
+        for size in np.unique(sizes[sizes > 0]).tolist():
+            outputs = np.flatnonzero(sizes == size)
+            self.by_size.append((outputs, values[start[outputs][:, None] + np.arange(size)]))
+
+    def expected(self, n: int) -> np.ndarray:
+        """Shape (n_outputs,)."""
+        result = np.zeros(self.n_outputs)
+        for outputs, values in self.by_size:
+            size = values.shape[1]
+            result[outputs] = values @ chance_of_best(size, min(n, size))
+        return result
+
+
+class _Subsamples:
+    """Votes over random subsets of every pool at once; only pools with the right grid matter."""
+
+    def __init__(
+        self, predictions: pd.DataFrame, tasks: dict[str, Task], n_subsamples: int, seed: int
+    ) -> None:
+        pools = index_pools(predictions)
+        right = find_right(pools, tasks)
+        passes = np.bincount(pools.pool_of[right], minlength=len(pools.pools)) > 0
+        kept = passes[pools.pool_of]  # candidates of those pools
+        self.n_outputs = sum(len(task.test) for task in tasks.values())
+        self.output = number_outputs(pools.pools[passes], tasks)
+        self.pool_of = (np.cumsum(passes) - 1)[pools.pool_of[kept]]
+        self.right = np.flatnonzero(right[kept])  # the right candidate of each pool
+
+        rows = np.flatnonzero(passes[pools.pool])
+        logprob = reply_logprob(predictions, per_token=True)
+        # One order of the rows, whatever order they came in.
+        rows = rows[np.lexsort((logprob[rows], pools.candidate[rows], pools.pool[rows]))]
+        candidate = pools.candidate[rows]
+        self.candidate = np.where(candidate < 0, -1, (np.cumsum(kept) - 1)[candidate])
+        self.has_logprob = ~np.isnan(logprob[rows])
+        self.logprob = np.where(self.has_logprob, logprob[rows], 0.0)
+        pool = np.cumsum(passes)[pools.pool[rows]] - 1
+        sizes = np.bincount(pool, minlength=passes.sum())
+        place = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        self.largest = sizes.max(initial=0)
+        # The places of the rows of each pool in random orders, 0, 1, ...
+        rng = np.random.default_rng(seed)
+        self.places = np.empty((n_subsamples, len(rows)), dtype=np.int32)
+        for places in self.places:
+            places[np.lexsort((rng.random(len(rows)), pool))] = place
+
+    def shares(self, n: int) -> np.ndarray:
+        """Shape (len(VOTES), n_outputs): the share of the passing subsets that the vote solves."""
+        # If every subset is the whole pool, one is enough.
+        places = self.places[:1] if n >= self.largest else self.places
+        ranks = np.array([self._rank_of_right(np.flatnonzero(p < n)) for p in places])
+        passes = (ranks > 0).sum(axis=0)
+        hits = np.array([((ranks > 0) & (ranks <= k)).sum(axis=0) for k in VOTES])
+        shares = np.zeros((len(VOTES), self.n_outputs))
+        shares[:, self.output] = hits / np.maximum(passes, 1)
+        return shares
+
+    def _rank_of_right(self, chosen: np.ndarray) -> np.ndarray:
+        """Rank by "votes" of each pool's right candidate among the chosen rows; 0 if not there."""
+        chosen = chosen[self.candidate[chosen] >= 0]
+        c, size = self.candidate[chosen], len(self.pool_of)
+        votes = np.bincount(c, minlength=size)
+        known = np.bincount(c, weights=self.has_logprob[chosen], minlength=size)
+        total = np.bincount(c, weights=self.logprob[chosen], minlength=size)
+        mean = np.where(known > 0, total / np.maximum(known, 1), -np.inf)
+        right = self.right[self.pool_of]  # for each candidate: the right one of its pool
+        ahead = (votes > votes[right]) | (
+            (votes == votes[right])
+            & ((mean > mean[right]) | ((mean == mean[right]) & (np.arange(size) < right)))
+        )
+        rank = 1 + np.bincount(self.pool_of[ahead & (votes > 0)], minlength=len(self.right))
+        return np.where(votes[self.right] > 0, rank, 0)

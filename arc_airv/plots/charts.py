@@ -1,0 +1,214 @@
+"""Charts of metrics: curves, distributions, agreement, output sizes.
+
+Draws the tables that `arc_airv.vote.rank` and `metrics` give, and computes no metric. Shows no
+figure and saves none. `arc_airv.studies.charts` has the charts of studies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from arc_airv.grids import parse_grid, same_grid
+from arc_airv.plots.grids import FAINT, INK, MUTED, RIGHT, UNKNOWN, WRONG
+from arc_airv.tasks import Task
+from arc_airv.vote.rank import POOL
+
+METRIC_COLORS = {  # so that a metric has one colour in every plot
+    **{"pass_n": "#1A9850", "vote_2": "#2166AC", "vote_1": "#74ADD1", "random_2": "#B2ABD2"},
+    **{"accuracy": "#8C8C8C", "unanswered": "#D7301F"},
+    **{"best_correct_size": "#B35806", "best_correct_pixels": "#542788"},
+    **{"correct_size": "#E08214", "correct_pixels": "#9E8AC4"},
+}
+
+
+def plot_curves(
+    curves: pd.DataFrame, *, metrics: Sequence[str] | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw metrics against the number of predictions, each with its interval as a band.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        As `arc_airv.metrics.metric_curves` gives it: columns metric, n, value, low, high.
+    metrics : sequence of str, optional
+        Which of them; by default all.
+    ax : Axes, optional
+        By default the current one.
+
+    Returns
+    -------
+    Axes
+        Its x axis is logarithmic, of base 2; each line ends in its name and last value.
+    """
+    by_metric = dict(list(curves.sort_values("n").groupby("metric", sort=False)))
+    metrics = list(by_metric) if metrics is None else list(metrics)
+    check_metrics(metrics, by_metric)
+    ax = plt.gca() if ax is None else ax
+    for metric in metrics:
+        n, value, low, high = by_metric[metric][["n", "value", "low", "high"]].to_numpy().T
+        style = {"linewidth": 1.6, "markersize": 3, "clip_on": False}
+        (line,) = ax.plot(n, value, "o-", label=metric, color=METRIC_COLORS.get(metric), **style)
+        ax.fill_between(n, low, high, color=line.get_color(), alpha=0.1, linewidth=0)
+    ticks = sorted(curves["n"].unique())
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(ticks, labels=map(str, ticks))
+    ax.set_xticks([], minor=True)
+    ax.set_xlabel("predictions per output")
+    ax.margins(x=0.01)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    label_ends(tidy(ax))
+    return ax
+
+
+def plot_metric_distribution(outputs: pd.DataFrame, metric: str, *, ax: Axes | None = None) -> Axes:
+    """Draw how a metric is distributed over the test outputs, and its mean over the tasks.
+
+    Parameters
+    ----------
+    outputs : DataFrame
+        As `arc_airv.metrics.score_outputs` gives it.
+    metric : str
+        One of its columns.
+    ax : Axes, optional
+        By default the current one.
+
+    Returns
+    -------
+    Axes
+    """
+    check_metrics([metric], outputs.columns)
+    ax = _plot_shares([outputs[metric]], [METRIC_COLORS.get(metric, UNKNOWN)], 20, ax)
+    mean = outputs.groupby("task_id")[metric].mean().mean()
+    ax.axvline(mean, color=INK, linewidth=0.8)
+    ax.set_title(f"{metric}, mean {mean:.1%}", fontsize=9, color=INK)
+    return ax
+
+
+def plot_agreement(ranked: pd.DataFrame, tasks: dict[str, Task], *, ax: Axes | None = None) -> Axes:
+    """Draw which share of the votes the first candidates have, and whether they are right.
+
+    Parameters
+    ----------
+    ranked : DataFrame
+        As `arc_airv.vote.rank_candidates` gives it.
+    tasks : dict of str to Task
+    ax : Axes, optional
+        By default the current one.
+
+    Returns
+    -------
+    Axes
+        With stacked bars: green for right, red for wrong, grey where the solution is hidden.
+    """
+    share = ranked["votes"] / ranked.groupby(POOL)["votes"].transform("sum")
+    shares = {"right": [], "wrong": [], "hidden": []}
+    for row in ranked.assign(share=share)[ranked["rank"] == 1].itertuples():
+        solution = tasks[row.task_id].test[row.test_index].output
+        right = "right" if same_grid(solution, parse_grid(row.grid)) else "wrong"
+        shares["hidden" if solution is None else right].append(row.share)
+    ax = _plot_shares(list(shares.values()), [RIGHT, WRONG, UNKNOWN], 10, ax)
+    ax.set_title("share of the votes of the first candidate", fontsize=9, color=INK)
+    bars = {kind: bar for kind, bar in zip(shares, ax.containers) if shares[kind]}
+    style = {"loc": "upper left", "frameon": False, "fontsize": 8, "labelcolor": MUTED}
+    ax.legend(bars.values(), bars, bbox_to_anchor=(1, 1), **style)
+    return ax
+
+
+def plot_output_sizes(
+    outputs: pd.DataFrame, tasks: dict[str, Task], metric: str, *, ax: Axes | None = None
+) -> Axes:
+    """Draw a metric by the size of the solutions.
+
+    Parameters
+    ----------
+    outputs : DataFrame
+        As `arc_airv.metrics.score_outputs` gives it.
+    tasks : dict of str to Task
+    metric : str
+        A column of `outputs`.
+    ax : Axes, optional
+        By default the current one.
+
+    Returns
+    -------
+    Axes
+        With one disc a size: its area grows with the number of outputs, its colour is their mean.
+
+    Raises
+    ------
+    ValueError
+        If a solution is hidden or there are no outputs.
+    """
+    check_metrics([metric], outputs.columns)
+    solutions = [tasks[t].test[i].output for t, i in outputs[POOL].itertuples(index=False)]
+    if not solutions or any(solution is None for solution in solutions):
+        raise ValueError("the sizes of the solutions are hidden, or there are no outputs")
+    ax = plt.gca() if ax is None else ax
+    shapes = [solution.shape for solution in solutions]
+    rows, columns = np.array(shapes).T
+    sizes = outputs[metric].groupby([columns, rows]).agg(["mean", "size"])
+    sizes = sizes.sort_values("size", ascending=False, kind="stable")  # small discs on large ones
+    x, y = np.array(sizes.index.to_list()).T
+    style = {"cmap": "viridis", "vmin": 0, "vmax": 1, "linewidth": 0, "clip_on": False}
+    area = 20 + 140 * (sizes["size"] - 1) / max(10, sizes["size"].max() - 1)
+    discs = ax.scatter(x, y, s=area, c=sizes["mean"], **style)
+    percent = PercentFormatter(1.0, decimals=0)
+    bar = ax.figure.colorbar(discs, ax=ax, shrink=0.7, aspect=24, format=percent, label=metric)
+    bar.outline.set_visible(False)
+    tidy(bar.ax, grid=None)
+    ticks = [1, 5, 10, 15, 20, 25, 30]
+    ax.set(xlim=(0, 31), ylim=(0, 31), xticks=ticks, yticks=ticks, aspect="equal")
+    ax.set(xlabel="output columns", ylabel="output rows")
+    return tidy(ax, grid="both")
+
+
+def _plot_shares(values: list, colors: list[str], bins: int, ax: Axes | None) -> Axes:
+    """Stacked bars of how many test outputs have which share, from 0 to 1."""
+    ax = plt.gca() if ax is None else ax
+    ax.hist(values, bins=np.linspace(0, 1, bins + 1), color=colors, stacked=True, rwidth=0.85)
+    ax.set(xlim=(-0.01, 1.01), xticks=[0, 0.5, 1], ylabel="test outputs")
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    return tidy(ax)
+
+
+def label_ends(ax: Axes) -> None:
+    """Write the name and last value of each line at its end, spread so that none overlap."""
+    low, high = ax.get_ylim()
+    step = 11 * (high - low) / (ax.get_window_extent().height / ax.figure.dpi * 72)  # 11 points
+    lines = sorted(ax.get_lines(), key=lambda line: line.get_ydata()[-1])
+    places = [line.get_ydata()[-1] for line in lines]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + step)
+    for i, top in zip(reversed(range(len(places))), high - step * np.arange(len(places))):
+        places[i] = min(places[i], top)
+    for line, place in zip(lines, places):
+        x, y = line.get_xydata()[-1]
+        style = {"va": "center", "fontsize": 8, "color": line.get_color(), "annotation_clip": False}
+        shift = {"xytext": (8, (place - y) / step * 11), "textcoords": "offset points"}
+        ax.annotate(f"{line.get_label()}  {y:.1%}", (x, y), **shift, **style)
+
+
+def check_metrics(metrics: Iterable[str], known: Iterable[str]) -> None:
+    """Raise a ValueError that names the metrics which are not among the known ones."""
+    known = list(known)
+    if unknown := [metric for metric in metrics if metric not in known]:
+        raise ValueError(f"no metric {unknown} in {known}")
+
+
+def tidy(ax: Axes, *, grid: str | None = "y") -> Axes:
+    """Take away what holds no information."""
+    ax.set_frame_on(False)
+    ax.set_axisbelow(True)
+    if grid:
+        ax.grid(axis=grid, color=FAINT, linewidth=0.6)
+    ax.tick_params(length=0, labelsize=8, labelcolor=MUTED)
+    plt.setp([ax.xaxis.label, ax.yaxis.label], fontsize=8, color=MUTED)
+    return ax

@@ -1,0 +1,195 @@
+"""Plots of grids: one grid, a task, the ranked candidates of a test output.
+
+Knows the palette of the ARC testing interface, and how to set grids in rows so that a cell has one
+size throughout a figure. Shows no figure and saves none. Plots of metrics are in
+`arc_airv.plots.charts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from arc_airv.grids import Grid, parse_grid, same_grid
+from arc_airv.tasks import Task
+
+PALETTE = "#000000 #0074D9 #FF4136 #2ECC40 #FFDC00 #AAAAAA #F012BE #FF851B #7FDBFF #870C25".split()
+COLORMAP, NORM = ListedColormap(PALETTE, name="arc"), Normalize(0, 9)
+RIGHT, WRONG, UNKNOWN = "#1A9850", "#D7301F", "#8C8C8C"
+INK, MUTED, FAINT = "#222222", "#6B6B6B", "#D3D3D3"
+# Inches: a figure of grids, the largest cell and grid in it, the space between grids, the lines
+# of text above a grid (heading, shape) and a line below.
+WIDTH, CELL, SIDE, GAP, HEAD, SHAPE, LINE = 9.0, 0.22, 1.45, 0.24, 0.24, 0.23, 0.17
+
+
+def plot_grid(
+    grid: Grid, *, ax: Axes | None = None, title: str | None = None, frame: str | None = None
+) -> Axes:
+    """Draw one grid in the colours of the ARC testing interface.
+
+    Parameters
+    ----------
+    grid : ndarray of shape (height, width)
+    ax : Axes, optional
+        By default the current one.
+    title : str, optional
+        By default the shape, height first: "3x5".
+    frame : colour, optional
+        Of a frame around the grid, a little apart from it.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    height, width = grid.shape
+    # The grid covers the inner half of both strokes, which leaves a frame and a gap.
+    for color, linewidth in ((frame, 9), ("white", 5)) if frame else ():
+        style = {"edgecolor": color, "linewidth": linewidth, "joinstyle": "miter", "zorder": 0}
+        ax.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, clip_on=False, **style))
+    ax.imshow(grid, cmap=COLORMAP, norm=NORM, interpolation="nearest", zorder=1)
+    style = {"color": FAINT, "linewidth": min(0.6, 6 / max(grid.shape)), "clip_on": False}
+    ax.hlines(np.arange(height + 1) - 0.5, -0.5, width - 0.5, **style)
+    ax.vlines(np.arange(width + 1) - 0.5, -0.5, height - 0.5, **style)
+    ax.set_title(f"{height}x{width}" if title is None else title, fontsize=8, color=MUTED, pad=7)
+    ax.set(xticks=[], yticks=[], frame_on=False)
+    return ax
+
+
+def plot_task(task: Task, *, width: float = WIDTH) -> Figure:
+    """Draw the pairs of a task: inputs over outputs, the demonstrations and then the tests.
+
+    Parameters
+    ----------
+    task : Task
+        A hidden output is drawn as "?".
+    width : float, default 9
+        Of the figure, in inches.
+
+    Returns
+    -------
+    Figure
+        A cell has one size throughout: the largest with which everything fits.
+    """
+    pairs = [*task.train, *task.test]
+    names = [f"train {i}" for i in range(len(task.train))]
+    names += [f"test {i}" for i in range(len(task.test))]
+    rows = [pair.input for pair in pairs], [pair.output for pair in pairs]
+    margin, split = 0.3, 0.2  # for the names of the rows; between demonstrations and tests
+    pitch = (width - margin - split) / len(pairs)
+    cell, widest, _ = _fit([*rows[0], *rows[1]], pitch - GAP)
+    pitch = min(pitch, max(widest, 0.5) + GAP)
+    heights = [_fit(row, pitch - GAP, cell)[2] for row in rows]
+    tops = HEAD + SHAPE, HEAD + 2 * SHAPE + heights[0] + 0.05
+    figure = plt.figure(figsize=(width, tops[1] + heights[1] + 0.1))
+    for i, name in enumerate(names):
+        x = margin + i * pitch + split * (i >= len(task.train))
+        _write(figure, x + (pitch - GAP) / 2, 0.06, name, weight="bold")
+        for row, y, height in zip(rows, tops, heights):
+            _place(figure, row[i], (x, y, pitch - GAP, height), cell)
+    for name, y, height in zip(("input", "output"), tops, heights):
+        _write(figure, 0.1, y + height / 2, name, rotation=90, va="center", color=MUTED)
+    return figure
+
+
+def plot_candidates(
+    ranked: pd.DataFrame, task: Task, test_index: int, *, n: int = 8, width: float = WIDTH
+) -> Figure:
+    """Draw the solution of a test output, if it is known, and its best candidates by rank.
+
+    Parameters
+    ----------
+    ranked : DataFrame
+        As `arc_airv.vote.rank_candidates` gives it; the rows of other outputs are left out.
+    task : Task
+    test_index : int
+    n : int, default 8
+        Candidates at most. If the right one ranks lower, it takes the last place.
+    width : float, default 9
+        Of the figure, in inches. All columns are equally wide, so that figures align.
+
+    Returns
+    -------
+    Figure
+        Under each candidate its votes and its mean log-probability (nats per token). Its frame
+        is green if it is right and red if it is wrong; there is none if the solution is hidden.
+    """
+    if n < 1 or not 0 <= test_index < len(task.test):
+        raise ValueError(
+            f"need n >= 1 and a test output of {task}, got n={n}, test_index={test_index}"
+        )
+    solution = task.test[test_index].output
+    pool = ranked[(ranked["task_id"] == task.task_id) & (ranked["test_index"] == test_index)]
+    pool = pool.sort_values("rank")
+    right = [same_grid(solution, parse_grid(text)) for text in pool["grid"]]
+    pool = pool.assign(right=np.array(right, dtype=bool))
+    shown = pool.head(n)
+    if pool["right"].any() and not shown["right"].any():
+        shown = pd.concat([pool.head(n - 1), pool[pool["right"]]])
+    columns = [] if solution is None else [("solution", solution, None, ())]
+    for row in shown.itertuples():
+        frame = None if solution is None else RIGHT if row.right else WRONG
+        logprob = "" if pd.isna(row.mean_logprob) else f"{row.mean_logprob:.3f} nats"
+        caption = f"{row.votes} vote{'s' * (row.votes != 1)}", logprob.replace("-", "−")
+        columns.append((f"#{row.rank}", parse_grid(row.grid), frame, caption))
+
+    pitch = width / (n + (solution is not None))
+    cell, _, height = _fit([grid for _, grid, _, _ in columns], pitch - GAP)
+    top = HEAD + SHAPE
+    figure = plt.figure(figsize=(width, top + height + 2 * LINE + 0.2))
+    for i, (name, grid, frame, caption) in enumerate(columns):
+        middle = (i + 0.5) * pitch
+        _write(figure, middle, 0.06, name, weight="bold")
+        _place(figure, grid, (middle - (pitch - GAP) / 2, top, pitch - GAP, height), cell, frame)
+        for line, (text, color) in enumerate(zip(caption, (INK, MUTED))):
+            _write(figure, middle, top + height + 0.1 + line * LINE, text, color=color)
+    if shown.empty:
+        _write(figure, len(columns) * pitch + GAP / 2, top, "no candidates", ha="left")
+    return figure
+
+
+def _fit(
+    grids: Iterable[Grid | None], width: float, cell: float = CELL
+) -> tuple[float, float, float]:
+    """The size of a cell with which every grid fits; the widest and the tallest grid (inches)."""
+    height, widest = np.max([(1, 1), *(grid.shape for grid in grids if grid is not None)], axis=0)
+    cell = min(cell, width / widest, SIDE / max(height, widest))
+    return cell, cell * widest, cell * height
+
+
+def _place(
+    figure: Figure,
+    grid: Grid | None,
+    box: tuple[float, float, float, float],
+    cell: float,
+    frame: str | None = None,
+) -> None:
+    """Draw a grid, or "?", at the top of a box: left, top, width and height in inches."""
+    (x, y, width, height), (full_width, full_height) = box, figure.get_size_inches()
+    bottom = 1 - (y + height) / full_height
+    ax = figure.add_axes((x / full_width, bottom, width / full_width, height / full_height))
+    if grid is None:
+        cell, middle = min(width, height), 0.0
+        style = {"facecolor": "#F4F4F4", "edgecolor": FAINT, "linewidth": 0.6, "clip_on": False}
+        ax.add_patch(Rectangle((-0.5, -0.5), 1, 1, **style))
+        ax.text(0, 0, "?", ha="center", va="center", color=MUTED, fontsize=8 + 12 * cell)
+        ax.set(xticks=[], yticks=[], frame_on=False)
+    else:
+        middle = grid.shape[1] / 2 - 0.5
+        plot_grid(grid, ax=ax, frame=frame)
+    ax.set_xlim(middle - width / cell / 2, middle + width / cell / 2)
+    ax.set_ylim(height / cell - 0.5, -0.5)
+
+
+def _write(figure: Figure, x: float, y: float, text: str, **style: object) -> None:
+    """Write at inches from the left and the top."""
+    width, height = figure.get_size_inches()
+    style = {"ha": "center", "va": "top", "fontsize": 8, "color": INK, **style}
+    figure.text(x / width, 1 - y / height, text, **style)

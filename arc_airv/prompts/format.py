@@ -1,0 +1,313 @@
+"""Prompt formats: a view becomes a prompt, a reply becomes a grid or a status.
+
+A `PromptFormat` is a grid encoder and a template. It is stored as ``prompt_format.json`` in the
+folder of the model that was trained with it, because a model only answers well in the format that
+it knows. Knows nothing of engines; a chat template needs the model's tokenizer to be rendered.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from arc_airv.grids import MAX_SIDE, Grid
+from arc_airv.prompts.encoders import (
+    OK,
+    TRUNCATED,
+    UNPARSED,
+    GridEncoder,
+    ReplyError,
+    encoder_spec,
+    make_encoder,
+)
+from arc_airv.tasks import Task
+
+FORMAT_FILE = "prompt_format.json"
+
+
+class ParsedReply(NamedTuple):
+    """What a reply holds: a grid in the frame of the view (or None), and a status."""
+
+    grid: Grid | None
+    status: str
+
+
+class Segment(NamedTuple):
+    """A stretch of training text; the loss is taken on the answers."""
+
+    text: str
+    is_answer: bool
+
+
+@dataclass(frozen=True)
+class PlainTemplate:
+    """Marks around bare grids, for a model trained from scratch.
+
+    A pair is ``input_mark + input + output_mark + output + end_mark``; the prompt ends with the
+    output mark of the test pair, and the model writes ``end_mark`` when it is done.
+    """
+
+    input_mark: str = "<in>"
+    output_mark: str = "<out>"
+    end_mark: str = "<end>"
+
+    def __post_init__(self) -> None:
+        for name, mark in asdict(self).items():
+            if not isinstance(mark, str) or not mark:
+                raise ValueError(f"{name} must be a string that is not empty, got {mark!r}")
+
+    def question(self, task: Task, test_index: int, encode) -> str:
+        """The prompt: every demonstration, then the test input."""
+        pairs = "".join(
+            self.input_mark + encode(p.input) + self.output_mark + encode(p.output) + self.end_mark
+            for p in task.train
+        )
+        return pairs + self.input_mark + encode(task.test[test_index].input) + self.output_mark
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A Markdown question in a model's own chat template, for an instruction-tuned model.
+
+    The assistant's turn is prefilled with `prefill`, so that the model goes on with the grid.
+    """
+
+    system: str = "You are a helpful assistant."
+    intro: str = (
+        "Let's see if you can solve this grid puzzle. Below are some input grids and the output "
+        "grids that one rule makes of them. Find the rule and apply it to the test input."
+    )
+    prefill: str = "### Output\n\n```grid"
+
+    def question(self, task: Task, test_index: int, encode) -> str:
+        """The user's message."""
+        parts = [self.intro]
+        for i, pair in enumerate(task.train, start=1):
+            parts.append(f"## Example {i}\n\n### Input\n\n{encode(pair.input)}")
+            parts.append(f"### Output\n\n{encode(pair.output)}")
+        parts.append(f"## Test case\n\n### Input\n\n{encode(task.test[test_index].input)}")
+        return "\n\n".join(parts)
+
+    def render(self, question: str, tokenizer: Any) -> str:
+        """The prompt text, by the tokenizer's chat template.
+
+        Raises
+        ------
+        ValueError
+            If the tokenizer is missing or has no chat template.
+        """
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError(
+                "this prompt format needs a tokenizer with a chat template; "
+                "use PlainTemplate for a model that has none"
+            )
+        user = {"role": "user", "content": question}
+        options = {"tokenize": False, "add_generation_prompt": True}
+        if not self.system:
+            return tokenizer.apply_chat_template([user], **options) + self.prefill
+        system = {"role": "system", "content": self.system}
+        try:
+            text = tokenizer.apply_chat_template([system, user], **options)
+        except Exception as error:  # a template says no in its own words (Gemma has no system role)
+            if "system" not in str(error).lower():
+                raise
+            user = {"role": "user", "content": f"{self.system}\n\n{question}"}
+            text = tokenizer.apply_chat_template([user], **options)
+        return text + self.prefill
+
+
+TEMPLATES = {"plain": PlainTemplate, "chat": ChatTemplate}
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How a view is asked and a reply is read.
+
+    Parameters
+    ----------
+    encoder : GridEncoder
+        How a grid is written; see `arc_airv.prompts.make_encoder`.
+    template : PlainTemplate or ChatTemplate
+        What stands around the grids.
+
+    Examples
+    --------
+    >>> format = PromptFormat(make_encoder(["grid_shape", "row_number", "minimal"]))
+    >>> format.parse(" shape: 2x2\\n1 01\\n2 10\\n```\\nHope this helps!").status
+    'ok'
+    """
+
+    encoder: GridEncoder = field(
+        default_factory=lambda: make_encoder(["grid_shape", "row_number", "minimal"])
+    )
+    template: PlainTemplate | ChatTemplate = field(default_factory=ChatTemplate)
+
+    def render(self, view: Task, test_index: int = 0, *, tokenizer: Any = None) -> str:
+        """The prompt that asks for one test output of a view.
+
+        Parameters
+        ----------
+        view : Task
+            A task, or a task under an augmentation.
+        test_index : int, default 0
+            Which test pair is asked.
+        tokenizer : Hugging Face tokenizer, optional
+            Needed by a chat template.
+
+        Raises
+        ------
+        ValueError
+            If there is no such test pair, or the tokenizer has no chat template that is needed.
+        """
+        if not 0 <= test_index < len(view.test):
+            raise ValueError(
+                f"task {view.task_id} has {len(view.test)} test pairs, there is none {test_index}"
+            )
+        question = self.template.question(view, test_index, self.encoder.encode)
+        if isinstance(self.template, ChatTemplate):
+            return self.template.render(question, tokenizer)
+        return question
+
+    def training_segments(
+        self, view: Task, test_index: int = 0, *, tokenizer: Any = None
+    ) -> list[Segment]:
+        """The prompt and its answer, cut into stretches with and without loss.
+
+        The plain template also takes the loss on every demonstration after the first: each is a
+        question whose context is the demonstrations before it.
+        """
+        output = view.test[test_index].output
+        if output is None:
+            raise ValueError(f"task {view.task_id}: test output {test_index} is hidden")
+        answer = self.render_answer(output)
+        prompt = self.render(view, test_index, tokenizer=tokenizer)
+        if isinstance(self.template, ChatTemplate):
+            return [Segment(prompt, False), Segment(answer, True)]
+        segments = []
+        for i, pair in enumerate(view.train):
+            demonstration = self.render_answer(pair.output)
+            before, _, prompt = prompt.partition(self.template.output_mark + demonstration)
+            segments.append(Segment(before + self.template.output_mark, False))
+            segments.append(Segment(demonstration, i > 0))
+        return [*segments, Segment(prompt, False), Segment(answer, True)]
+
+    def render_answer(self, grid: Grid) -> str:
+        """The reply of a perfect model: what a continuation is scored or trained on."""
+        answer = self.encoder.encode(grid)
+        if isinstance(self.template, PlainTemplate):
+            return answer + self.template.end_mark
+        if self.encoder.closing:  # the prefill may hold the beginning of its block
+            for k in range(min(len(answer), len(self.template.prefill)), 0, -1):
+                if self.template.prefill.endswith(answer[:k]):
+                    return answer[k:]
+        return answer
+
+    @property
+    def stop(self) -> list[str]:
+        """Strings at which a reply is over, for the engine: base models never stop alone."""
+        if isinstance(self.template, PlainTemplate):
+            return [self.template.end_mark]
+        # With no prefilled fence, the first fence of the reply opens the block.
+        prefilled = self.encoder.closing and self.encoder.closing in self.template.prefill
+        return [f"\n{self.encoder.closing}"] if prefilled else []
+
+    def parse(self, reply: str, finish_reason: str | None = None) -> ParsedReply:
+        """Read the grid out of a reply. Never raises.
+
+        Parameters
+        ----------
+        reply : str
+            What the model wrote after the prompt, with anything around the grid.
+        finish_reason : {"stop", "length", None}
+            "stop": the model ended the reply itself. "length": it was cut. None: not known.
+
+        Returns
+        -------
+        ParsedReply
+            A grid and "ok"; or None and "unparsed" (no row of a grid), "ragged" (rows of
+            different lengths, a row misnumbered, or another shape than declared), "too_large"
+            (a side over 30) or "truncated" (cut before its end: the reply reached its length
+            limit, or lacks its closing mark for an unknown reason).
+        """
+        if not isinstance(reply, str):
+            return ParsedReply(None, UNPARSED)
+        mark = getattr(self.template, "end_mark", None)
+        if mark and mark in reply:
+            reply, finish_reason = reply.partition(mark)[0], "stop"
+        try:
+            grid, ended = self.encoder.decode(reply)
+        except ReplyError as error:
+            cut = finish_reason == "length" and not error.final
+            return ParsedReply(None, TRUNCATED if cut else error.status)
+        unknown_is_fine = finish_reason is None and self.encoder.closing is None
+        if ended or finish_reason == "stop" or unknown_is_fine:
+            return ParsedReply(grid, OK)
+        return ParsedReply(None, TRUNCATED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The format as plain JSON values."""
+        name = next(n for n, cls in TEMPLATES.items() if cls is type(self.template))
+        return {
+            "encoder": encoder_spec(self.encoder),
+            "template": {"name": name, **asdict(self.template)},
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> PromptFormat:
+        """Read what `to_dict` gave.
+
+        Raises
+        ------
+        ValueError
+            If a key, name or option is unknown.
+        """
+        if not isinstance(content, dict) or set(content) != {"encoder", "template"}:
+            raise ValueError(f"a prompt format has 'encoder' and 'template', got {content!r}")
+        if not isinstance(content["template"], dict):
+            raise ValueError(f"a template is an object, got {content['template']!r}")
+        options = dict(content["template"])
+        name = options.pop("name", None)
+        if not isinstance(name, str) or name not in TEMPLATES:
+            raise ValueError(f"unknown template {name!r}; known are {sorted(TEMPLATES)}")
+        try:
+            template = TEMPLATES[name](**options)
+        except TypeError as error:
+            raise ValueError(f"template {name!r}: {error}") from None
+        return cls(make_encoder(content["encoder"]), template)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``prompt_format.json`` into a model folder."""
+        path = Path(folder) / FORMAT_FILE
+        content = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        path.write_text(content, encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> PromptFormat | None:
+        """The format that a model folder carries, or None if it carries none.
+
+        Raises
+        ------
+        ValueError
+            If the file is there but malformed; the message names it.
+        """
+        path = Path(folder) / FORMAT_FILE
+        if not path.is_file():
+            return None
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def max_output_cells(task: Task, test_index: int) -> int:
+    """How many cells the output can need: a generous bound, to size the reply's token budget.
+
+    Four times the largest grid that the prompt shows, at most 30 x 30. Over the 835 test outputs
+    of ARC-AGI-1 none is larger; twice the largest grid would lose three.
+    """
+    shown = [grid.size for pair in task.train for grid in (pair.input, pair.output)]
+    largest = max([*shown, task.test[test_index].input.size])
+    return min(MAX_SIDE * MAX_SIDE, 4 * largest)

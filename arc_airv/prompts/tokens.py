@@ -1,0 +1,72 @@
+"""How a tokenizer reads grids: what a cell costs, and whether neighbours melt into one token.
+
+A model that sees "12" as one token has to learn a hundred pairs instead of ten digits, and cannot
+point at a cell. Run this check before choosing a grid encoder for a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from arc_airv.grids import MAX_SIDE, N_COLORS
+from arc_airv.prompts.encoders import GridCodeBlock, GridEncoder, RowNumber
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """What `tokenization_report` found.
+
+    Attributes
+    ----------
+    tokens_per_cell : float
+        Over a 30 x 30 grid, with all that the encoder puts around it.
+    max_grid_tokens : int
+        Tokens of that grid: what the longest output takes.
+    merges_cells : bool
+        Whether some token covers more than one cell.
+    example : str
+        The beginning of a row, its tokens separated by ``·``.
+    """
+
+    tokens_per_cell: float
+    max_grid_tokens: int
+    merges_cells: bool
+    example: str
+
+
+def tokenization_report(tokenizer: Any, encoder: GridEncoder) -> TokenReport:
+    """How `tokenizer` reads the grids of `encoder`.
+
+    Parameters
+    ----------
+    tokenizer : Hugging Face tokenizer
+    encoder : GridEncoder
+
+    Returns
+    -------
+    TokenReport
+    """
+    rng = np.random.default_rng(0)
+    grid = rng.integers(N_COLORS, size=(MAX_SIDE, MAX_SIDE), dtype=np.int8)
+    grid[: MAX_SIDE // 2] = 0  # runs of one digit merge most
+    cells = encoder
+    while isinstance(cells, (GridCodeBlock, RowNumber)):
+        cells = cells.base
+    n_tokens = len(tokenizer.encode(encoder.encode(grid), add_special_tokens=False))
+    rows = [_pieces(tokenizer, line) for line in cells.encode(grid).splitlines()]
+    symbols = {char for c in range(N_COLORS) for char in cells.encode_row([c], 0)}
+    per_cell = sum(char in symbols for char in cells.encode_row([0], 0))
+    merges = any(sum(char in symbols for char in piece) > per_cell for row in rows for piece in row)
+    return TokenReport(
+        tokens_per_cell=n_tokens / grid.size,
+        max_grid_tokens=n_tokens,
+        merges_cells=merges,
+        example="·".join(rows[-1][:12]),
+    )
+
+
+def _pieces(tokenizer: Any, line: str) -> list[str]:
+    return [tokenizer.decode([i]) for i in tokenizer.encode(line, add_special_tokens=False)]

@@ -1,0 +1,18 @@
+"""Studies: what selects best, what a setting is worth, and an LLM as judge."""
+
+from arc_airv import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "arc_airv.studies.selection": (
+            "compare_selectors cross_fit fit_selector filter_errors right_ranks right_candidates "
+            "calibration"
+        ),
+        "arc_airv.studies.runs": "compare_runs",
+        "arc_airv.studies.charts": (
+            "plot_gains plot_calibration plot_right_ranks plot_setting plot_costs"
+        ),
+        "arc_airv.studies.judge": "judge_yes_no",
+    },
+)

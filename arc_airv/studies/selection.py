@@ -1,0 +1,384 @@
+"""Studies of selection on a stored pool: selectors side by side, ranks, calibration.
+
+Knows solutions, as `arc_airv.metrics.outputs` does, and chooses nothing: every table takes
+selectors or their rankings and says how good they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from arc_airv.grids import format_grid
+from arc_airv.metrics.outputs import average_outputs, bootstrap_interval, score_outputs, vote_score
+from arc_airv.metrics.solutions import find_right, targets_of
+from arc_airv.tasks import Task
+from arc_airv.vote.candidates import CANDIDATE, POOL, check_features, features_of, index_pools
+from arc_airv.vote.filters import FILTERS, Filter, rule_out
+from arc_airv.vote.rank import rank_candidates
+from arc_airv.vote.selectors import Selector
+
+MAX_STEPS, TOLERANCE = 100, 1e-10
+
+
+def compare_selectors(
+    predictions: pd.DataFrame,
+    tasks: dict[str, Task],
+    selectors: Mapping[str, Mapping[str, Any] | pd.DataFrame],
+    *,
+    average: str = "output",
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Selectors on the same pools, each against the first.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        As `arc_airv.records.read_predictions` gives it.
+    tasks : dict of str to Task
+        All tasks of the data set, with their test outputs.
+    selectors : mapping of str to dict or DataFrame
+        By a name of its own: options of `arc_airv.vote.rank_candidates`, or a ranking of the
+        candidates as it gives it. The first is the baseline.
+    average : {"task", "output"}, default "output"
+    n_resamples, seed : int
+        Of the bootstrap over tasks.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by name, with the columns
+
+        vote_1, vote_2
+            Share of the outputs that the first candidate, or one of the first two, solves.
+        voting_accuracy
+            vote_2 / pass_n (NaN if pass_n is 0).
+        gap_closed
+            How far vote_2 is on the way from two predictions drawn at random to the best possible:
+            ``(vote_2 - random_2) / (pass_n - random_2)``; NaN if there is no gap.
+        gain, low, high
+            vote_2 less that of the baseline, and its 95% interval: both selectors on the same
+            resampled tasks.
+
+        The attributes ``pass_n`` and ``random_2`` of the frame (``frame.attrs``) are those of the
+        pools, whatever selects.
+
+    Raises
+    ------
+    ValueError
+        If there is no selector.
+    """
+    if not selectors:
+        raise ValueError("selectors must name at least one selector, got none")
+    outputs = score_outputs(predictions, tasks)
+    limits = average_outputs(outputs, average=average)
+    gap = limits["pass_n"] - limits["random_2"]
+    rows, baseline = {}, None
+    for name, selector in selectors.items():
+        if isinstance(selector, pd.DataFrame):
+            ranked = selector
+        else:
+            ranked = rank_candidates(predictions, tasks=tasks, **selector)
+        hits = outputs[POOL].assign(
+            vote_1=vote_score(ranked, tasks, k=1), vote_2=vote_score(ranked, tasks, k=2)
+        )
+        baseline = hits["vote_2"] if baseline is None else baseline
+        hits["gain"] = hits["vote_2"] - baseline
+        hits["pass_n"] = outputs["pass_n"]
+        table = bootstrap_interval(hits, average=average, n_resamples=n_resamples, seed=seed)
+        rows[name] = {
+            **table["value"][["vote_1", "vote_2", "voting_accuracy"]],
+            "gap_closed": (table["value"]["vote_2"] - limits["random_2"]) / gap if gap else np.nan,
+            **table.loc["gain"].rename({"value": "gain"}),
+        }
+    compared = pd.DataFrame.from_dict(rows, orient="index")
+    compared.attrs = {"pass_n": limits["pass_n"], "random_2": limits["random_2"]}
+    return compared
+
+
+def cross_fit(
+    predictions: pd.DataFrame,
+    tasks: dict[str, Task],
+    *,
+    n_folds: int = 5,
+    seed: int = 0,
+    scores: pd.DataFrame | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Rank every pool by a selector that was fitted on the pools of other tasks.
+
+    So a learnt selector can be compared on the very pools that there are, and no task's solution
+    has a say in how its own candidates are ranked.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    tasks : dict of str to Task
+        With their test outputs.
+    n_folds : int, default 5
+        Parts into which the tasks are cut at random; each is ranked by what the others teach.
+    seed : int, default 0
+    scores : DataFrame, optional
+        Re-scores, see `arc_airv.vote.candidate_features`.
+    **options
+        Of `arc_airv.studies.fit_selector`.
+
+    Returns
+    -------
+    DataFrame
+        As `arc_airv.vote.rank_candidates` gives it.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer tasks than folds or fewer than two folds, or the tasks of some folds
+        teach nothing.
+    """
+    if not 2 <= n_folds <= len(tasks):
+        raise ValueError(f"n_folds must be 2 to the {len(tasks)} tasks, got {n_folds}")
+    order = np.random.default_rng(seed).permutation(sorted(tasks))
+    rankings = []
+    for fold in np.array_split(order, n_folds):
+        held_out = predictions["task_id"].isin(fold)
+        selector = fit_selector(predictions[~held_out], tasks, scores=scores, **options)
+        rankings.append(
+            rank_candidates(
+                predictions[held_out], method="weighted", weights=selector, scores=scores
+            )
+        )
+    return pd.concat(rankings, ignore_index=True)
+
+
+def right_ranks(ranked: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
+    """Where the right grid of every test output came.
+
+    Parameters
+    ----------
+    ranked : DataFrame
+        As `arc_airv.vote.rank_candidates` gives it, of any method.
+    tasks : dict of str to Task
+        With their test outputs.
+
+    Returns
+    -------
+    DataFrame
+        One row a test output, in the order of `tasks`: task_id, test_index, rank (from 1; NaN if
+        the right grid is no candidate), votes (of the right grid), n_candidates.
+    """
+    solutions = pd.DataFrame(
+        [(*key, format_grid(grid)) for key, grid in targets_of(tasks).items()],
+        columns=[*POOL, "grid"],
+    )
+    found = solutions.merge(
+        ranked[[*POOL, "grid", "rank", "votes"]], on=[*POOL, "grid"], how="left"
+    )
+    sizes = ranked.groupby(POOL).size().rename("n_candidates").reset_index()
+    found = found.merge(sizes, on=POOL, how="left").drop(columns="grid")
+    return found.fillna({"votes": 0, "n_candidates": 0}).astype({"votes": int, "n_candidates": int})
+
+
+def calibration(
+    confidence: np.ndarray, right: np.ndarray, *, n_bins: int = 10, edges: np.ndarray | None = None
+) -> pd.DataFrame:
+    """How often what is believed with some confidence is right.
+
+    Parameters
+    ----------
+    confidence : array-like of shape (n,)
+        In [0, 1]: such as the share of votes of the first candidate of each pool.
+    right : array-like of bool of shape (n,)
+    n_bins : int, default 10
+        Bins of equal width.
+    edges : ndarray, optional
+        The edges of the bins, ascending, if they shall not be equal.
+
+    Returns
+    -------
+    DataFrame
+        One row a bin that is not empty: low, high (the bin holds low < confidence <= high; the
+        first one low, too), n, confidence (mean), right (share). ``frame.attrs["error"]`` is the
+        expected calibration error, the mean over all n of |right - confidence| of their bins
+        (Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning", 2015).
+
+    Raises
+    ------
+    ValueError
+        If a confidence is not in [0, 1].
+    """
+    confidence, right = np.asarray(confidence, dtype=float), np.asarray(right, dtype=float)
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError("every confidence must be in [0, 1]")
+    edges = np.linspace(0, 1, n_bins + 1) if edges is None else np.asarray(edges, dtype=float)
+    bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, len(edges) - 2)
+    rows = []
+    for b in np.unique(bins):
+        inside = bins == b
+        means = confidence[inside].mean(), right[inside].mean()
+        rows.append((edges[b], edges[b + 1], inside.sum(), *means))
+    table = pd.DataFrame(rows, columns=["low", "high", "n", "confidence", "right"])
+    gaps = (table["right"] - table["confidence"]).abs()
+    table.attrs = {"error": float((gaps * table["n"]).sum() / max(1, len(right)))}
+    return table
+
+
+def right_candidates(candidates: pd.DataFrame, tasks: dict[str, Task]) -> np.ndarray:
+    """Which candidates are the solution of their test output.
+
+    Parameters
+    ----------
+    candidates : DataFrame
+        Columns task_id, test_index, grid: as `arc_airv.vote.rank_candidates` or
+        `arc_airv.vote.candidate_features` gives them.
+    tasks : dict of str to Task
+        With their test outputs.
+
+    Returns
+    -------
+    ndarray of shape (n_candidates,), dtype bool
+    """
+    pools = index_pools(candidates)
+    return find_right(pools, tasks)[pools.candidate]
+
+
+def fit_selector(
+    predictions: pd.DataFrame,
+    tasks: dict[str, Task],
+    *,
+    features: Sequence[str] | None = None,
+    scores: pd.DataFrame | None = None,
+    penalty: float = 1.0,
+) -> Selector:
+    """Learn the weights of features from pools with known solutions.
+
+    Do so on tasks whose results are not reported, such as ARC's training tasks.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Of the tasks to learn from, by the model and the number of predictions to be used.
+    tasks : dict of str to Task
+        With their test outputs.
+    features : sequence of str, optional
+        See `arc_airv.vote.candidate_features`; by default log_votes, mean_token_logprob and
+        max_reply_logprob, and with `scores` also mean_score_logprob.
+    scores : DataFrame, optional
+        Re-scores, see `arc_airv.vote.candidate_features`.
+    penalty : float, default 1
+        Of the squared weights; above 0. A weight counts in units of one over the standard deviation
+        of its feature within the pools, the likelihood in nats a pool.
+
+    Returns
+    -------
+    Selector
+        Its scores are log-odds (nats): of two candidates of a pool of which one is right, the
+        first is exp(difference) times as likely to be it.
+
+    Raises
+    ------
+    ValueError
+        If no pool holds the right grid and another candidate, a feature is unknown, or `penalty`
+        is not above 0.
+
+    Notes
+    -----
+    A conditional logit (McFadden, "Conditional logit analysis of qualitative choice behavior",
+    1974): in a pool p whose right candidate is r(p),
+
+        P(r(p)) = exp(w . x_r(p)) / sum over the candidates s of p of exp(w . x_s),
+
+    and w maximizes the sum over pools of ln P(r(p)) less penalty / 2 * |w|^2. The problem is
+    concave and is solved by Newton's method, so the result is the same every time. Pools without
+    the right grid say nothing, nor do candidates with an unknown feature.
+    """
+    if not penalty > 0:
+        raise ValueError(f"penalty must be above 0, got {penalty}")
+    if features is None:
+        features = ["log_votes", "mean_token_logprob", "max_reply_logprob"]
+        features += ["mean_score_logprob"] if scores is not None else []
+    features = list(dict.fromkeys(features))
+    if not features:
+        raise ValueError("features must name at least one feature, got none")
+    check_features(features, has_scores=scores is not None)
+    pools = index_pools(predictions)
+    right = find_right(pools, tasks)
+    x = features_of(pools, predictions, features, scores)[features].to_numpy(dtype=float)
+    kept = np.isfinite(x).all(axis=1)
+    n_pools = len(pools.pools)
+    size = np.bincount(pools.pool_of[kept], minlength=n_pools)
+    hits = np.bincount(pools.pool_of[kept & right], minlength=n_pools)
+    informs = (hits == 1) & (size > 1)
+    if not informs.any():
+        raise ValueError(
+            f"nothing to learn from: of {n_pools} pools none holds the right grid and another "
+            f"candidate with known features {features}"
+        )
+    kept &= informs[pools.pool_of]
+    weights = _fit_logit(x[kept], pools.pool_of[kept], right[kept], penalty)
+    about = f"fitted on {informs.sum()} of {n_pools} pools, penalty {penalty:g}"
+    return Selector(dict(zip(features, weights.tolist())), about=about)
+
+
+def _fit_logit(x: np.ndarray, pool: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray:
+    """Weights of the features x (candidates, features); one candidate a pool is right."""
+    first = np.flatnonzero(np.diff(pool, prepend=-1))
+    local = np.repeat(np.arange(len(first)), np.diff(first, append=len(pool)))
+    x = x - x[right][local]  # the right one of each pool at the origin
+    center = np.add.reduceat(x, first) / np.bincount(local)[:, None]
+    spread = np.sqrt(np.mean((x - center[local]) ** 2, axis=0))
+    spread[spread == 0] = 1.0
+    x = x / spread
+
+    def likelihood(w: np.ndarray) -> tuple[float, np.ndarray]:
+        score = x @ w
+        total = np.logaddexp.reduceat(score, first)
+        return -total.sum() - penalty / 2 * w @ w, np.exp(score - total[local])
+
+    w = np.zeros(x.shape[1])
+    value, chance = likelihood(w)
+    for _ in range(MAX_STEPS):
+        mean = np.add.reduceat(chance[:, None] * x, first)
+        gradient = -mean.sum(axis=0) - penalty * w
+        curvature = (chance[:, None] * x).T @ x - mean.T @ mean + penalty * np.eye(len(w))
+        step = np.linalg.solve(curvature, gradient)
+        gain = gradient @ step
+        while (new := likelihood(w + step))[0] < value:
+            step = step / 2
+        w, (value, chance) = w + step, new
+        if gain < TOLERANCE * (1 - value):  # the last step was in the noise
+            break
+    return w / spread
+
+
+def filter_errors(
+    tasks: dict[str, Task], *, filters: Sequence[str | Filter] = tuple(FILTERS)
+) -> pd.DataFrame:
+    """How often each filter rules out a solution of the tasks themselves.
+
+    Parameters
+    ----------
+    tasks : dict of str to Task
+        With their test outputs.
+    filters : sequence of str or function, default all
+
+    Returns
+    -------
+    DataFrame
+        Indexed by filter, and "any" for all together, with the columns outputs (how many test
+        outputs there are), wrong (how many solutions are ruled out), rate (wrong / outputs) and
+        task_ids (the tasks concerned).
+    """
+    solutions = pd.DataFrame(
+        [(*key, format_grid(grid)) for key, grid in targets_of(tasks).items()], columns=CANDIDATE
+    )
+    wrong = rule_out(solutions, tasks, filters=filters)
+    wrong["any"] = wrong.any(axis=1)
+    rows = {
+        name: [len(solutions), int(hit.sum()), hit.mean(), list(solutions["task_id"][hit].unique())]
+        for name, hit in wrong.items()
+    }
+    columns = ["outputs", "wrong", "rate", "task_ids"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)

@@ -1,0 +1,208 @@
+"""Training examples: which tasks a model learns from, and the endless stream of their views.
+
+A `Source` is a named, weighted set of tasks, each a bag of known pairs. The stream draws a task,
+some of its pairs, perhaps a rule change, and an augmentation, fresh every time; it knows nothing
+of models or optimizers. Solutions of evaluation test pairs never enter: `demonstrations` drops all
+test pairs. `arc_airv.training.sources` reads sources by name.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arc_airv.augment import sample_augmentations
+from arc_airv.grids import parse_grid
+from arc_airv.prompts.format import PromptFormat
+from arc_airv.tasks import Pair, Task
+from arc_airv.training.rules import change_rule
+
+IGNORED = -100  # the label that a loss passes over (PyTorch's convention)
+RULE_TRIES = 4  # rule changes drawn for an example until one fits the token limit
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named set of tasks as bags of known pairs, drawn with a relative weight.
+
+    `rule_change` is the share (0-1) of its examples that are a new task made of the drawn pairs,
+    see `arc_airv.training.rules`. Where no new task fits the token limit, an example keeps its
+    pairs.
+    """
+
+    name: str
+    pairs: dict[str, list[Pair]]
+    weight: float = 1.0
+    rule_change: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(f"source {self.name}: weight must be at least 0, got {self.weight}")
+        if not 0 <= self.rule_change <= 1:
+            raise ValueError(
+                f"source {self.name}: rule_change must be 0 to 1, got {self.rule_change}"
+            )
+
+
+def all_pairs(tasks: dict[str, Task]) -> dict[str, list[Pair]]:
+    """Every known pair of each task, test pairs too: for training tasks only."""
+    return {
+        task_id: [pair for pair in (*task.train, *task.test) if pair.output is not None]
+        for task_id, task in tasks.items()
+    }
+
+
+def demonstrations(tasks: dict[str, Task]) -> dict[str, list[Pair]]:
+    """The demonstration pairs of each task: all that may be learnt from a task to be answered."""
+    return {task_id: list(task.train) for task_id, task in tasks.items()}
+
+
+def load_pairs(path: str | Path) -> dict[str, list[Pair]]:
+    """Read extra pairs: JSON lines of ``{"task_id", "pairs": [["012|345", "0|1"], ...]}``.
+
+    Raises
+    ------
+    ValueError
+        If a line is malformed; the message names the file and the line.
+    """
+    opener = gzip.open if str(path).endswith(".gz") else open
+    bags: dict[str, list[Pair]] = {}
+    with opener(path, "rt") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+                pairs = [Pair(parse_grid(i), parse_grid(o)) for i, o in row["pairs"]]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}: line {number}: {error}") from None
+            bags.setdefault(row["task_id"], []).extend(pairs)
+    return bags
+
+
+def pair_tokens(pair: Pair) -> int:
+    """Tokens of a pair at one a cell and one a row: exact for the shipped tokenizer."""
+    return sum(grid.size + grid.shape[0] for grid in (pair.input, pair.output)) + 3
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tokenized training example; both tuples have one entry a token.
+
+    `rule_change` is the key of what made its task of another one, or "unchanged".
+    """
+
+    token_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    rule_change: str = "unchanged"
+
+
+class ExampleStream:
+    """An endless, seeded stream of training examples.
+
+    Parameters
+    ----------
+    sources : list of Source
+        Tasks with fewer than two pairs that fit are left out.
+    prompt_format : PromptFormat
+    tokenizer : Hugging Face tokenizer
+    max_tokens : int
+        Longest example; pairs are drawn so that it holds.
+    seed : int
+        Example number `i` depends only on the seed and `i`, so a stream resumes at any position.
+    """
+
+    def __init__(
+        self,
+        sources: list[Source],
+        prompt_format: PromptFormat,
+        tokenizer: Any,
+        *,
+        max_tokens: int,
+        seed: int = 0,
+    ) -> None:
+        self.format = prompt_format
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.seed = seed
+        self.bags: list[list[tuple[str, list[Pair]]]] = []
+        for source in sources:
+            bags = [
+                (task_id, [pair for pair in pairs if pair_tokens(pair) <= max_tokens / 2])
+                for task_id, pairs in source.pairs.items()
+            ]
+            bags = [
+                (task_id, pairs)
+                for task_id, pairs in bags
+                if sum(sorted(map(pair_tokens, pairs))[:2]) <= max_tokens and len(pairs) > 1
+            ]
+            if not bags:
+                raise ValueError(f"source {source.name}: no two pairs within {max_tokens} tokens")
+            self.bags.append(bags)
+        weights = np.array([source.weight for source in sources], dtype=float)
+        if not weights.sum() > 0:
+            raise ValueError("the sources must have a total weight above 0")
+        self.weights = weights / weights.sum()
+        self.rule_changes = [source.rule_change for source in sources]
+
+    def __getitem__(self, i: int) -> Example:
+        rng = np.random.default_rng([self.seed, i])
+        while True:
+            source = rng.choice(len(self.bags), p=self.weights)
+            bags = self.bags[source]
+            task_id, pairs = bags[rng.integers(len(bags))]
+            chosen = self._draw(pairs, rng)
+            if len(chosen) < 2:
+                continue
+            key, share = "unchanged", self.rule_changes[source]
+            # Nothing is drawn at a share of 0: such a stream keeps its numbers.
+            if share and rng.random() < share:
+                key, chosen = self._change_rule(chosen, rng)
+            task = Task(task_id, tuple(chosen[:-1]), (chosen[-1],))
+            # Plan entry 1 is a random augmentation; entry 0 is the identity.
+            plan = sample_augmentations(task, 2, seed=int(rng.integers(2**31)))
+            example = self.encode(plan[rng.random() < 0.95].apply_task(task))
+            if len(example.token_ids) <= self.max_tokens:
+                return replace(example, rule_change=key)
+
+    def __iter__(self) -> Iterator[Example]:
+        i = 0
+        while True:
+            yield self[i]
+            i += 1
+
+    def encode(self, view: Task) -> Example:
+        """Tokenize one view, with the loss on its answers."""
+        ids: list[int] = []
+        labels: list[int] = []
+        for segment in self.format.training_segments(view, tokenizer=self.tokenizer):
+            tokens = self.tokenizer.encode(segment.text, add_special_tokens=False)
+            ids += tokens
+            labels += tokens if segment.is_answer else [IGNORED] * len(tokens)
+        return Example(tuple(ids), tuple(labels))
+
+    def _draw(self, pairs: list[Pair], rng: np.random.Generator) -> list[Pair]:
+        """Random pairs, at least 3 where there are, within the token limit."""
+        most = rng.integers(min(3, len(pairs)), min(len(pairs), 6) + 1)
+        chosen, total = [], 0
+        for i in rng.permutation(len(pairs)):
+            cost = pair_tokens(pairs[i])
+            if total + cost <= self.max_tokens:
+                chosen.append(pairs[i])
+                total += cost
+            if len(chosen) == most:
+                break
+        return chosen
+
+    def _change_rule(self, pairs: list[Pair], rng: np.random.Generator) -> tuple[str, list[Pair]]:
+        """The key of a rule change and its pairs, within the token limit; else the same pairs."""
+        for _ in range(RULE_TRIES):
+            change, changed = change_rule(pairs, rng)
+            if sum(map(pair_tokens, changed)) <= self.max_tokens:
+                return str(change), changed
+        return "unchanged", pairs

@@ -1,0 +1,76 @@
+"""What a model in training makes of tasks that it does not learn: the loss, and exact answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from arc_airv.engines import Sampling, TransformersEngine
+from arc_airv.grids import format_grid
+from arc_airv.infer.views import Renderer, plan_jobs
+from arc_airv.tasks import Task
+from arc_airv.training.examples import IGNORED, ExampleStream
+
+
+class HeldOut:
+    """Measures a model on tasks; for the `measure` of `arc_airv.training.train`.
+
+    Parameters
+    ----------
+    tasks : dict of str to Task
+        With their test outputs, and in no source of the stream. Those that do not fit its token
+        limit are left out.
+    stream : ExampleStream
+        Its format and tokenizer are used.
+
+    Raises
+    ------
+    ValueError
+        If no task fits.
+    """
+
+    def __init__(self, tasks: dict[str, Task], stream: ExampleStream) -> None:
+        self.stream = stream
+        examples = {task_id: stream.encode(task) for task_id, task in tasks.items()}
+        self.examples = {
+            task_id: example
+            for task_id, example in examples.items()
+            if len(example.token_ids) <= stream.max_tokens
+        }
+        if not self.examples:
+            raise ValueError(f"no held-out task fits {stream.max_tokens} tokens")
+        self.tasks = {task_id: tasks[task_id] for task_id in self.examples}
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        """The mean loss of a token (nats) of the answers, and the share of exact greedy ones."""
+        return {
+            "held_out_loss": round(self._loss(model), 4),
+            "held_out_exact": round(self._exact(model), 4),
+        }
+
+    @torch.inference_mode()
+    def _loss(self, model: Any) -> float:
+        total = n_labels = 0.0
+        for example in self.examples.values():
+            ids = torch.tensor([example.token_ids], device=model.device)
+            labels = torch.tensor([example.labels], device=model.device)
+            n = int((labels != IGNORED).sum())
+            total += n * model(input_ids=ids, labels=labels).loss.item()
+            n_labels += n
+        return total / n_labels
+
+    def _exact(self, model: Any) -> float:
+        engine = TransformersEngine(model, tokenizer=self.stream.tokenizer)
+        prompt_format = self.stream.format
+        renderer = Renderer(engine, prompt_format, Sampling(), seed=0, drop_demonstrations=False)
+        questions = [renderer.render(job) for job in plan_jobs(self.tasks, 1, 1, seed=0)]
+        sent = [question for question in questions if question.fits]
+        n_exact = 0
+        for replies in engine.stream((q.prompt, q.sampling) for q in sent):
+            for index, completions in replies:
+                job = sent[index].job
+                (prediction,) = sent[index].predictions(completions, prompt_format)
+                solution = job.task.test[job.test_index].output
+                n_exact += prediction.grid == format_grid(solution)
+        return n_exact / len(questions)

@@ -1,0 +1,261 @@
+"""Rule changes: new tasks out of old ones, because a few hundred rules are few to learn from.
+
+An augmentation keeps the rule of a task and changes how it looks; a rule change makes another
+rule. Every pair of a task goes through the same steps, so one rule still holds for all of them.
+Knows what makes a bag of pairs a task; knows nothing of models or prompts.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from arc_airv.grids import MAX_SIDE, N_COLORS, Grid, same_grid
+from arc_airv.tasks import Pair
+from arc_airv.training.maps import KEEPING, LOSING, MAPS, RECOLORINGS, apply_map
+
+TRIES = 12  # draws before a task is given back as it came
+EVERY_COLOR = np.arange(N_COLORS, dtype=np.int8)[None]
+
+
+def _beside(a: Grid, b: Grid) -> Grid | None:
+    fits = a.shape[0] == b.shape[0] and a.shape[1] + b.shape[1] <= MAX_SIDE
+    return np.hstack([a, b]) if fits else None
+
+
+def _below(a: Grid, b: Grid) -> Grid | None:
+    fits = a.shape[1] == b.shape[1] and a.shape[0] + b.shape[0] <= MAX_SIDE
+    return np.vstack([a, b]) if fits else None
+
+
+def _changes(a: Grid, b: Grid) -> Grid | None:
+    return np.where(a != b, b, np.int8(0)) if a.shape == b.shape else None
+
+
+# The new output from the input and the output of a pair; None where their shapes do not allow it.
+JOINS: dict[str, Callable[[Grid, Grid], Grid | None]] = {
+    "beside": _beside,  # the input, and the output right of it
+    "below": _below,  # the input, and the output under it
+    "changes": _changes,  # the cells that the rule changed, the others black
+}
+
+
+@dataclass(frozen=True)
+class RuleChange:
+    """What every pair of a task goes through to become a pair of another task.
+
+    The steps in their order: input and output change places; the output is joined with the
+    input; the inputs go through maps; the outputs go through maps, one after the other.
+
+    Parameters
+    ----------
+    swap : bool, default False
+        Input and output change places.
+    join : str, default ""
+        A key of `JOINS`: "beside", "below" or "changes". Empty: the output alone.
+    inputs, outputs : tuple of str, default ()
+        Names of `arc_airv.training.maps.MAPS`. Inputs take only maps that lose nothing: different
+        inputs stay different, so the new task has a rule whenever the old one has.
+
+    Raises
+    ------
+    ValueError
+        If there is no join or map of a name, or a map may not be applied to inputs.
+
+    Examples
+    --------
+    >>> change = RuleChange(outputs=("flip", "border3"))
+    >>> str(change)
+    'out-flip-border3'
+    >>> RuleChange.parse("out-flip-border3") == change
+    True
+    """
+
+    swap: bool = False
+    join: str = ""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.join and self.join not in JOINS:
+            raise ValueError(f"join must be one of {sorted(JOINS)}, got {self.join!r}")
+        for name in (*self.inputs, *self.outputs):
+            if name not in MAPS:
+                raise ValueError(f"no map {name!r}; there are {', '.join(MAPS)}")
+        for name in self.inputs:
+            if not any(name in maps for maps in KEEPING.values()):
+                raise ValueError(f"inputs must keep their information, {name!r} may lose some")
+
+    def __str__(self) -> str:
+        parts = ["swap"] if self.swap else []
+        parts += [self.join] if self.join else []
+        parts += ["-".join(("in", *self.inputs))] if self.inputs else []
+        parts += ["-".join(("out", *self.outputs))] if self.outputs else []
+        return ".".join(parts) or "unchanged"
+
+    @classmethod
+    def parse(cls, key: str) -> RuleChange:
+        """Read a rule change from its key, ``str(change)``.
+
+        Raises
+        ------
+        ValueError
+            If `key` is not the key of a rule change.
+        """
+        parts = [part.split("-") for part in key.split(".")]
+        values: dict = {}
+        for head, *names in parts if key != "unchanged" else ():
+            if head in ("in", "out"):
+                values[f"{head}puts"] = tuple(names)
+            elif head == "swap":
+                values["swap"] = True
+            else:
+                values["join"] = head
+        change = cls(**values)
+        if str(change) != key:  # a part twice, in another order, or with names it does not take
+            raise ValueError(f"not the key of a rule change: {key!r} (one looks like {change})")
+        return change
+
+    def apply(self, pairs: Sequence[Pair]) -> list[Pair] | None:
+        """The pairs of the new task, or None where a step does not apply to one of them.
+
+        Parameters
+        ----------
+        pairs : sequence of Pair
+            Pairs of one task; every output is known.
+        """
+        changed = []
+        for pair in pairs:
+            source, target = (pair.output, pair.input) if self.swap else (pair.input, pair.output)
+            if self.join:
+                target = JOINS[self.join](source, target)
+            source, target = _through(self.inputs, source), _through(self.outputs, target)
+            if source is None or target is None:
+                return None
+            changed.append(Pair(source, target))
+        return changed
+
+
+def change_rule(pairs: Sequence[Pair], rng: np.random.Generator) -> tuple[RuleChange, list[Pair]]:
+    """Draw a rule change that makes another well-defined task of these pairs.
+
+    The new task is one that the pairs can teach. It `has_rule`; each map changes at least two of
+    the grids it is applied to and wipes out none; no colour is exchanged that one pair alone
+    shows; input and output change places only where no pair loses information on the way.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        At least two pairs of one task; every output is known.
+    rng : numpy.random.Generator
+        The only source of randomness: the same state gives the same change.
+
+    Returns
+    -------
+    change : RuleChange
+        ``RuleChange()``, whose key is "unchanged", where nothing was found.
+    pairs : list of Pair
+        One new pair for each, in the same order; where nothing was found, the pairs that came.
+    """
+    for _ in range(TRIES):
+        change = _draw(pairs, rng)
+        if change is None:
+            continue
+        changed = change.apply(pairs)
+        if has_rule(changed) and changed != list(pairs):  # two maps may undo each other
+            return change, changed
+    return RuleChange(), list(pairs)
+
+
+def has_rule(pairs: Sequence[Pair]) -> bool:
+    """Whether the pairs can be those of a task: a function of the input that says something.
+
+    Equal inputs have equal outputs; not every output equals its input; not all outputs are equal.
+    """
+    answers: dict[tuple, Grid] = {}
+    for pair in pairs:
+        if not same_grid(answers.setdefault(_identity(pair.input), pair.output), pair.output):
+            return False
+    says_something = len({_identity(pair.output) for pair in pairs}) > 1
+    return says_something and not all(same_grid(pair.input, pair.output) for pair in pairs)
+
+
+def can_swap(pairs: Sequence[Pair]) -> bool:
+    """Whether input and output may change places.
+
+    The pairs alone cannot prove that the old output determines the old input, but a rule adds no
+    information: an output that is easier to compress than its input has lost some of it.
+    """
+    swapped = RuleChange(swap=True).apply(pairs)
+    return has_rule(swapped) and all(_bytes(p.input) >= _bytes(p.output) for p in swapped)
+
+
+def _draw(pairs: Sequence[Pair], rng: np.random.Generator) -> RuleChange | None:
+    """One random change whose every step applies to the pairs and can be seen in them."""
+    swap = rng.random() < 0.2
+    join = ("beside", "below", "changes")[rng.integers(3)] if rng.random() < 0.15 else ""
+    n_inputs = int(rng.random() < 0.35)
+    n_outputs = int(rng.choice(3, p=[0.25, 0.5, 0.25]))
+    if swap and not can_swap(pairs):
+        return None
+    start = RuleChange(swap=swap, join=join).apply(pairs)
+    if start is None:
+        return None
+    inputs = _draw_maps(n_inputs, KEEPING, [pair.input for pair in start], rng)
+    outputs = _draw_maps(n_outputs, KEEPING | LOSING, [pair.output for pair in start], rng)
+    # The same map on both sides is no other rule, or the same rule at another size.
+    if inputs is None or outputs is None or (inputs == outputs and not swap and not join):
+        return None
+    return RuleChange(swap, join, inputs, outputs)
+
+
+def _draw_maps(
+    n: int, kinds: dict, grids: list[Grid], rng: np.random.Generator
+) -> tuple[str, ...] | None:
+    """The names of n maps that apply one after the other, each to be seen in the grids."""
+    names = []
+    for _ in range(n):
+        maps = list(kinds[list(kinds)[rng.integers(len(kinds))]])
+        name = maps[rng.integers(len(maps))]
+        mapped = [apply_map(name, grid) for grid in grids]
+        if any(grid is None for grid in mapped) or not _is_seen(name, grids, mapped):
+            return None
+        names.append(name)
+        grids = mapped
+    return tuple(names)
+
+
+def _is_seen(name: str, before: list[Grid], after: list[Grid]) -> bool:
+    """Whether the demonstrations show the map, whichever of the pairs is the question."""
+    if sum(not same_grid(a, b) for a, b in zip(before, after)) < 2:
+        return False
+    if any(_is_plain(b) and not _is_plain(a) for a, b in zip(before, after)):
+        return False  # it wiped out what the rule had drawn
+    if name not in RECOLORINGS:
+        return True
+    moved = (apply_map(name, EVERY_COLOR) != EVERY_COLOR)[0]
+    seen_in = sum(np.bincount(grid.ravel(), minlength=N_COLORS) > 0 for grid in before)
+    return not (seen_in[moved] == 1).any()
+
+
+def _through(names: tuple[str, ...], grid: Grid | None) -> Grid | None:
+    for name in names:
+        if grid is None:
+            return None
+        grid = apply_map(name, grid)
+    return grid
+
+
+def _is_plain(grid: Grid) -> bool:
+    return bool((grid == grid[0, 0]).all())
+
+
+def _identity(grid: Grid) -> tuple:
+    return grid.shape, grid.tobytes()
+
+
+def _bytes(grid: Grid) -> int:
+    return len(zlib.compress(grid.tobytes()))

@@ -1,0 +1,94 @@
+"""Sources of training examples by name and weight: the mixture that a model learns from.
+
+Knows which data sets overlap, and keeps every evaluation test pair of ARC-AGI-1 and 2 out of the
+named sources. What a user gives by path is theirs to answer for.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from arc_airv.tasks import NAMED_SOURCES, Task, load_tasks
+from arc_airv.training.examples import Source, all_pairs, demonstrations, load_pairs
+
+
+def without_tasks(tasks: dict[str, Task], others: dict[str, Task]) -> dict[str, Task]:
+    """The tasks that are none of the others: neither the same id nor any pair in common.
+
+    An id alone does not tell: ARC-AGI-1's training task 40853293 is its evaluation task 070dd51e.
+    """
+    taken = {pair for task in others.values() for pair in (*task.train, *task.test)}
+    return {
+        task_id: task
+        for task_id, task in tasks.items()
+        if task_id not in others and taken.isdisjoint((*task.train, *task.test))
+    }
+
+
+def load_source(name: str | Path, *, weight: float = 1.0, rule_change: float = 0.0) -> Source:
+    """Read a source of training examples by its name or path.
+
+    Parameters
+    ----------
+    name : str or Path
+        - "arc-agi-1/evaluation", "arc-agi-2/evaluation": the demonstrations alone, always.
+        - "arc-agi-1/training", "arc-agi-2/training": every pair, without the tasks that are
+          evaluation tasks of ARC-AGI-1 (376 of its 400 are in ARC-AGI-2's training set).
+        - A folder of task files or a JSON of tasks: every known pair.
+        - A .jsonl or .jsonl.gz: see `load_pairs`.
+    weight, rule_change : float
+        See `Source`.
+
+    Raises
+    ------
+    ValueError
+        If a file is malformed, or a value is out of its range.
+    FileNotFoundError
+        If `name` is neither a known name nor an existing path.
+    """
+    name = str(name)
+    if name.endswith((".jsonl", ".jsonl.gz")):
+        pairs = load_pairs(name)
+    elif name not in NAMED_SOURCES:
+        pairs = all_pairs(load_tasks(name))
+    elif name.endswith("/evaluation"):
+        pairs = demonstrations(load_tasks(name))
+    else:
+        pairs = all_pairs(without_tasks(load_tasks(name), load_tasks("arc-agi-1/evaluation")))
+    return Source(name, pairs, weight, rule_change)
+
+
+def parse_mixture(mixture: str | Iterable[str]) -> list[Source]:
+    """Read the sources of a mixture as it is written on a command line.
+
+    Parameters
+    ----------
+    mixture : str or iterable of str
+        Parts ``NAME=WEIGHT`` or ``NAME=WEIGHT:SHARE``, the share of its examples whose rule is
+        changed: ``"arc-agi-1/training=0.3:0.5 path/to/rearc.jsonl.gz=0.2"``. A string is split
+        as a shell does. Names: see `load_source`.
+
+    Raises
+    ------
+    ValueError
+        If a part is malformed: the message names it and the fault. Also what `load_source` raises.
+    """
+    parts = []
+    for part in shlex.split(mixture) if isinstance(mixture, str) else mixture:
+        name, _, numbers = part.rpartition("=")
+        try:
+            weight, *share = map(float, numbers.split(":"))
+        except ValueError:
+            weight, share = math.nan, []
+        if not name or not weight > 0 or len(share) > 1:
+            raise ValueError(
+                f"{part!r} is no part of a mixture: it must be NAME=WEIGHT or NAME=WEIGHT:SHARE "
+                "with a weight above 0, such as arc-agi-1/training=0.3"
+            )
+        parts.append((name, weight, *share))
+    if not parts:
+        raise ValueError("a mixture must have at least one part NAME=WEIGHT")
+    return [load_source(n, weight=w, rule_change=sum(share)) for n, w, *share in parts]

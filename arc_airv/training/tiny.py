@@ -1,0 +1,149 @@
+"""A tiny causal language model for ARC prompts: its tokenizer and its blank Qwen3 network.
+
+The vocabulary is complete for one prompt format: a token for each (colour, column), one for each
+row number, and three marks. A grid of h x w costs h * (w + 1) tokens, and every token says
+where it stands. The result is an ordinary Hugging Face model, without code of its own.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter, itemgetter
+from typing import Any
+
+from arc_airv.grids import MAX_SIDE, N_COLORS
+from arc_airv.prompts.encoders import COLUMN_LETTERS, make_encoder
+from arc_airv.prompts.format import PlainTemplate, PromptFormat
+
+PAD = "<pad>"
+
+
+def tiny_prompt_format() -> PromptFormat:
+    """Row numbers, column letters, plain marks: the format of the models trained from scratch."""
+    return PromptFormat(make_encoder(["row_number", "column_letter", "minimal"]), PlainTemplate())
+
+
+def build_tokenizer(prompt_format: PromptFormat | None = None) -> Any:
+    """The tokenizer of `tiny_prompt_format`, as a Hugging Face fast tokenizer.
+
+    A row number is one token with its newline before and its space after ("\\n2 "), a cell is one
+    token with its column letter ("5c").
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    marks = PlainTemplate()
+    rows = ["1 ", *(f"\n{i} " for i in range(2, MAX_SIDE + 1))]
+    cells = [f"{color}{letter}" for color in range(N_COLORS) for letter in COLUMN_LETTERS]
+    words = [PAD, marks.input_mark, marks.output_mark, marks.end_mark, *rows, *cells]
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=PAD))
+    core.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"<\w+>|\n?\d+ |\d[a-zA-D]"), behavior="isolated"
+    )
+    core.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token=marks.end_mark,
+        pad_token=PAD,
+        unk_token=PAD,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_model(
+    tokenizer: Any, *, width: int = 192, layers: int = 8, heads: int = 3, context: int = 8192
+) -> Any:
+    """A blank Qwen3 network for the tokenizer, with tied embeddings.
+
+    A Llama whose queries and keys are normalized: that bears a higher learning rate, and at equal
+    tokens its loss fell faster.
+
+    Parameters
+    ----------
+    tokenizer : Hugging Face tokenizer
+    width, layers, heads : int
+        Hidden size, number of blocks, attention heads (the head size must be even).
+    context : int, default 8192
+        Longest sequence that an engine will accept; not what was trained on.
+    """
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=-(-8 * width // 3 // 64) * 64,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=width // heads,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def factor_embeddings(model: Any, tokenizer: Any, *, blank: bool = True) -> Any:
+    """Make the vector of a cell token the sum of a colour's and a column's, while training.
+
+    So each step teaches all tokens of a colour, not only those of the columns that it met: at
+    equal tokens the loss fell about twice as fast. `plain_copy` gives the ordinary model.
+
+    Parameters
+    ----------
+    model : Qwen3ForCausalLM
+        With the tokens of `build_tokenizer`; changed in place.
+    tokenizer : Hugging Face tokenizer
+        From `build_tokenizer`.
+    blank : bool, default True
+        Draw new vectors. Otherwise take those whose sums are nearest to the model's own: exactly
+        them where it was trained like this.
+    """
+    import torch
+    from torch.nn.utils import parametrize
+
+    factors: dict[str, int] = {}
+    rows, columns = [], []
+    # By id: the order of the vocabulary changes from process to process, and a checkpoint of the
+    # factors would be resumed with their meanings exchanged.
+    for word, token_id in sorted(tokenizer.get_vocab().items(), key=itemgetter(1)):
+        is_cell = len(word) == 2 and word[0].isdigit() and word[1] in COLUMN_LETTERS
+        for factor in word if is_cell else [word]:
+            rows.append(token_id)
+            columns.append(factors.setdefault(factor, len(factors)))
+
+    class SumOfFactors(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            mixing = torch.zeros(len(tokenizer), len(factors))
+            mixing[rows, columns] = 1.0
+            self.register_buffer("mixing", mixing)
+
+        def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+            return self.mixing @ vectors
+
+        def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+            if blank:
+                return weight.new_empty(len(factors), weight.shape[1]).normal_(std=0.02)
+            # A constant may move from the colours to the columns: of those, the smallest.
+            return torch.linalg.pinv(self.mixing) @ weight
+
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    # A weight of its own for each, or registering one parametrization would undo the other's.
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    for module in (embedding, head):
+        parametrize.register_parametrization(module, "weight", SumOfFactors())
+    head.parametrizations.weight.original = embedding.parametrizations.weight.original
+    return model
+
+
+def plain_copy(model: Any) -> Any:
+    """The ordinary model that a model with factored embeddings computes."""
+    import torch
+
+    plain = type(model)(model.config)
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            parameter.copy_(attrgetter(name)(model))
+    return plain

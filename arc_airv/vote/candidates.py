@@ -1,0 +1,322 @@
+"""Pools: the predictions of each test output, their distinct grids, and what is known of each.
+
+The strings of the predictions are compared once, here; everything after counts numbers. Knows
+neither tasks nor solutions, and chooses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from arc_airv.grids import N_COLORS, format_grid, stack_grids
+
+POOL = ["task_id", "test_index"]
+CANDIDATE = [*POOL, "grid"]
+
+COUNTS = ("votes", "share", "log_votes", "shape_share", "agreement", "n_scores")
+AGGREGATES = ("sum", "mean", "max", "min", "logsumexp")
+QUANTITIES = ("reply_logprob", "token_logprob", "score_logprob")
+FEATURES = (*COUNTS, *(f"{how}_{what}" for what in QUANTITIES for how in AGGREGATES))
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Predictions by pool and candidate, as numbers.
+
+    Attributes
+    ----------
+    pools : DataFrame
+        Columns task_id, test_index; sorted. Also the pools without any grid.
+    candidates : DataFrame
+        Columns task_id, test_index, grid: the distinct ones; sorted.
+    pool : ndarray of shape (n_predictions,), dtype int64
+        Which row of `pools` a prediction belongs to.
+    candidate : ndarray of shape (n_predictions,), dtype int64
+        Which row of `candidates` it is; -1 where it has no grid.
+    pool_of : ndarray of shape (n_candidates,), dtype int64
+        Which row of `pools` a candidate belongs to.
+    """
+
+    pools: pd.DataFrame
+    candidates: pd.DataFrame
+    pool: np.ndarray
+    candidate: np.ndarray
+    pool_of: np.ndarray
+
+    @property
+    def votes(self) -> np.ndarray:
+        """How many predictions gave each candidate."""
+        given = self.candidate[self.candidate >= 0]
+        return np.bincount(given, minlength=len(self.candidates))
+
+
+def index_pools(predictions: pd.DataFrame) -> Pools:
+    """Number the pools and the candidates of the predictions.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Needs the columns task_id, test_index and grid.
+
+    Returns
+    -------
+    Pools
+    """
+    check_columns(predictions, CANDIDATE)
+    task, _ = pd.factorize(predictions["task_id"], sort=True)
+    test_index, test_indices = pd.factorize(predictions["test_index"], sort=True)
+    first, pool = _number(task * len(test_indices) + test_index)
+    pools = predictions[POOL].iloc[first].reset_index(drop=True)
+
+    grid, grids = pd.factorize(predictions["grid"])
+    texts = np.asarray(grids, dtype=object).tolist()
+    alphabetical = np.empty(len(texts), dtype=np.int64)
+    alphabetical[sorted(range(len(texts)), key=texts.__getitem__)] = np.arange(len(texts))
+    valid = np.flatnonzero(grid >= 0)
+    first, number = _number(pool[valid] * len(texts) + alphabetical[grid[valid]])
+    candidate = np.full(len(predictions), -1)
+    candidate[valid] = number
+    candidates = predictions[CANDIDATE].iloc[valid[first]].reset_index(drop=True)
+    return Pools(pools, candidates, pool, candidate, pool[valid[first]])
+
+
+def candidate_features(
+    predictions: pd.DataFrame,
+    *,
+    features: Sequence[str] | None = None,
+    scores: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """What is known of every candidate: the numbers that a selector weighs.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        As `arc_airv.records.read_predictions` gives it. Rows without a grid are no candidates.
+    features : sequence of str, optional
+        Which columns; by default all that the data allow.
+    scores : DataFrame, optional
+        Re-scores: columns task_id, test_index, grid, augmentation and score_logprob, the
+        log-probability (nats) of a candidate under one augmented view of its task. Those of grids
+        that nobody predicted are left out.
+
+    Returns
+    -------
+    DataFrame
+        One row a candidate, sorted by task_id, test_index and grid, with the columns
+
+        votes, log_votes, share
+            The number n of predictions that gave the grid; ln n; n over the number of valid
+            predictions of the pool (0-1).
+        shape_share
+            Share (0-1) of the pool's valid predictions that have the candidate's shape.
+        agreement
+            Mean share (0-1) of the predictions of its shape that agree with its cells.
+        {sum, mean, max, min, logsumexp}_reply_logprob
+            Over the predictions of the grid: log-probability of the whole reply (nats).
+        {...}_token_logprob
+            The same per token of the reply (nats per token).
+        {...}_score_logprob
+            Over the views that re-scored the grid (nats).
+        n_scores
+            How many views re-scored it, NaN not counted.
+
+        An aggregate is over the known values, and NaN where none is known.
+
+    Raises
+    ------
+    ValueError
+        If a feature is unknown or needs `scores`, a column is missing, or a view scores a
+        candidate twice.
+
+    Examples
+    --------
+    A formula of one's own, to be ranked by `arc_airv.vote.rank_by_score`:
+
+    >>> p = pd.DataFrame({"task_id": "a", "test_index": 0, "grid": ["1", "2", "2"],
+    ...                   "cumulative_logprob": [-1.0, -2.0, -4.0], "n_tokens": 2})
+    >>> table = candidate_features(p)
+    >>> table.assign(score=table["votes"] * np.exp(table["max_token_logprob"]))["score"].round(2)
+    0    0.61
+    1    0.74
+    Name: score, dtype: float64
+    """
+    if features is None:
+        features = [name for name in FEATURES if scores is not None or not needs_scores(name)]
+    check_features(features, has_scores=scores is not None)
+    return features_of(index_pools(predictions), predictions, features, scores)
+
+
+def features_of(
+    pools: Pools,
+    predictions: pd.DataFrame,
+    features: Sequence[str],
+    scores: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """`candidate_features` of predictions that are numbered already."""
+    table = pools.candidates.copy()
+    votes = pools.votes
+    valid = np.bincount(pools.pool_of, weights=votes, minlength=len(pools.pools))[pools.pool_of]
+    simple = {"votes": lambda: votes, "log_votes": lambda: np.log(votes)}
+    simple["share"] = lambda: votes / valid
+    if {"agreement", "shape_share"} & set(features):
+        by_cell = vote_cells(table["grid"].tolist(), pools.pool_of, votes)
+        simple["agreement"] = lambda: by_cell.agreement
+        simple["shape_share"] = lambda: by_cell.shape_votes / valid
+    if any(map(needs_scores, features)):
+        scored = _scored_candidates(pools, scores)
+        known = scored[(scored >= 0) & scores["score_logprob"].notna().to_numpy()]
+        simple["n_scores"] = lambda: np.bincount(known, minlength=len(table))
+    for name in features:
+        if name in simple:
+            table[name] = simple[name]()
+            continue
+        how, what = name.split("_", 1)
+        if what == "score_logprob":
+            values, owners = scores[what], scored
+        else:
+            values, owners = reply_logprob(predictions, per_token=what[0] == "t"), pools.candidate
+        table[name] = aggregate(values, owners, len(table), how)
+    return table
+
+
+def aggregate(values: np.ndarray, owners: np.ndarray, n: int, how: str) -> np.ndarray:
+    """One number for each of n owners, from those of its values that are known.
+
+    Parameters
+    ----------
+    values : array-like of float
+        NaN where unknown.
+    owners : ndarray of int
+        Whose value it is, 0 to n - 1; -1 for nobody's.
+    n : int
+    how : {"sum", "mean", "max", "min", "logsumexp"}
+
+    Returns
+    -------
+    ndarray of shape (n,), dtype float64
+        The same to the last digit in whatever order the values come; NaN for none.
+    """
+    values = np.asarray(values, dtype=float)
+    kept = (owners >= 0) & ~np.isnan(values)
+    values, owners = values[kept], owners[kept]
+    order = np.lexsort((values, owners))
+    values = values[order]
+    present, first, count = np.unique(owners[order], return_index=True, return_counts=True)
+    if how == "min":
+        result = values[first]
+    elif how == "max":
+        result = values[first + count - 1]
+    elif how == "logsumexp":
+        result = np.logaddexp.reduceat(values, first)
+    else:
+        result = np.add.reduceat(values, first) / (count if how == "mean" else 1)
+    out = np.full(n, np.nan)
+    out[present] = result
+    return out
+
+
+def reply_logprob(predictions: pd.DataFrame, *, per_token: bool) -> np.ndarray:
+    """Log-probability of every reply: of the whole (nats), or its mean per token."""
+    check_columns(predictions, ["cumulative_logprob", "n_tokens"])
+    logprob = predictions["cumulative_logprob"]
+    if per_token:
+        logprob = logprob / predictions["n_tokens"]
+    return logprob.to_numpy(dtype=float)
+
+
+def needs_scores(feature: str) -> bool:
+    """Whether a feature comes from re-scores."""
+    return feature == "n_scores" or feature.endswith("score_logprob")
+
+
+def check_features(features: Sequence[str], *, has_scores: bool) -> None:
+    """Raise ValueError if a feature is unknown, or needs re-scores that there are not."""
+    if unknown := [name for name in features if name not in FEATURES]:
+        raise ValueError(f"unknown features {unknown}: the known ones are {list(FEATURES)}")
+    if not has_scores and (needing := [name for name in features if needs_scores(name)]):
+        raise ValueError(f"the features {needing} need scores= (log-probabilities of candidates)")
+
+
+def check_columns(frame: pd.DataFrame, needed: Sequence[str], *, name: str = "predictions") -> None:
+    """Raise ValueError if a table lacks columns."""
+    if missing := [column for column in needed if column not in frame.columns]:
+        raise ValueError(f"{name} lack the columns {missing}")
+
+
+def _number(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each distinct key comes first, in ascending order; the number of every key."""
+    _, first, number = np.unique(keys, return_index=True, return_inverse=True)
+    return first, number
+
+
+def _scored_candidates(pools: Pools, scores: pd.DataFrame) -> np.ndarray:
+    """The number of the candidate of each re-score; -1 where it is none."""
+    check_columns(scores, [*CANDIDATE, "augmentation", "score_logprob"], name="scores")
+    twice = scores.duplicated([*CANDIDATE, "augmentation"])
+    if twice.any():
+        example = scores.loc[twice, [*CANDIDATE, "augmentation"]].iloc[0].to_dict()
+        raise ValueError(f"scores hold the same candidate and view twice: {example}")
+    known, given = (pd.MultiIndex.from_frame(f[CANDIDATE]) for f in (pools.candidates, scores))
+    return known.get_indexer(given)
+
+
+class CellVotes(NamedTuple):
+    """What `vote_cells` finds of n candidates.
+
+    Attributes
+    ----------
+    shape_votes : ndarray of shape (n,), dtype int64
+        Votes of all candidates of the same pool and shape.
+    agreement : ndarray of shape (n,), dtype float64
+        Mean over the cells of the share (0-1) of those votes that give the candidate's colour.
+    composed : list of (pool, grid, shape_votes, agreement)
+        The grids of the most voted colours, where they are not candidates themselves.
+    """
+
+    shape_votes: np.ndarray
+    agreement: np.ndarray
+    composed: list[tuple[int, str, int, float]]
+
+
+def vote_cells(grids: Sequence[str], pool: np.ndarray, votes: np.ndarray) -> CellVotes:
+    """Let the candidates of each pool and shape vote cell by cell.
+
+    Parameters
+    ----------
+    grids : sequence of str
+        Distinct in a pool. Where colours tie in a cell, that of the first grid is taken.
+    pool : ndarray of shape (n,), dtype int64
+    votes : ndarray of shape (n,), dtype int64
+        How many predictions gave each grid.
+    """
+    shape_votes, agreement = np.zeros(len(grids), dtype=np.int64), np.zeros(len(grids))
+    composed = []
+    for rows, stack in stack_grids(grids):  # of one shape, of all pools
+        order = np.argsort(pool[rows], kind="stable")
+        rows, colors = rows[order], stack[order].reshape(len(rows), -1).astype(np.intp)
+        first = np.flatnonzero(np.diff(pool[rows], prepend=-1))  # where each pool starts
+        local = np.repeat(np.arange(len(first)), np.diff(first, append=len(rows)))
+        n_cells = colors.shape[1]
+        # Count the votes of every pool, colour and cell; then look up each candidate's own.
+        index = (local[:, None] * N_COLORS + colors) * n_cells + np.arange(n_cells)
+        weights = np.repeat(votes[rows], n_cells).astype(float)
+        support = np.bincount(index.ravel(), weights=weights)[index]
+        total = np.add.reduceat(votes[rows], first)
+        shape_votes[rows] = total[local]
+        agreement[rows] = support.mean(axis=1) / total[local]
+
+        best = np.maximum.reduceat(support, first, axis=0)  # (pools, cells)
+        number = np.where(support == best[local], np.arange(len(rows))[:, None], len(rows))
+        leader = np.minimum.reduceat(number, first, axis=0)  # the first grid of the best colour
+        winners = np.take_along_axis(colors, leader, axis=0)
+        known = np.logical_or.reduceat((colors == winners[local]).all(axis=1), first)
+        share = best.mean(axis=1) / total
+        for i in np.flatnonzero(~known).tolist():
+            text = format_grid(winners[i].reshape(stack.shape[1:]))
+            composed.append((int(pool[rows[first[i]]]), text, int(total[i]), float(share[i])))
+    return CellVotes(shape_votes, agreement, composed)

@@ -1,0 +1,159 @@
+"""Filters: candidates that the demonstrations of a task rule out.
+
+A filter is a function of the candidates and the tasks that says which candidates are ruled out. It
+sees no test output. It can be wrong, so what it rules out is only put behind the rest, see
+`arc_airv.vote.rank_candidates`; `filter_errors` measures how often it is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+
+from arc_airv.grids import format_grid, same_grid
+from arc_airv.tasks import Task, check_output
+from arc_airv.vote.candidates import CANDIDATE, check_columns
+
+Shape = tuple[int, int]
+Rule = Callable[[str], bool]  # whether a grid is ruled out
+Filter = Callable[[pd.DataFrame, dict[str, Task]], np.ndarray]
+
+
+def is_copy(candidates: pd.DataFrame, tasks: dict[str, Task]) -> np.ndarray:
+    """Rule out copies of the test input, unless a demonstration's output is its input.
+
+    Parameters
+    ----------
+    candidates : DataFrame
+        Columns task_id, test_index, grid.
+    tasks : dict of str to Task
+
+    Returns
+    -------
+    ndarray of shape (n_candidates,), dtype bool
+    """
+    return _apply(_copy_rule, candidates, tasks)
+
+
+def is_impossible_shape(candidates: pd.DataFrame, tasks: dict[str, Task]) -> np.ndarray:
+    """Rule out shapes that `expected_shapes` does not hold.
+
+    Parameters and result are those of `is_copy`.
+    """
+    return _apply(_shape_rule, candidates, tasks)
+
+
+def has_unseen_color(candidates: pd.DataFrame, tasks: dict[str, Task]) -> np.ndarray:
+    """Rule out grids with a colour that is in no demonstration's output, nor in the test input.
+
+    Parameters and result are those of `is_copy`.
+    """
+    return _apply(_color_rule, candidates, tasks)
+
+
+FILTERS: dict[str, Filter] = {
+    "copy": is_copy,
+    "shape": is_impossible_shape,
+    "colors": has_unseen_color,
+}
+
+
+def expected_shapes(task: Task, test_index: int) -> set[Shape]:
+    """The shapes (height, width) that a test output can have, judging by the demonstrations.
+
+    One for each of these patterns that fits all demonstrations: the outputs have one shape; the
+    ratio of output to input is the same in all (1, a whole number or a fraction), each side with
+    its own. Empty if neither fits: then nothing is known.
+    """
+    shapes = {pair.output.shape for pair in task.train}
+    expected = set(shapes) if len(shapes) == 1 else set()
+    ratios = {
+        tuple(Fraction(o, i) for o, i in zip(pair.output.shape, pair.input.shape))
+        for pair in task.train
+    }
+    if len(ratios) == 1:
+        sides = [r * side for r, side in zip(ratios.pop(), task.test[test_index].input.shape)]
+        if all(side.denominator == 1 for side in sides):
+            expected.add((int(sides[0]), int(sides[1])))
+    return expected
+
+
+def rule_out(
+    candidates: pd.DataFrame,
+    tasks: dict[str, Task],
+    *,
+    filters: Sequence[str | Filter] = tuple(FILTERS),
+) -> pd.DataFrame:
+    """What each filter says of each candidate.
+
+    Parameters
+    ----------
+    candidates : DataFrame
+        Columns task_id, test_index, grid, as of `arc_airv.vote.candidate_features` or
+        `arc_airv.vote.rank_candidates`.
+    tasks : dict of str to Task
+    filters : sequence of {"copy", "shape", "colors"} or of functions like `is_copy`
+
+    Returns
+    -------
+    DataFrame
+        One row a candidate, one column a filter, True where it is ruled out; the index of
+        `candidates`.
+
+    Raises
+    ------
+    ValueError
+        If a filter is unknown, or a candidate is of an output that `tasks` does not have.
+    """
+    if isinstance(filters, str):
+        raise ValueError(f"filters must be a sequence such as ({filters!r},), got {filters!r}")
+    check_columns(candidates, CANDIDATE, name="candidates")
+    out = pd.DataFrame(index=candidates.index)
+    for chosen in filters:
+        if not callable(chosen) and chosen not in FILTERS:
+            raise ValueError(
+                f"a filter must be a function or one of {sorted(FILTERS)}, got {chosen!r}"
+            )
+        function = chosen if callable(chosen) else FILTERS[chosen]
+        name = function.__name__ if callable(chosen) else chosen
+        out[name] = np.asarray(function(candidates, tasks), dtype=bool)
+    return out
+
+
+def _apply(
+    make_rule: Callable[[Task, int], Rule], candidates: pd.DataFrame, tasks: dict[str, Task]
+) -> np.ndarray:
+    rules: dict[tuple[str, int], Rule] = {}
+    ruled_out = []
+    for task_id, test_index, grid in candidates[CANDIDATE].itertuples(index=False):
+        rule = rules.get((task_id, test_index))
+        if rule is None:
+            check_output(tasks, task_id, test_index)
+            rule = rules[task_id, test_index] = make_rule(tasks[task_id], test_index)
+        ruled_out.append(rule(grid))
+    return np.array(ruled_out, dtype=bool)
+
+
+def _copy_rule(task: Task, test_index: int) -> Rule:
+    if any(same_grid(pair.input, pair.output) for pair in task.train):
+        return lambda grid: False
+    copied = format_grid(task.test[test_index].input)
+    return lambda grid: grid == copied
+
+
+def _shape_rule(task: Task, test_index: int) -> Rule:
+    expected = expected_shapes(task, test_index)
+    if not expected:
+        return lambda grid: False
+    # Of a text: how long it is and how many rows it has.
+    sizes = {(height * (width + 1) - 1, height - 1) for height, width in expected}
+    return lambda grid: (len(grid), grid.count("|")) not in sizes
+
+
+def _color_rule(task: Task, test_index: int) -> Rule:
+    seen = [format_grid(pair.output) for pair in task.train]
+    allowed = set("|".join([*seen, format_grid(task.test[test_index].input)])) | {"|"}
+    return lambda grid: not allowed.issuperset(grid)

@@ -1,0 +1,82 @@
+"""Measure a model on ARC-AGI-1 evaluation tasks of a range of sizes; the model card's numbers.
+
+    python res/make/evaluate.py --model res/tiny --max-tokens 512 --predictions 16
+
+A task's size is the number of tokens of its longest question with its answer. The predictions stay
+in the store, so the command can be stopped and called again.
+"""
+
+import argparse
+
+from arc_airv.engines import make_engine
+from arc_airv.engines.local import LocalEngine
+from arc_airv.infer.generate import generate_predictions
+from arc_airv.infer.rescoring import rescore
+from arc_airv.metrics.outputs import bootstrap_interval, score_outputs
+from arc_airv.records import read_predictions
+from arc_airv.tasks import Task, load_tasks
+
+
+def size(task: Task, engine: LocalEngine) -> int:
+    """Tokens of the longest question with its answer."""
+    prompt_format = engine.prompt_format
+    texts = [
+        prompt_format.render(task, i, tokenizer=engine.tokenizer)
+        + prompt_format.render_answer(pair.output)
+        for i, pair in enumerate(task.test)
+    ]
+    return max(engine.count_tokens(texts))
+
+
+def tasks_of_size(name: str, engine: LocalEngine, low: int, high: int) -> dict[str, Task]:
+    """The tasks of a data set of more than `low` and at most `high` tokens."""
+    return {
+        task_id: task
+        for task_id, task in load_tasks(name).items()
+        if low < size(task, engine) <= high
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="res/tiny")
+    parser.add_argument("--tasks", default="arc-agi-1/evaluation")
+    parser.add_argument("--min-tokens", default=0, type=int)
+    parser.add_argument("--max-tokens", default=512, type=int)
+    parser.add_argument("--predictions", default=16, type=int)
+    parser.add_argument("--seed", default=0, type=int)
+    parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
+    parser.add_argument("--store", default="runs/evaluate.jsonl")
+    parser.add_argument("--rescore", type=int, help="score the candidates under so many views")
+    parser.add_argument("--top-k", default=8, type=int, help="of the candidates, by votes")
+    parser.add_argument("--scores", default="runs/scores.jsonl")
+    args = parser.parse_args()
+    engine = make_engine(args.engine, args.model, {})
+    tasks = tasks_of_size(args.tasks, engine, args.min_tokens, args.max_tokens)
+    summary = generate_predictions(
+        tasks, engine, n_predictions=args.predictions, seed=args.seed, store=args.store
+    )
+    predictions = read_predictions(args.store)
+    predictions = predictions[predictions["task_id"].isin(tasks)]
+    outputs = score_outputs(predictions, tasks)
+    print(f"\n{args.model} on {len(tasks)} tasks ({len(outputs)} test outputs) of {args.tasks}")
+    print(f"between {args.min_tokens} and {args.max_tokens} tokens, {args.predictions} predictions")
+    if summary.n_new:
+        print(f"{summary.n_new / summary.seconds:.1f} predictions/s, {args.engine}")
+    table = bootstrap_interval(outputs, average="output")
+    print(f"{'':<22}value   95% interval over tasks")
+    for metric, (value, low, high) in table.iterrows():
+        print(f"{metric:<20} {value:6.1%}   {low:6.1%} - {high:.1%}")
+    solved = {m: int(outputs[m].sum()) for m in ("pass_n", "vote_1", "vote_2")}
+    print(f"solved outputs: {solved}")
+    if args.rescore:
+        options = {"n_views": args.rescore, "top_k": args.top_k, "store": args.scores}
+        scores = rescore(predictions, tasks, engine, seed=args.seed, **options)
+        options = {"method": "weighted", "weights": "votes_plus_score", "scores": scores}
+        outputs = score_outputs(predictions, tasks, **options)
+        solved = {m: int(outputs[m].sum()) for m in ("vote_1", "vote_2")}
+        print(f"solved outputs by votes_plus_score: {solved}")
+
+
+if __name__ == "__main__":
+    main()

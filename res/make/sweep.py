@@ -1,0 +1,79 @@
+"""The runs that the studies compare: temperatures, kinds of augmentation, samples, thresholds.
+
+    python res/make/sweep.py --max-tokens 512 --into res/dumps/settings
+
+Every run asks for as many predictions of the same tasks, with one thing changed (those with a
+threshold for as many views). A run that is there already is not repeated, one that was cut off goes
+on; `--only` makes some of them. Beams are in notebook 04.
+"""
+
+import argparse
+import gzip
+import shutil
+from pathlib import Path
+
+from evaluate import tasks_of_size
+
+from arc_airv.engines import Sampling, answer_tokens, make_engine
+from arc_airv.infer.generate import generate_predictions
+from arc_airv.infer.threshold import harvest_predictions
+
+THRESHOLDS = {"threshold-0.10": 0.1, "threshold-0.02": 0.02}  # every reply so probable
+PLAIN = {"geometric": False, "colors": False, "train_order": False}
+
+
+def runs(n: int, allowed_tokens: tuple[int, ...]) -> dict[str, tuple[Sampling, dict[str, bool]]]:
+    """What is compared, by name: how replies are drawn, and the kinds of augmentation."""
+    some = {f"t{t:.2f}": (Sampling(temperature=t, seed=0), {}) for t in (0.25, 0.5, 0.75, 1.0)}
+    return {
+        "t0.00": (Sampling(), {}),
+        **some,
+        "t1.00-alphabet": (
+            Sampling(temperature=1.0, seed=0, allowed_tokens=allowed_tokens),
+            {},
+        ),
+        "t0.50-4-samples": (Sampling(n=4, temperature=0.5, seed=0), {}),
+        "t1.00-4-samples": (Sampling(n=4, temperature=1.0, seed=0), {}),
+        "geometry": (Sampling(), {"colors": False, "train_order": False}),
+        "geometry-order": (Sampling(), {"colors": False}),
+        "order": (Sampling(), {"geometric": False, "colors": False}),
+        "colors": (Sampling(), {"geometric": False, "train_order": False}),
+        "plain-t0.50": (Sampling(n=n, temperature=0.5, seed=0), PLAIN),
+        "plain-t1.00": (Sampling(n=n, temperature=1.0, seed=0), PLAIN),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="res/tiny")
+    parser.add_argument("--tasks", default="arc-agi-1/evaluation")
+    parser.add_argument("--min-tokens", default=0, type=int)
+    parser.add_argument("--max-tokens", default=512, type=int)
+    parser.add_argument("--predictions", default=16, type=int)
+    parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--into", default="runs/sweep", type=Path)
+    args = parser.parse_args()
+    engine = make_engine(args.engine, args.model, {})
+    tasks = tasks_of_size(args.tasks, engine, args.min_tokens, args.max_tokens)
+    chosen = runs(args.predictions, answer_tokens(engine))
+    for name in args.only or [*chosen, *THRESHOLDS]:
+        store, packed = args.into / f"{name}.jsonl", args.into / f"{name}.jsonl.gz"
+        if packed.exists():
+            continue
+        options = {"seed": 0, "store": store}
+        if name in THRESHOLDS:
+            options |= {"n_views": args.predictions, "min_probability": THRESHOLDS[name]}
+            summary = harvest_predictions(tasks, engine, **options)
+        else:
+            sampling, kinds = chosen[name]
+            options |= {"n_predictions": args.predictions, "sampling": sampling, **kinds}
+            summary = generate_predictions(tasks, engine, **options)
+        print(f"{name}: {summary.n_stored} predictions, {summary.seconds:.0f} s", flush=True)
+        with open(store, "rb") as plain, gzip.GzipFile(packed, "wb", mtime=0) as file:
+            shutil.copyfileobj(plain, file)
+        store.unlink()  # the packed one has the same run description
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,410 @@
+"""The store of predictions: what is on disk stays, what is half-written goes, once only."""
+
+import errno
+import gzip
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import asdict, replace
+
+import pytest
+
+from arc_airv.records import BLOCK, COLUMNS, Prediction, PredictionStore, read_predictions, to_frame
+from arc_airv.storage import run_path, write_atomically
+
+RUN = {"settings": {"model": "tiny", "plan": {"seed": 0}}, "n_predictions": 8}
+
+
+def make_prediction(task_id="22806e14", sample_index=0, **changes):
+    values = {
+        "task_id": task_id,
+        "test_index": 0,
+        "augmentation": "flip0.rot0.colors0123456789.order",
+        "sample_index": sample_index,
+        "grid": "012|345",
+        "status": "ok",
+        "text": "012\n345<end>",
+        "cumulative_logprob": -1.5,
+        "n_tokens": 12,
+        "n_prompt_tokens": 100,
+        "finish_reason": "stop",
+        "prompt_hash": "0123456789abcdef",
+        "n_train": 3,
+    }
+    return Prediction(**{**values, **changes})
+
+
+def unanswered(task_id="22806e14", sample_index=0):
+    return make_prediction(task_id, sample_index, grid=None, status="prompt_too_long", text=None,
+                           cumulative_logprob=None, n_tokens=0, finish_reason=None)  # fmt: skip
+
+
+def as_records(frame):
+    """The rows of a table with None for what is missing."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "predictions.jsonl"
+
+
+def fill(path, predictions, run=RUN):
+    with PredictionStore(path, run) as store:
+        store.append(predictions)
+
+
+# Round trip --------------------------------------------------------------------------------------
+
+
+def test_what_is_appended_is_read_back(path):
+    first = [make_prediction(sample_index=i) for i in range(3)]
+    then = [unanswered(sample_index=3), make_prediction(test_index=1, cumulative_logprob=None)]
+    with PredictionStore(path, RUN) as store:
+        store.append(first)
+        store.append([])
+        store.append(iter(then))
+        assert len(store) == 5
+    assert as_records(read_predictions(path)) == [asdict(p) for p in first + then]
+
+
+def test_a_prediction_is_one_json_object_a_line(path):
+    fill(path, [make_prediction(), unanswered(sample_index=1)])
+    lines = path.read_bytes().decode().splitlines(keepends=True)
+    assert all(line.endswith("}\n") for line in lines)
+    assert [list(json.loads(line)) for line in lines] == [COLUMNS] * 2
+
+
+def test_ids_stay_strings(path):
+    ids = ["22806e14", "97999447", "00576224"]  # for pandas: a number, a number, 576224
+    fill(path, [make_prediction(task_id) for task_id in ids])
+    assert read_predictions(path)["task_id"].tolist() == ids
+    with PredictionStore(path) as store:
+        assert [key[0] for key in store.prompt_hashes] == ids
+
+
+def test_the_types_of_the_columns_do_not_depend_on_what_is_in_them(path):
+    expected = {"test_index": "int64", "sample_index": "int64", "cumulative_logprob": "float64",
+                "n_tokens": "int64", "n_prompt_tokens": "int64", "n_train": "int64"}  # fmt: skip
+    for records in ([], [asdict(unanswered())], [asdict(make_prediction())]):
+        dtypes = to_frame(records).dtypes.astype(str).to_dict()
+        assert {name: dtypes[name] for name in expected} == expected
+        assert list(dtypes) == COLUMNS
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "1\r\n2", "a\u2028b\u2029c\x85", "ñò÷ûąćďęĚĞ", '"\\', "\x00", "😀"]
+)
+def test_any_reply_is_kept_as_it_was(path, text):
+    fill(path, [make_prediction(text=text), make_prediction(sample_index=1)])
+    assert read_predictions(path)["text"].tolist() == [text, "012\n345<end>"]
+    with PredictionStore(path) as store:
+        assert len(store) == 2
+
+
+def test_a_character_that_utf8_has_not_becomes_a_question_mark(path):
+    fill(path, [make_prediction(text="1\ud800")])
+    assert read_predictions(path)["text"].tolist() == ["1?"]
+
+
+def test_a_store_is_created_with_its_folder(tmp_path):
+    path = tmp_path / "runs" / "tiny" / "predictions.jsonl"
+    fill(path, [make_prediction()])
+    assert len(read_predictions(path)) == 1
+    assert [p.name for p in sorted(path.parent.iterdir())] == [
+        "predictions.jsonl",
+        "predictions.run.json",
+    ]
+
+
+def test_an_empty_store_is_an_empty_table(path):
+    fill(path, [])
+    assert read_predictions(path).empty
+    assert list(read_predictions(path)) == COLUMNS
+
+
+def test_a_compressed_store_reads_the_same(path, tmp_path):
+    fill(path, [make_prediction(), unanswered(sample_index=1)])
+    compressed = tmp_path / "predictions.jsonl.gz"
+    compressed.write_bytes(gzip.compress(path.read_bytes()))
+    assert as_records(read_predictions(compressed)) == as_records(read_predictions(path))
+    assert run_path(compressed) == run_path(path) == tmp_path / "predictions.run.json"
+
+
+# A kill, a broken file ---------------------------------------------------------------------------
+
+
+def test_a_file_that_is_being_written_reads_without_its_half_line(path):
+    with PredictionStore(path) as store:
+        store.append([make_prediction()])
+        assert len(read_predictions(path)) == 1  # on disk when append returns
+        store.append([make_prediction(sample_index=1)])
+        with open(path, "ab") as file:
+            file.write(b'{"task_id": "0057')
+        assert read_predictions(path)["sample_index"].tolist() == [0, 1]
+
+
+def test_a_store_cut_at_any_byte_of_its_last_lines_keeps_exactly_the_whole_ones(path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda fd: None)  # some 600 times
+    predictions = [
+        make_prediction("97999447"),
+        make_prediction(text="ñ\n÷", grid=None, status="unparsed"),
+        make_prediction(sample_index=1),
+    ]
+    new = make_prediction(sample_index=2)
+    fill(path, predictions, run=None)
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    fill(path, [new], run=None)
+    appended = path.read_bytes().removeprefix(content)
+    for size in range(len(lines[0]), len(content) + 1):
+        path.write_bytes(content[:size])
+        n_whole = (content[:size] + b"\n").count(b"}\n")  # a last one may lack its end
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            with PredictionStore(path) as store:
+                assert list(store.prompt_hashes) == [p.key for p in predictions[:n_whole]]
+                store.append([new])
+        is_whole = content[:size].endswith((b"\n", b"}"))
+        assert len(warned) == (0 if is_whole else 1)
+        assert is_whole or "half-written" in str(warned[0].message)
+        assert path.read_bytes() == b"".join(lines[:n_whole]) + appended
+
+
+def test_a_store_of_half_a_line_is_empty(path):
+    path.write_bytes(b'{"task_id"')
+    assert read_predictions(path).empty
+    with pytest.warns(UserWarning, match="half-written"), PredictionStore(path) as store:
+        assert len(store) == 0
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    "broken", ["", "{", "[]", "null", "7", '"task_id"', '{"task_id": "00576224"}', "\xff", "\x00"]
+)
+def test_a_broken_line_is_an_error_that_names_it(path, broken):
+    fill(path, [make_prediction(sample_index=i) for i in range(3)])
+    lines = path.read_bytes().splitlines()
+    lines[1] = broken.encode("latin-1")
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match=r"predictions\.jsonl: line 2 "):
+        read_predictions(path)
+    with pytest.raises(ValueError, match=r"predictions\.jsonl: line 2 "):
+        PredictionStore(path)
+    assert path.read_bytes() == content
+
+
+def test_a_line_that_lacks_a_field_is_an_error_that_names_both(path):
+    record = asdict(make_prediction())
+    del record["prompt_hash"]
+    path.write_text(json.dumps(record) + "\n")
+    with pytest.raises(ValueError, match=r"line 1 lacks \['prompt_hash'\]"):
+        read_predictions(path)
+
+
+def test_a_field_of_another_type_is_an_error_that_names_both(path):
+    fill(path, [make_prediction(), make_prediction(sample_index=1, task_id=5)])
+    with pytest.raises(ValueError, match="line 2: task_id must be str, got 5"):
+        read_predictions(path)
+
+
+def test_a_record_of_another_program_may_lack_what_is_no_part_of_the_format(path):
+    record = asdict(make_prediction())
+    del record["n_train"]
+    path.write_text(json.dumps(record))  # nor does its last line need an end
+    assert read_predictions(path)["n_train"].tolist() == [-1]
+    assert to_frame([record])["n_train"].tolist() == [-1]
+    fill(path, [make_prediction(sample_index=1)], run=None)
+    assert read_predictions(path)["n_train"].tolist() == [-1, 3]
+
+
+@pytest.mark.parametrize("content", ['{"00576224": {"train": []}}', "a note", '{"a": 1}\n'])
+def test_a_file_that_is_no_store_is_left_as_it_is(path, content):
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"is no store|line 1 lacks"):
+        PredictionStore(path)
+    assert path.read_text() == content
+
+
+def test_a_compressed_store_is_not_written_to(path, tmp_path):
+    compressed = tmp_path / "predictions.jsonl.gz"
+    compressed.write_bytes(gzip.compress(b""))
+    with pytest.raises(ValueError, match="compressed store cannot be appended to"):
+        PredictionStore(compressed)
+
+
+def test_a_store_whose_run_description_is_gone_is_gone_on_with_and_told(path):
+    fill(path, [make_prediction()])
+    run_path(path).unlink()
+    with pytest.warns(UserWarning, match="predictions.run.json is missing"):
+        fill(path, [make_prediction(sample_index=1)])
+    run_path(path).write_text('{"settings": ')
+    with pytest.raises(ValueError, match="predictions.run.json: not readable as a JSON object"):
+        fill(path, [])
+
+
+@pytest.mark.parametrize("broken", [0, BLOCK - 1, BLOCK, 2 * BLOCK + 1])
+def test_a_long_store_is_read_in_blocks_that_do_not_show(path, broken):
+    lines = [json.dumps(asdict(make_prediction(sample_index=i))) for i in range(2 * BLOCK + 2)]
+    path.write_text("\n".join(lines) + "\n")
+    assert read_predictions(path)["sample_index"].tolist() == list(range(len(lines)))
+    with PredictionStore(path) as store:
+        assert len(store) == len(lines)
+    lines[broken] = lines[broken][:-1]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=rf"line {broken + 1} is not a prediction"):
+        read_predictions(path)
+
+
+@pytest.mark.parametrize(
+    "lines", [("{0},{0}",), ("{0}, {0}", '{{"task_id": [', "]}}"), ("[", "{0}", "]"), ("{0},", "")]
+)
+def test_lines_that_are_json_only_together_are_broken(path, lines):
+    record = json.dumps(asdict(make_prediction()))
+    path.write_text("".join(line.format(record) + "\n" for line in lines))
+    with pytest.raises(ValueError, match="line 1 is not a prediction"):
+        read_predictions(path)
+
+
+# Refusals ----------------------------------------------------------------------------------------
+
+
+def test_a_duplicate_is_refused_and_nothing_is_written(path):
+    a, b, c = (make_prediction(sample_index=i) for i in range(3))
+    with PredictionStore(path) as store:
+        store.append([a])
+        for batch in ([b, replace(a, grid="0")], [b, c, replace(b, text="other")]):
+            before = path.read_bytes()
+            with pytest.raises(ValueError, match="22806e14.*already"):
+                store.append(batch)
+            assert path.read_bytes() == before
+            assert list(store.prompt_hashes) == [a.key]
+        store.append([b, c])
+    assert len(read_predictions(path)) == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_json_has_not_is_never_written(path, value):
+    with PredictionStore(path) as store:
+        with pytest.raises(ValueError):
+            store.append([make_prediction(), make_prediction("97999447", cumulative_logprob=value)])
+        assert path.read_bytes() == b""
+        store.append([make_prediction()])
+    assert len(read_predictions(path)) == 1
+
+
+def test_a_second_writer_is_refused_until_the_first_is_done(path):
+    script = (
+        "import sys\n"
+        "from arc_airv.records import PredictionStore\n"
+        "try:\n"
+        "    PredictionStore(sys.argv[1]).close()\n"
+        "except RuntimeError as error:\n"
+        "    print('refused', error)\n"
+    )
+
+    def try_in_another_process():
+        command = [sys.executable, "-c", script, str(path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    with PredictionStore(path) as store:
+        store.append([make_prediction()])
+        assert try_in_another_process().startswith("refused")
+        with pytest.raises(RuntimeError, match="another process is writing"):
+            PredictionStore(path)
+        store.append([make_prediction(sample_index=1)])
+    assert try_in_another_process() == ""
+    assert len(read_predictions(path)) == 2
+
+
+def test_other_settings_are_refused_and_named(path):
+    fill(path, [make_prediction()])
+    content, description = path.read_bytes(), run_path(path).read_bytes()
+    other = {"settings": {"model": "tiny", "plan": {"seed": 1}, "extra": True}}
+    with pytest.raises(ValueError) as error:
+        PredictionStore(path, other)
+    message = str(error.value)
+    assert "plan: {'seed': 0}, now {'seed': 1}" in message
+    assert "extra: None, now True" in message
+    assert "model" not in message
+    assert (path.read_bytes(), run_path(path).read_bytes()) == (content, description)
+
+
+def test_more_predictions_of_the_same_settings_are_welcome(path):
+    fill(path, [make_prediction()])
+    fill(path, [make_prediction(sample_index=1)], {**RUN, "n_predictions": 16})
+    run = json.loads(run_path(path).read_text())
+    assert run["n_predictions"] == 16
+    assert run["settings"] == RUN["settings"]
+    assert run["schema_version"] == 1
+
+
+def test_every_task_that_was_ever_asked_for_is_named_once(path):
+    fill(path, [make_prediction()], {**RUN, "task_ids": ["22806e14", "97999447"]})
+    fill(path, [], {**RUN, "task_ids": ["97999447", "00576224"]})
+    run = json.loads(run_path(path).read_text())
+    assert run["task_ids"] == ["22806e14", "97999447", "00576224"]
+
+
+def test_settings_are_compared_as_json(path):
+    fill(path, [make_prediction()], {"settings": {"stop": ("<end>",)}})
+    fill(path, [make_prediction(sample_index=1)], {"settings": {"stop": ["<end>"]}})
+
+
+def test_a_store_without_predictions_takes_any_settings(path):
+    fill(path, [])
+    fill(path, [make_prediction()], {"settings": {"model": "large"}})
+    assert json.loads(run_path(path).read_text())["settings"] == {"model": "large"}
+
+
+# Atomic files ------------------------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "file.json"
+    write_atomically(path, "old")
+    write_atomically(path, "new ñ")
+    assert path.read_text(encoding="utf-8") == "new ñ\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def sync_with(monkeypatch, number):
+    """Let the disk answer with this error."""
+
+    def fsync(fd):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", fsync)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, number):
+    path = tmp_path / "file.json"
+    write_atomically(path, "old")
+    sync_with(monkeypatch, number)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        write_atomically(path, "new")
+    assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL])
+def test_a_disk_that_does_not_confirm_is_a_warning(path, monkeypatch, number):
+    """A broken disk, or a network's: what was written can be read, so the run goes on."""
+    sync_with(monkeypatch, number)
+    with pytest.warns(UserWarning, match="the disk does not confirm"):
+        fill(path, [make_prediction()])
+    with pytest.warns(UserWarning, match="file.json.tmp: .* may be lost"):
+        write_atomically(path.with_name("file.json"), "new")
+    assert len(read_predictions(path)) == 1
+    assert path.with_name("file.json").read_text() == "new\n"
+
+
+def test_a_truncated_compressed_store_is_named(tmp_path):
+    path = tmp_path / "predictions.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"task_id": "a"}\n' * 1000)[:-20])
+    with pytest.raises(ValueError, match="predictions.jsonl.gz: not a whole gzip file"):
+        read_predictions(path)

@@ -1,0 +1,176 @@
+"""Ensembles: votes add up by weight, slots fill in order, and nothing given is changed."""
+
+import copy
+import json
+from dataclasses import asdict
+
+import pandas as pd
+import pytest
+
+from arc_airv.records import Prediction, PredictionStore, read_stores, to_frame
+from arc_airv.submission import combine_submissions, validate_submission, write_submission
+from arc_airv.tasks import load_tasks
+from arc_airv.vote.ensemble import combine_predictions
+from arc_airv.vote.rank import rank_candidates, select_attempts
+
+ARC = load_tasks("arc-agi-1/training")
+TASKS = {i: ARC[i] for i in ("6150a2bd", "44f52bb0")}  # 1 + 2 outputs
+
+
+def records(grids, task_id="6150a2bd", test_index=0, logprob=-1.0, first=0):
+    return [
+        Prediction(
+            task_id=task_id,
+            test_index=test_index,
+            augmentation="flip0.rot0.colors0123456789.order",
+            sample_index=first + i,
+            grid=grid,
+            status="ok" if grid else "unparsed",
+            text="",
+            cumulative_logprob=logprob,
+            n_tokens=2,
+            n_prompt_tokens=9,
+            finish_reason="stop",
+            prompt_hash="0" * 16,
+            n_train=1,
+        )
+        for i, grid in enumerate(grids)
+    ]
+
+
+def run(*args, **options):
+    return to_frame(map(asdict, records(*args, **options)))
+
+
+A = run(["1", "1", "1", "2", None])
+B = run(["2", "2", "3"])
+
+
+def scores(ranked):
+    return dict(zip(ranked["grid"], ranked["score"].round(6)))
+
+
+def test_votes_add_up_by_weight():
+    assert scores(combine_predictions([A, B])) == {"1": 3, "2": 3, "3": 1}
+    assert scores(combine_predictions([A, B], weights=[1, 2])) == {"2": 5, "1": 3, "3": 2}
+    by_share = combine_predictions([A, B], count="share")
+    assert scores(by_share) == {"2": round(1 / 4 + 2 / 3, 6), "1": 0.75, "3": round(1 / 3, 6)}
+    assert by_share["rank"].tolist() == [1, 2, 3]
+    assert by_share["votes"].tolist() == [3, 3, 1]
+
+
+def test_one_run_is_ranked_as_by_votes():
+    alone = combine_predictions([A])
+    pd.testing.assert_frame_equal(alone, rank_candidates(A), check_dtype=False)
+    halves = [A.iloc[:2], A.iloc[2:]]
+    pd.testing.assert_frame_equal(combine_predictions(halves), alone, check_dtype=False)
+
+
+def test_ties_go_to_the_likelier_replies_of_all_runs():
+    likely, unlikely = run(["2"], logprob=-0.5), run(["1"], logprob=-4.0)
+    for runs in ([likely, unlikely], [unlikely, likely]):
+        ranked = combine_predictions(runs)
+        assert ranked["grid"].tolist() == ["2", "1"]
+        assert ranked["mean_logprob"].tolist() == [-0.25, -2.0]
+    unknown = run(["2"], logprob=None)
+    both = combine_predictions([likely, unknown])
+    assert both["mean_logprob"].tolist() == [-0.25] and both["votes"].tolist() == [2]
+
+
+def test_nothing_given_is_changed(tmp_path):
+    before = A.copy(), B.copy()
+    combine_predictions([A, B], weights=[2, 1], count="share")
+    pd.testing.assert_frame_equal(A, before[0])
+    pd.testing.assert_frame_equal(B, before[1])
+
+
+def test_stores_combine_as_their_tables_do(tmp_path):
+    for name, grids in (("a", ["1", "1", "1", "2", None]), ("b", ["2", "2", "3"])):
+        with PredictionStore(tmp_path / f"{name}.jsonl") as store:
+            store.append(records(grids))
+    paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    pd.testing.assert_frame_equal(combine_predictions(paths), combine_predictions([A, B]))
+    attempts = select_attempts(combine_predictions(paths), TASKS)
+    assert [g.tolist() for g in attempts["6150a2bd"][0]] == [[[1]], [[2]]]
+
+
+@pytest.mark.parametrize(
+    ("runs", "options", "message"),
+    [
+        ([], {}, "at least one"),
+        ([A], {"weights": [1, 2]}, "2 weights for 1 runs"),
+        ([A], {"weights": [-1]}, "at least 0"),
+        ([A], {"weights": [float("nan")]}, "finite"),
+        ([A], {"count": "sum"}, "'votes', 'share'"),
+    ],
+)
+def test_faults_of_the_caller(runs, options, message):
+    with pytest.raises(ValueError, match=message):
+        combine_predictions(runs, **options)
+
+
+# Stores of one plan ------------------------------------------------------------------------------
+
+
+def test_stores_of_one_plan_count_a_key_once(tmp_path):
+    with PredictionStore(tmp_path / "0.jsonl") as store:
+        store.append(records(["1", "2"]) + records(["5"], task_id="44f52bb0", test_index=1))
+    with PredictionStore(tmp_path / "1.jsonl") as store:
+        store.append(records(["2", "3"], first=1))
+        store.append(records(["7"], task_id="44f52bb0", test_index=2))  # there is no such output
+        store.append(records(["7"], task_id="ffffffff"))
+    (tmp_path / "2.jsonl").touch()
+    paths = [tmp_path / f"{i}.jsonl" for i in range(4)]
+    frame = read_stores(paths, tasks=TASKS)
+    assert frame["grid"].tolist() == ["1", "2", "5", "3"]
+    assert frame["test_index"].dtype == "int64"
+    empty = read_stores(paths[3:], tasks=TASKS)
+    assert empty.empty and list(empty) == list(frame)
+
+
+# Submissions -------------------------------------------------------------------------------------
+
+
+def submission(first, second):
+    answer = {"attempt_1": first, "attempt_2": second}
+    return {i: [copy.deepcopy(answer) for _ in task.test] for i, task in TASKS.items()}
+
+
+ONE, TWO, THREE, NONE = [[1]], [[2]], [[3]], [[0]]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "slots", "expected"),
+    [
+        ((ONE, TWO), (THREE, ONE), None, (ONE, THREE)),
+        ((ONE, TWO), (ONE, THREE), None, (ONE, TWO)),  # a repeated attempt is passed over
+        ((NONE, NONE), (THREE, NONE), None, (THREE, NONE)),
+        ((ONE, NONE), (NONE, NONE), None, (ONE, NONE)),
+        ((ONE, TWO), (ONE, THREE), [(0, 0), (1, 0), (1, 1), (0, 1)], (ONE, THREE)),
+        ((ONE, TWO), (THREE, NONE), [(1, 0), (0, 0)], (THREE, ONE)),
+    ],
+)
+def test_slots_fill_in_order(tmp_path, a, b, slots, expected):
+    given = [submission(*a), submission(*b)]
+    before = copy.deepcopy(given)
+    combined = combine_submissions(given, TASKS, slots=slots)
+    assert combined == submission(*expected)
+    combined["6150a2bd"][0]["attempt_1"][0][0] = 9
+    assert given == before
+    path = write_submission(combined, tmp_path / "submission.json")
+    validate_submission(path, TASKS)
+
+
+def test_what_a_submission_lacks_comes_from_the_others(tmp_path):
+    part = {"44f52bb0": submission(ONE, TWO)["44f52bb0"][:1]}
+    path = tmp_path / "part.json"
+    path.write_text(json.dumps(part))
+    combined = combine_submissions([path, submission(THREE, NONE)], TASKS)
+    assert combined["44f52bb0"] == [
+        {"attempt_1": ONE, "attempt_2": THREE},
+        {"attempt_1": THREE, "attempt_2": NONE},
+    ]
+    assert combined["6150a2bd"] == [{"attempt_1": THREE, "attempt_2": NONE}]
+    assert combine_submissions([], TASKS) == submission(NONE, NONE)
+    with pytest.raises(ValueError, match="slot \\(2, 0\\)"):
+        combine_submissions([part, part], TASKS, slots=[(2, 0)])

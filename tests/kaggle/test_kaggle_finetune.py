@@ -1,0 +1,119 @@
+"""Fine-tuning in other processes: what comes of it, and that its failure costs nothing else."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("peft")
+pytest.importorskip("torch")
+
+from arc_airv.kaggle.finetune import supervise_finetuning
+from arc_airv.kaggle.log import Account
+
+GRACE = 2
+
+
+@pytest.fixture(scope="module")
+def tasks(training_tasks):
+    # Two that can be learnt within 200 tokens, and one that cannot.
+    return {i: training_tasks[i] for i in ("3c9b0459", "d037b0a7", "00d62c1b")}
+
+
+@pytest.fixture
+def finetune(random_model, tasks, tmp_path):
+    """Fine-tune with a deadline in so many seconds; gives the model, the adapters, the account."""
+
+    def finetune(mode, seconds, model=random_model, **options):
+        account = Account(show=False)
+        start = time.time()
+        found = supervise_finetuning(
+            tasks,
+            mode=mode,
+            model=model,
+            folder=tmp_path / "finetuned",
+            deadline=start + seconds,
+            max_tokens=200,
+            grace_seconds=GRACE,
+            poll_seconds=0.05,
+            account=account,
+            **options,
+        )
+        finetune.seconds = time.time() - start
+        return *found, str(account)
+
+    return finetune
+
+
+def test_the_tasks_are_shared_out_among_the_devices(finetune, random_model, tasks):
+    model, adapters, account = finetune("per_task", 24, rank=4, devices=(None, None))
+    assert str(model) == str(random_model) and list(adapters) == list(tasks)
+    assert [path.name for path in adapters.values()] == ["3c9b0459", "d037b0a7", "untrained"]
+    assert all((path / "adapter_model.safetensors").exists() for path in adapters.values())
+    assert "finetune.0: per_task, " in account and "finetune.1: per_task, " in account
+    assert account.endswith("2 of 3 tasks have learnt an adapter") and "!" not in account
+
+
+def test_a_joint_model_is_a_model_folder(finetune):
+    model, adapters, account = finetune("joint", 16, devices=("", ""))
+    assert adapters is None and "!" not in account
+    assert model.name == "finetuned" and (model / "prompt_format.json").exists()
+
+
+@pytest.mark.parametrize("mode", ["joint", "per_task"])
+def test_a_training_that_fails_leaves_the_model_as_it_is(finetune, tmp_path, mode):
+    model, adapters, account = finetune(mode, 60, model=tmp_path)
+    assert model == tmp_path and adapters is None
+    assert "! finetune.0: ended with exit status 1: ValueError" in account
+    assert "no prompt_format.json" in account
+
+
+def test_a_training_that_is_killed_leaves_the_model_as_it_is(finetune, random_model, tmp_path):
+    log = tmp_path / "finetuned" / "finetune.0.log"
+
+    def kill():
+        while not (log.exists() and "starting" in log.read_text()):
+            time.sleep(0.05)
+        (worker,) = [p for p in children() if b"arc_airv.kaggle.worker" in command(p)]
+        os.kill(worker, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)  # not waited for if nothing starts
+    killer.start()
+    model, adapters, account = finetune("joint", 120)
+    killer.join(10)
+    assert str(model) == str(random_model) and adapters is None
+    assert "was killed by SIGKILL (out of memory?)" in account and finetune.seconds < 60
+
+
+def test_what_does_not_stop_is_ended_at_the_deadline(finetune, random_model):
+    """Python alone takes longer to start than this leaves."""
+    model, adapters, account = finetune("joint", 0.2)
+    assert str(model) == str(random_model) and adapters is None
+    assert "did not stop by itself at the deadline" in account and finetune.seconds < 10
+
+
+def test_without_tasks_there_is_nothing_to_learn(random_model, tmp_path):
+    options = {"folder": tmp_path, "deadline": time.time() + 60, "max_tokens": 200}
+    for mode in ("joint", "per_task"):
+        found = supervise_finetuning({}, mode=mode, model=random_model, **options)
+        assert found == (Path(random_model), None)
+
+
+def test_a_mode_that_does_not_exist_is_an_error(finetune):
+    with pytest.raises(ValueError, match="mode must be one of .*'both'"):
+        finetune("both", 10)
+    with pytest.raises(ValueError, match="at least one device"):
+        finetune("joint", 10, devices=())
+
+
+def children():
+    """The ids of our child processes."""
+    for task in Path("/proc/self/task").iterdir():
+        yield from map(int, (task / "children").read_text().split())
+
+
+def command(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes()

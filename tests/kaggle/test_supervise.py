@@ -1,0 +1,348 @@
+"""Whatever an engine does, the run ends in time and with a submission that is valid."""
+
+import fcntl
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from scripted import ScriptedEngine
+
+from arc_airv.infer.generate import generate_predictions
+from arc_airv.kaggle.log import Account
+from arc_airv.kaggle.supervise import degrade, split_tasks, store_paths, supervise
+from arc_airv.records import KEY, PredictionStore, mend_store, read_predictions, read_stores
+from arc_airv.submission import build_submission, score_submission, write_submission
+from arc_airv.tasks import hide_outputs, load_tasks, save_tasks
+from arc_airv.vote.rank import rank_candidates, select_attempts
+
+ARC = load_tasks("arc-agi-1/training")
+TASKS = {i: ARC[i] for i in ("6150a2bd", "44f52bb0", "27a28665", "d631b094")}
+OUTPUTS = [(i, k) for i, task in TASKS.items() for k in range(len(task.test))]  # 1 + 2 + 3 + 1
+
+
+def scripted(**options):
+    """A configuration of the faulty engine."""
+    return {"engine": "faulty:FaultyEngine", "options": options}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Supervise these configurations; gives the predictions, the account and the score."""
+    answers = str(save_tasks(TASKS, tmp_path / "answers.json"))
+
+    def run(*configurations, n=2, seconds=None, **options):
+        account = Account(show=False)
+        start = time.time()
+        limits = {"startup_seconds": 30, "hang_seconds": 30, "grace_seconds": 2, **options}
+        stores = supervise(
+            hide_outputs(TASKS),
+            model=answers,
+            configurations=configurations,
+            store=tmp_path / "store.jsonl",
+            n_predictions=n,
+            seed=0,
+            deadline=None if seconds is None else start + seconds,
+            account=account,
+            poll_seconds=0.05,
+            **limits,
+        )
+        run.seconds = time.time() - start
+        run.stores = stores
+        frame = read_stores(stores, tasks=TASKS)
+        assert not frame.duplicated(KEY).any()
+        attempts = select_attempts(rank_candidates(frame), TASKS)
+        path = write_submission(build_submission(attempts, TASKS), tmp_path / "submission.json")
+        return frame, str(account), score_submission(path, TASKS)
+
+    return run
+
+
+def complete(frame, n=2):
+    return Counter(zip(frame["task_id"], frame["test_index"])) == dict.fromkeys(OUTPUTS, n)
+
+
+def test_a_run_without_faults_is_complete(run):
+    frame, account, score = run(scripted())
+    assert complete(frame) and score == 1.0
+    assert "ready after" in account and "calibration round: 7 predictions of 7 outputs" in account
+    assert account.endswith("done") and "!" not in account
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("start", "exit status 1: RuntimeError: no kernel image"),
+        ("error", "exit status 1: RuntimeError: CUDA out of memory"),
+        ("kill", "was killed by SIGKILL (out of memory?)"),
+    ],
+)
+def test_an_engine_that_fails_is_followed_by_the_next(run, fault, said):
+    frame, account, score = run(scripted(fault=fault, after=5), scripted())
+    assert complete(frame) and score == 1.0
+    assert said in account and account.count("ready after") == (1 if fault == "start" else 2)
+
+
+def test_an_engine_that_hangs_is_ended_with_its_children(run, tmp_path):
+    children = tmp_path / "child"
+    frame, account, score = run(
+        scripted(fault="hang", after=5, children=str(children)), scripted(), hang_seconds=0.5
+    )
+    assert complete(frame) and score == 1.0
+    assert "hangs: no prediction for" in account
+    time.sleep(0.1)  # it is not our child, so init has to collect it
+    assert not is_running(int(children.read_text()))
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_an_engine_that_never_gets_ready_is_followed_by_the_next(run):
+    frame, account, _ = run(scripted(fault="slow_start"), scripted(), startup_seconds=4)
+    assert complete(frame) and "not ready after" in account
+
+
+def test_the_last_configuration_is_tried_again_while_it_makes_predictions(run):
+    frame, account, score = run(scripted(fault="kill", after=6))
+    assert complete(frame) and score == 1.0
+    assert account.count("was killed") == 2
+
+
+def test_where_nothing_works_there_is_a_submission_still(run):
+    frame, account, score = run(scripted(fault="start"), scripted(fault="kill"))
+    assert frame.empty and score == 0.0
+    assert "no configuration is left to try" in account
+    assert "1 shares wait, no device" in account
+
+
+@pytest.mark.parametrize("fault", [None, "deaf"])
+def test_nothing_runs_past_the_deadline(run, fault):
+    grace = 2 if fault is None else 0.5
+    frame, account, score = run(
+        scripted(fault=fault, after=5, delay=0.05), n=200, seconds=5, grace_seconds=grace
+    )
+    assert run.seconds < 6
+    assert len(frame) >= 5 and score > 0
+    assert "deadline" in account
+
+
+def test_without_time_nothing_is_started(run):
+    frame, account, _ = run(scripted(), seconds=1)
+    assert frame.empty and run.seconds < 1 and "no time" in account
+
+
+def test_garbage_and_prompts_that_do_not_fit_are_no_failure(run):
+    frame, account, score = run(scripted(garbage=1.0))
+    assert complete(frame) and "!" not in account
+    assert set(frame["status"]) > {"unparsed"}
+
+
+def test_prompts_that_do_not_fit_are_no_failure(run):
+    frame, account, score = run(scripted(max_model_len=10))
+    assert complete(frame) and set(frame["status"]) == {"prompt_too_long"} and score == 0.0
+    assert "!" not in account
+
+
+def test_a_full_disk_leaves_what_fitted(run):
+    frame, account, _ = run(scripted(fault="full", after=3000), scripted())
+    assert 0 < len(frame) < 2 * len(OUTPUTS)
+    # A humbler engine would find the disk as full.
+    assert "File too large" in account and account.count("ready after") == 1
+    (store,) = run.stores
+    assert not store.read_bytes().endswith(b"\n") and mend_store(store) == 1
+    assert len(read_stores([store], tasks=TASKS)) == len(frame)
+
+
+def test_a_disk_is_not_filled(run, tmp_path):
+    free = shutil.disk_usage(tmp_path).free / 2**20
+    frame, account, _ = run(scripted(), keep_free=2 * free)
+    assert frame.empty and "! disk: only" in account and "ready" not in account
+
+
+def test_engines_stop_when_the_disk_gets_full(run, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+
+    def disk_usage(folder):  # full as soon as something is stored
+        stored = (tmp_path / "store.jsonl").exists() and (tmp_path / "store.jsonl").stat().st_size
+        return usage._replace(free=0 if stored else usage.free)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    frame, account, score = run(scripted(delay=0.2), n=40)
+    assert 0 < len(frame) < 40 * len(OUTPUTS) and score > 0
+    assert account.endswith("! disk: only 0.0 MiB are free: the engines stop")
+
+
+def test_engines_end_with_the_process_that_runs_them(tmp_path):
+    child = tmp_path / "child"
+    answers = str(save_tasks(TASKS, tmp_path / "answers.json"))
+    store = tmp_path / "store.jsonl"
+    options = {"fault": "deaf", "after": 2, "children": str(child)}
+    code = (
+        "from arc_airv.kaggle.supervise import supervise; from arc_airv.tasks import load_tasks\n"
+        f"supervise(load_tasks({answers!r}), model={answers!r}, store={str(store)!r}, seed=0,\n"
+        f"    configurations=[{scripted(**options)!r}], n_predictions=2)"
+    )
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    command = [sys.executable, "-c", code]
+    kernel = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
+    wait_until(lambda: store.exists() and store.stat().st_size)
+    kernel.kill()
+    kernel.wait()
+    wait_until(lambda: not is_running(int(child.read_text())))
+    wait_until(lambda: not is_locked(store))
+    with PredictionStore(store) as opened:
+        assert len(opened) > 0
+
+
+def is_locked(store):
+    with open(store, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_several_devices_share_the_tasks(run):
+    frame, account, score = run(scripted(), devices=["0", "1"])
+    assert complete(frame) and score == 1.0
+    assert [path.name for path in run.stores] == ["store.0.jsonl", "store.1.jsonl"]
+    assert all(len(read_predictions(path)) for path in run.stores)
+    assert "worker 0: ready" in account and "worker 1: ready" in account
+
+
+def test_the_share_of_a_device_that_is_lost_goes_to_another(run):
+    frame, account, score = run(scripted(fault="start", device="0"), devices=["0", "1"])
+    assert complete(frame) and score == 1.0
+    assert "! worker 0: no configuration is left" in account
+    assert account.count("worker 1: ready") == 2
+
+
+def test_a_device_hands_over_in_time_when_another_is_lost(run):
+    frame, account, _ = run(
+        scripted(fault="start", device="0", delay=0.1, n_views=100),
+        devices=["0", "1"],
+        n=100,
+        seconds=8,
+        grace_seconds=1,
+    )
+    assert "worker 1: stops, for a share that lost its device" in account
+    assert set(frame["task_id"]) == set(TASKS)
+    assert run.seconds < 9
+
+
+# Stores ------------------------------------------------------------------------------------------
+
+
+def filled(path, n=4):
+    engine = ScriptedEngine(TASKS, wrong=0.3)
+    options = {"n_predictions": n, "seed": 0, "progress": False}
+    generate_predictions(hide_outputs(TASKS), engine, store=path, **options)
+    return engine, options
+
+
+def test_a_store_that_is_cut_at_any_byte_is_gone_on_with(tmp_path):
+    path = tmp_path / "store.jsonl"
+    engine, options = filled(path)
+    content, whole = path.read_bytes(), read_predictions(path).sort_values(KEY, ignore_index=True)
+    rng = random.Random(0)
+    for cut in [0, 1, *(rng.randrange(len(content)) for _ in range(6)), len(content) - 1]:
+        left = content[:cut]
+        whole_lines = left if left.endswith(b"}") else left[: left.rfind(b"\n") + 1]
+        path.write_bytes(left)
+        assert mend_store(path) == (left != whole_lines)
+        assert path.read_bytes() == whole_lines
+        assert len(read_stores([path], tasks=TASKS)) == len(whole_lines.splitlines())
+        generate_predictions(hide_outputs(TASKS), engine, store=path, **options)
+        assert read_predictions(path).sort_values(KEY, ignore_index=True).equals(whole)
+
+
+def test_broken_lines_inside_a_store_are_dropped(tmp_path):
+    path = tmp_path / "store.jsonl"
+    engine, options = filled(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[3][:20] + b"\n"
+    lines[7] = b"\xff\x00\n"
+    lines.insert(9, b'{"task_id": "a"}\n')
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(ValueError, match="line 4"):
+        read_predictions(path)
+    unfinished = tmp_path / "store.run.json.tmp"
+    unfinished.write_text("{")
+    assert mend_store(path) == 3 and mend_store(path) == 0
+    assert not unfinished.exists()
+    assert len(read_predictions(path)) == 4 * len(OUTPUTS) - 2
+    assert mend_store(tmp_path / "none.jsonl") == 0
+
+
+def test_a_broken_store_is_mended_before_a_worker_opens_it(run, tmp_path):
+    (tmp_path / "store.jsonl").write_bytes(b"what is this\n")
+    frame, account, _ = run(scripted())
+    assert complete(frame) and "dropped 1 broken lines" in account
+
+
+# Configurations ----------------------------------------------------------------------------------
+
+
+def test_a_configuration_degrades_step_by_step():
+    options = {"dtype": "float16", "gpu_memory_utilization": 0.9, "max_model_len": 4096}
+    ladder = degrade({"engine": "vllm", "options": options, "devices": ["0"]})
+    assert [c["engine"] for c in ladder] == ["vllm"] * 3 + ["transformers"] * 3
+    assert ladder[0]["options"] == options
+    assert ladder[1]["options"] == {**options, "max_num_seqs": 64, "gpu_memory_utilization": 0.75}
+    assert ladder[2]["options"] == {**ladder[1]["options"], "enforce_eager": True}
+    assert ladder[3]["options"] == {
+        "dtype": "float16", "max_model_len": 4096, "batch_tokens": 16384
+    }  # fmt: skip
+    assert ladder[4]["options"]["batch_tokens"] == 4096
+    assert ladder[5]["options"]["device"] == "cpu"
+    assert json.loads(json.dumps(ladder)) == ladder
+    # Whatever the step, the prompts are the same.
+    assert {c["options"]["max_model_len"] for c in ladder} == {4096}
+
+
+def test_shares_are_even_and_hold_every_task_once():
+    tasks = dict(list(ARC.items())[:40])
+    shares = split_tasks(tasks, 4)
+    assert sorted(i for share in shares for i in share) == sorted(tasks)
+    sizes = [sum(p.input.size for t in share.values() for p in t.train) for share in shares]
+    assert max(sizes) < 1.3 * min(sizes)
+    assert len(split_tasks({"6150a2bd": ARC["6150a2bd"]}, 3)) == 1
+    assert store_paths("a/b.jsonl", 1)[0].name == "b.jsonl"
+
+
+def test_supervise_needs_a_configuration(tmp_path):
+    with pytest.raises(ValueError, match="at least one configuration"):
+        supervise(TASKS, model="", configurations=[], store=tmp_path / "s", n_predictions=1, seed=0)
+
+
+# The account -------------------------------------------------------------------------------------
+
+
+def test_a_step_that_fails_is_an_event(capsys):
+    account = Account()
+    with account.step("vote"):
+        raise KeyError("grid")
+    with account.step("write"):
+        pass
+    assert "! vote: KeyError: 'grid' (test_supervise.py:" in capsys.readouterr().out
+    assert [event.who for event in account.failures] == ["vote"]
+    with pytest.raises(KeyboardInterrupt), account.step("wait"):
+        raise KeyboardInterrupt

@@ -1,0 +1,163 @@
+"""Studies of selection: hand-computed on a few pools."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from arc_airv.grids import parse_grid
+from arc_airv.studies.selection import (
+    calibration,
+    compare_selectors,
+    cross_fit,
+    fit_selector,
+    right_candidates,
+    right_ranks,
+)
+from arc_airv.tasks import Pair, Task
+from arc_airv.vote.rank import rank_candidates
+
+
+def task(task_id, *outputs):
+    pairs = tuple(Pair(parse_grid("0"), parse_grid(output)) for output in outputs)
+    return Task(task_id, (Pair(parse_grid("0"), parse_grid("5")),), pairs)
+
+
+TASKS = {"a": task("a", "1"), "b": task("b", "1", "2"), "c": task("c", "3")}
+
+
+def pool(task_id, test_index, *replies):
+    """Predictions from texts such as "1:-0.5", a grid and its log-probability."""
+    return [
+        {
+            "task_id": task_id,
+            "test_index": test_index,
+            "grid": grid or None,
+            "cumulative_logprob": float(logprob),
+            "n_tokens": 1,
+        }
+        for grid, logprob in (reply.split(":") for reply in replies)
+    ]
+
+
+@pytest.fixture(scope="module")
+def predictions():
+    return pd.DataFrame(
+        [
+            # By votes 4, 5, 1 (the right one comes third); by log-probability it comes first.
+            *pool("a", 0, "4:-3", "4:-3", "4:-3", "5:-2", "5:-2", "1:-0.1"),
+            # First by votes, third by log-probability.
+            *pool("b", 0, "1:-4", "1:-4", "4:-1", "5:-2", ":-9", ":-9"),
+            # Not in the pool.
+            *pool("b", 1, "7:-1", "7:-1", "8:-1", "8:-1", "8:-1", ":-9"),
+            # c has no prediction at all.
+        ]
+    )
+
+
+def test_selectors_are_compared_with_the_first_on_the_same_pools(predictions):
+    table = compare_selectors(
+        predictions, TASKS, {"votes": {"method": "votes"}, "logprob": {"method": "logprob"}}
+    )
+    # Of the four outputs: votes solve b0 with the first candidate, logprob a0 with the first.
+    assert table["vote_1"].to_dict() == {"votes": 0.25, "logprob": 0.25}
+    assert table["vote_2"].to_dict() == {"votes": 0.25, "logprob": 0.25}
+    assert table.attrs["pass_n"] == 0.5
+    # Two of six at random: a0 has 1 right of 6, b0 2 of 6.
+    random_2 = (1 / 3 + 1 - (4 * 3) / (6 * 5)) / 4
+    assert table.attrs["random_2"] == pytest.approx(random_2)
+    assert table["gap_closed"].iloc[0] == pytest.approx((0.25 - random_2) / (0.5 - random_2))
+    assert table["voting_accuracy"].to_list() == [0.5, 0.5]
+    assert table["gain"].to_list() == [0, 0]
+    assert table.loc["votes", ["low", "high"]].to_list() == [0, 0]  # against itself
+    assert table.loc["logprob", "low"] < 0 < table.loc["logprob", "high"]
+
+
+def test_a_gain_is_that_of_vote_2(predictions):
+    only_a = predictions[predictions["task_id"] == "a"]
+    table = compare_selectors(
+        only_a, {"a": TASKS["a"]}, {"votes": {}, "logprob": {"method": "logprob"}}
+    )
+    assert table["gain"].to_list() == [0, 1]
+    assert table.loc["logprob", ["low", "high"]].to_list() == [1, 1]  # the only task there is
+
+
+def test_selectors_may_filter_and_weigh(predictions):
+    options = {"method": "weighted", "weights": {"votes": 1.0}, "filters": ("colors",)}
+    table = compare_selectors(predictions, TASKS, {"filtered": options})
+    # No colour but 5 and 0 was seen: in a0 the candidate 5 goes first, the right one stays third.
+    assert table.loc["filtered", "vote_2"] == 0.25
+
+
+def test_a_ranking_may_be_compared_as_it_is(predictions):
+    ranked = rank_candidates(predictions, method="logprob")
+    table = compare_selectors(
+        predictions, TASKS, {"logprob": {"method": "logprob"}, "ranking": ranked}
+    )
+    assert table.loc["ranking"].tolist() == table.loc["logprob"].tolist()
+
+
+def test_a_task_is_ranked_by_what_the_others_teach(predictions):
+    tasks = {"a": TASKS["a"], "b": TASKS["b"]}
+    features = ["votes", "mean_token_logprob"]
+    ranked = cross_fit(predictions, tasks, n_folds=2, features=features)
+    for task_id, other in ("a", "b"), ("b", "a"):
+        # a is right by log-probability, b by votes: each misleads the other.
+        selector = fit_selector(
+            predictions[predictions["task_id"] == other], tasks, features=features
+        )
+        alone = predictions[predictions["task_id"] == task_id]
+        expected = rank_candidates(alone, method="weighted", weights=selector)
+        assert ranked[ranked["task_id"] == task_id]["grid"].tolist() == expected["grid"].tolist()
+    assert ranked[ranked["task_id"] == "a"]["grid"].iloc[0] == "4"
+
+
+@pytest.mark.parametrize("n_folds", [1, 4])
+def test_impossible_folds_are_refused(predictions, n_folds):
+    with pytest.raises(ValueError, match=f"n_folds must be 2 to the 3 tasks, got {n_folds}"):
+        cross_fit(predictions, TASKS, n_folds=n_folds)
+
+
+def test_comparing_nothing_is_refused(predictions):
+    with pytest.raises(ValueError, match="at least one selector"):
+        compare_selectors(predictions, TASKS, {})
+
+
+def test_right_ranks_of_every_output(predictions):
+    ranks = right_ranks(rank_candidates(predictions), TASKS)
+    assert ranks["task_id"].to_list() == ["a", "b", "b", "c"]
+    assert ranks["rank"].fillna(0).to_list() == [3, 1, 0, 0]
+    assert ranks["votes"].to_list() == [1, 2, 0, 0]
+    assert ranks["n_candidates"].to_list() == [3, 3, 2, 0]
+
+
+def test_right_candidates(predictions):
+    ranked = rank_candidates(predictions)
+    right = ranked[right_candidates(ranked, TASKS)]
+    assert right[["task_id", "test_index", "grid"]].values.tolist() == [
+        ["a", 0, "1"],
+        ["b", 0, "1"],
+    ]
+
+
+def test_calibration_by_hand():
+    table = calibration([0.0, 0.1, 0.9, 1.0, 0.9], [False, True, True, True, False], n_bins=2)
+    assert table["n"].to_list() == [2, 3]
+    assert table["confidence"].to_list() == pytest.approx([0.05, 2.8 / 3])
+    assert table["right"].to_list() == pytest.approx([0.5, 2 / 3])
+    assert table.attrs["error"] == pytest.approx((2 * 0.45 + 3 * (2.8 / 3 - 2 / 3)) / 5)
+
+
+def test_an_edge_belongs_to_the_bin_below_it():
+    table = calibration([0.5, 0.51], [True, False], n_bins=2)
+    assert table[["low", "high", "n"]].values.tolist() == [[0, 0.5, 1], [0.5, 1, 1]]
+
+
+def test_perfect_confidence_has_no_error():
+    rng = np.random.default_rng(0)
+    right = rng.random(100) < 0.5
+    assert calibration(right.astype(float), right).attrs["error"] == 0
+
+
+def test_a_confidence_outside_0_to_1_is_refused():
+    with pytest.raises(ValueError, match="in .0, 1."):
+        calibration([1.2], [True])

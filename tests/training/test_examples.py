@@ -1,0 +1,218 @@
+"""What a model learns from: mixtures by name and weight, and no solution of an evaluation test."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from arc_airv.grids import format_grid
+from arc_airv.tasks import NAMED_SOURCES, Pair, load_tasks, save_tasks
+from arc_airv.training.examples import ExampleStream, Source, all_pairs, demonstrations
+from arc_airv.training.rules import RuleChange
+from arc_airv.training.sources import load_source, parse_mixture, without_tasks
+
+pytest.importorskip("transformers")
+
+from arc_airv.training.tiny import build_tokenizer, tiny_prompt_format
+
+
+@pytest.fixture(scope="module")
+def evaluation_tasks():
+    return load_tasks("arc-agi-1/evaluation")
+
+
+@pytest.fixture(scope="module")
+def make_stream():
+    tokenizer = build_tokenizer()
+
+    def make(sources, *, max_tokens=512, seed=0):
+        return ExampleStream(
+            sources, tiny_prompt_format(), tokenizer, max_tokens=max_tokens, seed=seed
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def pairs(training_tasks):
+    return all_pairs(dict(list(training_tasks.items())[:100]))
+
+
+# Named sources -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("evaluation", ["arc-agi-1/evaluation", "arc-agi-2/evaluation"])
+@pytest.mark.parametrize("name", NAMED_SOURCES)
+def test_no_named_source_holds_a_test_pair_of_an_evaluation_task(name, evaluation):
+    tests = {pair for task in load_tasks(evaluation).values() for pair in task.test}
+    learnt = {pair for bag in load_source(name).pairs.values() for pair in bag}
+    assert len(learnt) > 300
+    assert not learnt & tests
+
+
+def test_training_sources_hold_no_task_of_arc_agi_1_evaluation_under_any_id(evaluation_tasks):
+    taken = {pair for task in evaluation_tasks.values() for pair in (*task.train, *task.test)}
+    for name in ("arc-agi-1/training", "arc-agi-2/training"):
+        source = load_source(name)
+        assert not set(source.pairs) & set(evaluation_tasks)
+        assert not {pair for bag in source.pairs.values() for pair in bag} & taken
+
+
+def test_arc_agi_2_training_loses_the_376_tasks_that_it_shares_and_no_other(evaluation_tasks):
+    tasks = load_tasks("arc-agi-2/training")
+    source = load_source("arc-agi-2/training")
+    assert len(set(tasks) & set(evaluation_tasks)) == 376
+    assert set(source.pairs) == set(tasks) - set(evaluation_tasks)
+    assert source.pairs["00d62c1b"] == all_pairs(tasks)["00d62c1b"]
+
+
+def test_arc_agi_1_training_loses_the_one_task_that_is_an_evaluation_task_under_another_id(
+    training_tasks, evaluation_tasks
+):
+    one, other = training_tasks["40853293"], evaluation_tasks["070dd51e"]
+    assert (one.train, one.test) == (other.train, other.test)
+    assert set(training_tasks) - set(load_source("arc-agi-1/training").pairs) == {"40853293"}
+
+
+@pytest.mark.parametrize("name", ["arc-agi-1/evaluation", "arc-agi-2/evaluation"])
+def test_of_evaluation_tasks_the_demonstrations_alone_are_learnt(name):
+    assert load_source(name).pairs == demonstrations(load_tasks(name))
+
+
+def test_a_task_is_recognised_by_one_pair_that_it_shares(training_tasks):
+    tasks = dict(list(training_tasks.items())[:5])
+    ids = list(tasks)
+    again = {"renamed": tasks[ids[0]], ids[3]: tasks[ids[4]]}
+    assert list(without_tasks(tasks, again)) == [ids[1], ids[2]]
+    assert without_tasks(tasks, {}) == tasks
+
+
+# A user's own ------------------------------------------------------------------------------------
+
+
+def test_a_folder_and_a_file_of_tasks_give_every_known_pair(training_tasks, tmp_path):
+    tasks = dict(list(training_tasks.items())[:2])
+    file = save_tasks(tasks, tmp_path / "tasks.json")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for task_id in tasks:
+        (folder / f"{task_id}.json").write_text(json.dumps(json.loads(file.read_text())[task_id]))
+    for path in (file, folder, str(folder)):
+        source = load_source(path, weight=2, rule_change=0.5)
+        assert source == Source(str(path), all_pairs(tasks), 2, 0.5)
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz"])
+def test_pairs_are_read_from_json_lines(name, tmp_path):
+    opener = gzip.open if name.endswith("gz") else open
+    with opener(tmp_path / name, "wt") as file:
+        file.write('{"task_id": "a", "pairs": [["01", "1"]]}\n')
+    ((pair,),) = load_source(tmp_path / name).pairs.values()
+    assert (format_grid(pair.input), format_grid(pair.output)) == ("01", "1")
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="arc-agi-3/training is neither .*arc-agi-1"):
+        load_source("arc-agi-3/training")
+    with pytest.raises(FileNotFoundError, match="none.jsonl"):
+        load_source(tmp_path / "none.jsonl")
+    (tmp_path / "tasks.json").write_text('{"a": {"train": []}}')
+    with pytest.raises(ValueError, match="tasks.json: task a: 'train' must be"):
+        load_source(tmp_path / "tasks.json")
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"weight": -1}, "source a: weight must be at least 0, got -1"),
+        ({"weight": float("nan")}, "source a: weight must be at least 0, got nan"),
+        ({"weight": float("inf")}, "source a: weight must be at least 0, got inf"),
+        ({"rule_change": 1.5}, "source a: rule_change must be 0 to 1, got 1.5"),
+        ({"rule_change": float("nan")}, "source a: rule_change must be 0 to 1, got nan"),
+    ],
+)
+def test_a_bad_value_of_a_source_is_refused(values, fault):
+    with pytest.raises(ValueError, match=fault):
+        Source("a", {}, **values)
+
+
+# Mixtures ----------------------------------------------------------------------------------------
+
+
+def test_a_mixture_is_read_as_it_is_written_on_a_command_line(tmp_path):
+    path = tmp_path / "my pairs=1.jsonl"
+    path.write_text('{"task_id": "a", "pairs": [["01", "1"]]}\n')
+    parts = ["arc-agi-1/evaluation=0.3", f"{path}=2:0.25"]
+    sources = parse_mixture(parts)
+    assert [source.name for source in sources] == ["arc-agi-1/evaluation", str(path)]
+    assert [source.weight for source in sources] == [0.3, 2]
+    assert [source.rule_change for source in sources] == [0, 0.25]
+    assert parse_mixture(f"{parts[0]}  '{parts[1]}'") == sources
+    assert list(sources[1].pairs) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("mixture", "fault"),
+    [
+        ("arc-agi-1/training", "'arc-agi-1/training' is no part of a mixture: it must be NAME=W"),
+        ("arc-agi-1/training=", "'arc-agi-1/training=' is no part"),
+        ("arc-agi-1/training=much", "'arc-agi-1/training=much' is no part"),
+        ("arc-agi-1/training=0", "weight above 0"),
+        ("arc-agi-1/training=-1", "weight above 0"),
+        ("arc-agi-1/training=nan", "weight above 0"),
+        ("arc-agi-1/training=inf", "arc-agi-1/training: weight must be at least 0, got inf"),
+        ("=1", "'=1' is no part"),
+        ("arc-agi-1/training=1:0.5:0.5", "is no part"),
+        ("arc-agi-1/training=1:half", "is no part"),
+        ("arc-agi-1/training=1:2", "arc-agi-1/training: rule_change must be 0 to 1, got 2"),
+        ("", "at least one part"),
+        ([], "at least one part"),
+    ],
+)
+def test_a_malformed_mixture_is_refused_by_name(mixture, fault):
+    with pytest.raises(ValueError, match=fault):
+        parse_mixture(mixture)
+
+
+# Streams with changed rules ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_share_of_examples_with_another_rule_is_as_asked(pairs, make_stream, share):
+    stream = make_stream([Source("training", pairs, rule_change=share)], max_tokens=1000)
+    changed = np.mean([stream[i].rule_change != "unchanged" for i in range(400)])
+    assert 0.85 * share - 0.05 <= changed <= share + 0.05  # some do not fit the token limit
+
+
+def test_each_source_has_its_own_share(pairs, make_stream):
+    bag = {
+        "a": [Pair(np.full((1, 2), i, np.int8), np.full((1, 2), 9 - i, np.int8)) for i in (1, 2)]
+    }
+    stream = make_stream([Source("still", bag), Source("training", pairs, rule_change=1.0)])
+    still = [e for e in (stream[i] for i in range(100)) if len(e.token_ids) < 40]
+    assert still and {e.rule_change for e in still} == {"unchanged"}
+    assert any(stream[i].rule_change != "unchanged" for i in range(20))
+
+
+@pytest.mark.parametrize("max_tokens", [120, 300])
+def test_examples_with_another_rule_keep_the_token_limit(pairs, make_stream, max_tokens):
+    stream = make_stream([Source("training", pairs, rule_change=1.0)], max_tokens=max_tokens)
+    examples = [stream[i] for i in range(200)]
+    assert max(len(example.token_ids) for example in examples) <= max_tokens
+    keys = {example.rule_change for example in examples}
+    assert len(keys) > 20
+    assert all(str(RuleChange.parse(key)) == key for key in keys)
+
+
+def test_a_stream_with_rule_changes_is_the_same_from_any_position(pairs, make_stream):
+    sources = [Source("training", pairs, rule_change=0.5)]
+    stream, again = make_stream(sources), make_stream(sources)
+    assert [stream[i] for i in range(20)] == [again[i] for i in reversed(range(20))][::-1]
+    other = make_stream(sources, seed=1)
+    assert [stream[i] for i in range(20)] != [other[i] for i in range(20)]
+
+
+def test_sources_without_any_weight_are_refused(pairs, make_stream):
+    with pytest.raises(ValueError, match="total weight above 0"):
+        make_stream([Source("training", pairs, weight=0)])

@@ -1,0 +1,284 @@
+"""Training: what is learnt from, what is not, and that a run can be stopped and resumed."""
+
+import json
+
+import pytest
+
+from arc_airv.augment import sample_augmentations
+from arc_airv.prompts.format import PromptFormat
+from arc_airv.tasks import load_tasks
+from arc_airv.training.examples import (
+    IGNORED,
+    ExampleStream,
+    Source,
+    all_pairs,
+    demonstrations,
+    load_pairs,
+)
+from arc_airv.training.tiny import (
+    build_model,
+    build_tokenizer,
+    factor_embeddings,
+    plain_copy,
+    tiny_prompt_format,
+)
+
+torch = pytest.importorskip("torch")
+
+from arc_airv.training.muon import orthogonalize  # noqa: E402
+from arc_airv.training.train import TrainConfig, train  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture
+def stream(training_tasks, tokenizer):
+    tasks = dict(list(training_tasks.items())[:40])
+    source = Source("training", all_pairs(tasks))
+    return ExampleStream([source], tiny_prompt_format(), tokenizer, max_tokens=300, seed=0)
+
+
+def test_every_prompt_is_one_token_a_cell_and_a_row(training_tasks, tokenizer):
+    render = tiny_prompt_format().render
+    for task in training_tasks.values():
+        view = sample_augmentations(task, 2, seed=0)[1].apply_task(task)
+        ids = tokenizer.encode(render(view), add_special_tokens=False)
+        grids = [g for p in view.train for g in (p.input, p.output)] + [view.test[0].input]
+        cells = sum(g.size + g.shape[0] for g in grids)
+        assert len(ids) == cells + 3 * len(view.train) + 2
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids) == render(view)
+
+
+def test_the_loss_is_on_every_answer_after_the_first(stream):
+    view = load_tasks("arc-agi-1/training")["3c9b0459"]
+    example = stream.encode(view)
+    answers = [i for i, label in enumerate(example.labels) if label != IGNORED]
+    text = stream.tokenizer.decode([example.token_ids[i] for i in answers])
+    outputs = [*view.train[1:], view.test[0]]
+    assert text == "".join(stream.format.render_answer(pair.output) for pair in outputs)
+    assert stream.tokenizer.decode(example.token_ids) == (
+        stream.format.render(view) + stream.format.render_answer(view.test[0].output)
+    )
+
+
+def test_demonstrations_hold_no_test_pair():
+    tasks = load_tasks("arc-agi-1/evaluation")
+    for task_id, pairs in demonstrations(tasks).items():
+        assert not set(pairs) & set(tasks[task_id].test)
+
+
+def test_a_stream_is_the_same_from_any_position(stream):
+    assert [stream[i] for i in (5, 3)] == [stream[i] for i in (5, 3)]
+    assert len({stream[i].token_ids for i in range(20)}) == 20
+    assert all(len(stream[i].token_ids) <= 300 for i in range(50))
+
+
+def test_extra_pairs_are_read_and_a_broken_line_is_named(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"task_id": "a", "pairs": [["01|10", "1"]]}\n')
+    assert load_pairs(path)["a"][0].output.tolist() == [[1]]
+    path.write_text('{"task_id": "a", "pairs": [["01|1", "1"]]}\n')
+    with pytest.raises(ValueError, match="pairs.jsonl: line 1: .*ragged"):
+        load_pairs(path)
+
+
+def test_a_source_without_two_fitting_pairs_is_an_error(training_tasks, tokenizer):
+    source = Source("large", all_pairs({"00d62c1b": training_tasks["00d62c1b"]}))
+    with pytest.raises(ValueError, match="large: no two pairs within 100 tokens"):
+        ExampleStream([source], tiny_prompt_format(), tokenizer, max_tokens=100)
+
+
+def test_training_lowers_the_loss_and_leaves_a_model_folder(stream, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    model = build_model(stream.tokenizer, width=64, layers=2, heads=2)
+    config = TrainConfig(seconds=8, batch_tokens=1024, log_every=1, warmup=0, decay=0)
+    train(model, stream, config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "train_log.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
+    assert lines[-1]["tokens"] > 0 and lines[-1]["tokens_per_second"] > 0
+    assert PromptFormat.load(tmp_path) == tiny_prompt_format()
+    ids = AutoTokenizer.from_pretrained(tmp_path).encode("<in>1 5a\n2 0a<out>")
+    assert len(ids) == 6
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            loaded(torch.tensor([ids])).logits, model.eval()(torch.tensor([ids])).logits
+        )
+
+
+def test_factored_embeddings_save_as_an_ordinary_model(tokenizer):
+    model = factor_embeddings(build_model(tokenizer, width=32, layers=1, heads=1), tokenizer)
+    embedding = model.get_input_embeddings().weight
+    tokens = tokenizer.convert_tokens_to_ids
+    step = embedding[tokens("5a")] - embedding[tokens("5b")]
+    torch.testing.assert_close(step, embedding[tokens("7a")] - embedding[tokens("7b")])
+    ids = torch.tensor([tokenizer.encode("<in>1 5a7b<out>")])
+    plain = plain_copy(model)
+    torch.testing.assert_close(plain(ids).logits, model(ids).logits)
+    assert plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
+
+
+def small_model(tokenizer):
+    torch.manual_seed(0)
+    return build_model(tokenizer, width=32, layers=1, heads=1)
+
+
+def config(**options):
+    return TrainConfig(**{"batch_tokens": 512, "warmup": 0, "decay": 0, **options})
+
+
+class Steps:
+    """A clock that ticks at each look, so that a budget of seconds is a number of steps."""
+
+    def __init__(self, monkeypatch):
+        ticks = iter(range(10**9))
+        monkeypatch.setattr("arc_airv.training.train.time.monotonic", lambda: next(ticks))
+
+
+def test_training_resumes_from_its_checkpoint(stream, tmp_path, monkeypatch):
+    Steps(monkeypatch)
+    first = train(small_model(stream.tokenizer), stream, config(seconds=10), tmp_path)
+    second = train(small_model(stream.tokenizer), stream, config(seconds=30), tmp_path)
+    assert (first["step"], second["step"]) == (10, 30)
+    assert second["seconds"] == 30
+    assert second["loss"] < first["loss"]
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"accumulate": 2}, {"muon_lr": None}])
+def test_a_resumed_run_ends_with_the_weights_of_one_that_did_not_stop(
+    stream, tmp_path, monkeypatch, options
+):
+    Steps(monkeypatch)
+    whole, parts = small_model(stream.tokenizer), small_model(stream.tokenizer)
+    line = train(whole, stream, config(seconds=7, **options), tmp_path / "whole")
+    assert line["step"] == 7
+    train(parts, stream, config(seconds=3, **options), tmp_path / "parts")
+    parts = small_model(stream.tokenizer)  # as in a new process
+    train(parts, stream, config(seconds=7, **options), tmp_path / "parts")
+    for a, b in zip(whole.parameters(), parts.parameters()):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_the_factors_of_the_embeddings_are_the_same_in_every_process(tokenizer):
+    """A tokenizer gives its vocabulary in another order in each; a checkpoint must not care."""
+
+    class Reordered:
+        def __init__(self, descending):
+            words = sorted(tokenizer.get_vocab().items(), reverse=descending)
+            self.get_vocab = lambda: dict(words)
+
+        def __len__(self):
+            return len(tokenizer)
+
+    def mixing(tokenizer_of_a_process):
+        model = factor_embeddings(small_model(tokenizer), tokenizer_of_a_process)
+        return model.get_input_embeddings().parametrizations.weight[0].mixing
+
+    assert torch.equal(mixing(Reordered(False)), mixing(Reordered(True)))
+
+
+def test_accumulated_batches_are_one_large_batch(stream):
+    """The gradient of two batches, each label weighing the same, whatever the batch it is in."""
+    from arc_airv.training.batches import Windows
+    from arc_airv.training.train import _backward
+
+    model = small_model(stream.tokenizer)
+    step = Windows(stream, batch_tokens=512, examples=32)[0][:2]
+    _backward(model, step, torch.device("cpu"))
+    accumulated = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    total = sum(batch.n_labels for batch in step)
+    for batch in step:
+        ids, labels = torch.from_numpy(batch.token_ids), torch.from_numpy(batch.labels)
+        (model(input_ids=ids, labels=labels).loss * batch.n_labels / total).backward()
+    for p, gradient in zip(model.parameters(), accumulated):
+        scale = gradient.abs().max()  # bfloat16 in the one, float32 in the other
+        torch.testing.assert_close(p.grad / scale, gradient / scale, rtol=0, atol=0.03)
+
+
+def test_the_average_of_the_weights_is_measured_and_saved(stream, tmp_path, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    Steps(monkeypatch)
+    model, seen = small_model(stream.tokenizer), []
+
+    def measure(model):
+        seen.append(model.lm_head.weight.detach().clone())
+        return {"held_out_loss": 1.5}
+
+    line = train(model, stream, config(seconds=5, ema=0.5), tmp_path, measure=measure)
+    assert line["held_out_loss"] == 1.5
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32").lm_head.weight
+    torch.testing.assert_close(saved, seen[-1])
+    assert not torch.equal(saved, model.lm_head.weight)
+    lines = (tmp_path / "train_log.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1]) == {"step": 5, "held_out_loss": 1.5}
+
+
+def test_a_checkpoint_of_another_model_is_refused(stream, tmp_path):
+    train(small_model(stream.tokenizer), stream, config(seconds=0.1), tmp_path)
+    other = build_model(stream.tokenizer, width=32, layers=2, heads=1)
+    with pytest.raises(ValueError, match="checkpoint of another model"):
+        train(other, stream, config(seconds=1), tmp_path)
+
+
+def test_the_log_tells_speed_and_padding(stream, tmp_path):
+    line = train(small_model(stream.tokenizer), stream, config(seconds=1), tmp_path)
+    assert line["tokens_per_second"] == pytest.approx(line["tokens"] / line["seconds"], rel=0.1)
+    assert 0 <= line["padding"] < 0.15
+    assert "mfu" not in line  # the peak of a CPU is not known
+
+
+def test_the_schedule_rises_stays_and_falls():
+    config = TrainConfig(seconds=1, warmup=0.1, decay=0.5)
+    rates = [config.learning_rate(p) for p in (0, 0.05, 0.1, 0.5, 0.75, 1)]
+    assert rates == pytest.approx([0, 0.5, 1, 1, 0.5, 0])
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 40, 16), (2, 16, 40)])
+def test_orthogonalize_brings_singular_values_near_one(shape):
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)).float())
+    assert values.min() > 0.3 and values.max() < 1.3
+
+
+def test_held_out_tasks_are_measured_by_loss_and_by_exact_answers(stream, training_tasks):
+    from arc_airv.training.heldout import HeldOut
+
+    ids = ("3c9b0459", "00d62c1b")  # the second does not fit
+    measure = HeldOut({task_id: training_tasks[task_id] for task_id in ids}, stream)
+    assert list(measure.tasks) == ["3c9b0459"]
+    model = small_model(stream.tokenizer).eval()
+    example = stream.encode(training_tasks["3c9b0459"])
+    ids, labels = (torch.tensor([x]) for x in (example.token_ids, example.labels))
+    assert measure(model) == {
+        "held_out_loss": pytest.approx(model(input_ids=ids, labels=labels).loss.item(), abs=1e-4),
+        "held_out_exact": 0.0,
+    }
+    parrot = Parrot(model, example.token_ids)
+    assert measure._exact(parrot) == 1.0
+    with pytest.raises(ValueError, match="no held-out task fits 300"):
+        HeldOut({"00d62c1b": training_tasks["00d62c1b"]}, stream)
+
+
+class Parrot(torch.nn.Module):
+    """A network that goes on with one known text."""
+
+    def __init__(self, model, token_ids):
+        super().__init__()
+        self.token_ids = token_ids
+        self.config, self.generation_config = model.config, model.generation_config
+        self.device, self.dtype = model.device, model.dtype
+
+    def forward(self, input_ids, position_ids, **options):
+        from types import SimpleNamespace
+
+        following = torch.tensor(self.token_ids + (0,))[position_ids[:, -1:] + 1]
+        vocabulary = self.config.vocab_size
+        return SimpleNamespace(logits=100.0 * torch.nn.functional.one_hot(following, vocabulary))

@@ -1,0 +1,269 @@
+"""Test-time fine-tuning: what it learns from, what it leaves, and that it can be stopped."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("peft")
+torch = pytest.importorskip("torch")
+
+from arc_airv.engines import Sampling, TransformersEngine, VllmEngine  # noqa: E402
+from arc_airv.infer.generate import generate_predictions  # noqa: E402
+from arc_airv.records import read_predictions  # noqa: E402
+from arc_airv.storage import read_run  # noqa: E402
+from arc_airv.tasks import Pair, Task, hide_outputs  # noqa: E402
+from arc_airv.training.train import TrainConfig  # noqa: E402
+from arc_airv.training.ttft import finetune_joint, finetune_per_task  # noqa: E402
+
+CONFIG = TrainConfig(seconds=2, batch_tokens=512, warmup=0, decay=0)
+
+
+@pytest.fixture(scope="module")
+def tasks(training_tasks):
+    # Two that fit, and one without two demonstrations within the limit.
+    ids = ("3c9b0459", "d037b0a7", "00d62c1b")
+    return hide_outputs({task_id: training_tasks[task_id] for task_id in ids})
+
+
+@pytest.fixture(scope="module")
+def adapters(random_model, tasks, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapters")
+    return finetune_per_task(random_model, tasks, CONFIG, folder, max_tokens=200, rank=4)
+
+
+def logits(network, token_ids=(1, 40, 50, 2)):
+    with torch.inference_mode():
+        return network(torch.tensor([token_ids])).logits
+
+
+def load(random_model, adapter=None):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    network = AutoModelForCausalLM.from_pretrained(random_model, dtype="float32")
+    return network if adapter is None else PeftModel.from_pretrained(network, adapter)
+
+
+def test_every_task_has_an_adapter_of_its_own(random_model, adapters, tasks):
+    assert list(adapters) == list(tasks)
+    assert all((path / "adapter_config.json").exists() for path in adapters.values())
+    base = logits(load(random_model))
+    trained = [logits(load(random_model, adapters[t])) for t in ("3c9b0459", "d037b0a7")]
+    assert not torch.allclose(trained[0], base) and not torch.allclose(trained[1], base)
+    assert not torch.allclose(*trained)
+
+
+def test_a_task_that_cannot_be_learnt_from_has_the_untrained_adapter(random_model, adapters):
+    assert adapters["00d62c1b"].name == "untrained"
+    untrained = logits(load(random_model, adapters["00d62c1b"]))
+    torch.testing.assert_close(untrained, logits(load(random_model)))
+
+
+def test_adapters_that_are_there_are_kept(random_model, tasks, adapters):
+    folder = adapters["3c9b0459"].parent
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("*/adapter_model.safetensors")}
+    start = time.monotonic()
+    again = finetune_per_task(random_model, tasks, CONFIG, folder, max_tokens=200, rank=4)
+    assert again == adapters and time.monotonic() - start < CONFIG.seconds
+    trained = [p for p in before if p.parent.name != "untrained"]
+    assert all(p.stat().st_mtime_ns == before[p] for p in trained)
+
+
+def test_after_the_deadline_tasks_are_left_untrained(random_model, tasks, tmp_path):
+    adapters = finetune_per_task(
+        random_model, tasks, CONFIG, tmp_path, max_tokens=200, deadline=time.time() - 1
+    )
+    assert {path.name for path in adapters.values()} == {"untrained"}
+    # and trained by the next call: an untrained adapter is not kept as a result
+    longer = replace(CONFIG, seconds=4)
+    adapters = finetune_per_task(random_model, tasks, longer, tmp_path, max_tokens=200)
+    assert [path.name for path in adapters.values()] == ["3c9b0459", "d037b0a7", "untrained"]
+
+
+def test_joint_fine_tuning_leaves_an_ordinary_model_folder(random_model, tasks, tmp_path):
+    folder = finetune_joint(random_model, tasks, CONFIG, tmp_path / "joint", max_tokens=200)
+    assert (folder / "prompt_format.json").exists()
+    assert not torch.allclose(logits(load(folder)), logits(load(random_model)))
+
+
+def test_joint_fine_tuning_ends_at_the_deadline(random_model, tasks, tmp_path):
+    hour = replace(CONFIG, seconds=3600)
+    start = time.time()
+    options = {"max_tokens": 200, "deadline": start + 3}
+    folder = finetune_joint(random_model, tasks, hour, tmp_path / "joint", **options)
+    assert time.time() - start < 60
+    assert not torch.allclose(logits(load(folder)), logits(load(random_model)))
+    # Called again behind the deadline: the same model, which learns nothing more.
+    before = logits(load(folder))
+    torch.testing.assert_close(
+        logits(load(finetune_joint(random_model, tasks, hour, folder, **options))), before
+    )
+
+
+def test_a_call_that_was_killed_leaves_the_same_shares(random_model, tasks, tmp_path, monkeypatch):
+    """Of two tasks that can be learnt from one is done: half of the budget is left."""
+    seconds = []
+
+    def note(model, stream, config, folder, **options):
+        seconds.append(config.seconds)
+        folder.mkdir()
+
+    monkeypatch.setattr("arc_airv.training.ttft.train", note)
+    (tmp_path / "3c9b0459").mkdir()
+    (tmp_path / ".d037b0a7.1").mkdir()  # what the killed call was at
+    config = replace(CONFIG, seconds=100)
+    adapters = finetune_per_task(random_model, tasks, config, tmp_path, max_tokens=200)
+    assert seconds == [pytest.approx(50, abs=1)]
+    assert {path.name for path in tmp_path.iterdir()} == {p.name for p in adapters.values()}
+
+
+def test_a_model_without_a_prompt_format_is_refused(random_model, tmp_path):
+    with pytest.raises(ValueError, match="no prompt_format.json"):
+        finetune_joint(tmp_path, {}, CONFIG, tmp_path, max_tokens=200)
+
+
+def test_no_test_pair_is_learnt_from(random_model, tmp_path):
+    """One demonstration and a solved test pair are not two pairs."""
+    pair = Pair(np.array([[1, 2]], dtype=np.int8), np.array([[2, 1]], dtype=np.int8))
+    task = Task("a", (pair,), (pair,))
+    with pytest.raises(ValueError, match="no two pairs"):
+        finetune_joint(random_model, {"a": task}, CONFIG, tmp_path, max_tokens=200)
+
+
+def test_an_old_torchao_does_not_stop_peft(tmp_path):
+    """Kaggle's image holds a torchao beside which peft raises at the first adapter."""
+    info = tmp_path / "torchao-0.10.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.10.0\n")
+    (tmp_path / "torchao.py").write_text("")
+    adapt = """
+import torch
+network = torch.nn.Sequential(torch.nn.Linear(2, 2))
+peft.LoraModel(network, peft.LoraConfig(target_modules=["0"]), "a")
+"""
+
+    def run(how):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
+        command = [sys.executable, "-c", how + adapt]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    assert "incompatible version of torchao" in run("import peft").stderr
+    assert (
+        run("from arc_airv.engines.adapters import import_peft; peft = import_peft()").returncode
+        == 0
+    )
+
+
+# Answering with adapters -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def strong_adapters(random_model, tmp_path_factory):
+    """Two adapters that change every answer, and the untrained one."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("strong")
+    for name, seed in (("one", 1), ("two", 2), ("none", None)):
+        network = AutoModelForCausalLM.from_pretrained(random_model, dtype="float32")
+        adapted = get_peft_model(network, LoraConfig(r=4, target_modules="all-linear"))
+        if seed is not None:
+            torch.manual_seed(seed)
+            for parameter_name, parameter in adapted.named_parameters():
+                if "lora_B" in parameter_name:
+                    torch.nn.init.normal_(parameter, std=0.5)
+        adapted.save_pretrained(folder / name)
+    return {name: str(folder / name) for name in ("one", "two", "none")}
+
+
+@pytest.fixture(scope="module")
+def expected(random_model, strong_adapters):
+    """Greedy replies of each adapter and their log-probabilities, by peft alone."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+    replies = {}
+    for name, path in strong_adapters.items():
+        network = load(random_model, path)
+        for prompt in PROMPTS:
+            ids = torch.tensor([tokenizer.encode(prompt)])
+            total = 0.0
+            for _ in range(12):
+                with torch.inference_mode():
+                    logprobs = network(ids).logits[0, -1].log_softmax(dim=-1)
+                best = int(logprobs.argmax())
+                total += float(logprobs[best])
+                ids = torch.cat([ids, torch.tensor([[best]])], dim=1)
+                if best == tokenizer.eos_token_id:
+                    break
+            text = tokenizer.decode(ids[0, len(tokenizer.encode(prompt)) :])
+            replies[name, prompt] = text.removesuffix(tokenizer.eos_token), total
+    return replies
+
+
+PROMPTS = ("<in>1 5a\n2 0a<out>", "<in>1 1a2b<out>", "<in>1 3a\n2 4a\n3 5a<out>")
+
+
+def requests(adapters):
+    return [
+        (prompt, Sampling(max_tokens=12, adapter=path))
+        for prompt in PROMPTS
+        for path in adapters.values()
+    ]
+
+
+def check(engine, adapters, expected):
+    replies = dict(pair for group in engine.stream(requests(adapters)) for pair in group)
+    keys = [(name, prompt) for prompt in PROMPTS for name in adapters]
+    assert len({expected[key][0] for key in keys}) > len(PROMPTS)  # adapters do differ
+    for number, key in enumerate(keys):
+        (reply,) = replies[number]
+        assert reply.text == expected[key][0]
+        assert reply.cumulative_logprob == pytest.approx(expected[key][1], abs=2e-3)
+
+
+def test_transformers_answers_each_prompt_with_its_adapter(random_model, strong_adapters, expected):
+    engine = TransformersEngine(random_model, device="cpu")
+    check(engine, strong_adapters, expected)
+    for prompt, (reply,) in zip(PROMPTS, engine.generate(PROMPTS, Sampling(max_tokens=12))):
+        assert reply.text == expected["none", prompt][0]  # nothing is left behind
+
+
+def test_vllm_answers_a_mixed_batch_as_peft_does(random_model, strong_adapters, expected):
+    pytest.importorskip("vllm")
+    engine = VllmEngine(random_model, enable_lora=True, max_loras=3, max_model_len=256)
+    check(engine, strong_adapters, expected)
+    mixed = [(PROMPTS[0], Sampling(max_tokens=2)), requests(strong_adapters)[0]]
+    with pytest.raises(ValueError, match="must not be mixed"):
+        list(engine.stream(mixed))
+    engine.close()
+
+
+def test_predictions_come_from_the_adapter_of_their_task(
+    random_model, strong_adapters, training_tasks, tmp_path
+):
+    tasks = {task_id: training_tasks[task_id] for task_id in ("3c9b0459", "d037b0a7")}
+    adapters = dict(zip(tasks, (strong_adapters["one"], strong_adapters["two"])))
+    engine = TransformersEngine(random_model, device="cpu")
+    options = {"n_predictions": 2, "seed": 0, "progress": False}
+    store = tmp_path / "adapted.jsonl"
+    generate_predictions(tasks, engine, store=store, adapters=adapters, **options)
+    assert read_run(store)["settings"]["adapters"] == [Path(strong_adapters["one"]).parent.name]
+    together = read_predictions(store).set_index("task_id")["text"]
+    for task_id, path in adapters.items():
+        alone = tmp_path / f"{task_id}.jsonl"
+        generate_predictions(
+            {task_id: tasks[task_id]}, engine, store=alone, adapters={task_id: path}, **options
+        )
+        assert list(read_predictions(alone)["text"]) == list(together[[task_id]])
+    with pytest.raises(ValueError, match="there is none for .'d037b0a7'."):
+        some = {"3c9b0459": strong_adapters["one"]}
+        generate_predictions(tasks, engine, store=store, adapters=some, **options)
+    with pytest.raises(ValueError, match="made with other settings: adapters"):
+        generate_predictions(tasks, engine, store=store, **options)
