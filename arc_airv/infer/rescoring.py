@@ -28,17 +28,15 @@ from arc_airv.infer.views import Job, Renderer, choose_format, progress_bar
 from arc_airv.prompts.format import PromptFormat
 from arc_airv.storage import append_lines, open_store, whole_lines, write_run
 from arc_airv.tasks import Task, check_output
-from arc_airv.vote.rank import rank_candidates
 
 
 def rescore(
-    predictions: pd.DataFrame,
+    candidates: pd.DataFrame,
     tasks: dict[str, Task],
     engine: Engine,
     *,
     n_views: int = 8,
     seed: int = 0,
-    top_k: int | None = None,
     store: str | Path | None = None,
     deadline: float | None = None,
     prompt_format: PromptFormat | None = None,
@@ -52,19 +50,18 @@ def rescore(
 
     Parameters
     ----------
-    predictions : DataFrame
-        As `arc_airv.records.read_predictions` gives it.
+    candidates : DataFrame
+        Columns task_id, test_index and grid: predictions, or candidates as
+        `arc_airv.vote.rank_candidates` gives them, such as ``ranked[ranked["rank"] <= 4]``. Rows
+        without a grid are left out, and a grid counts once.
     tasks : dict of str to Task
-        The tasks of the predictions.
+        The tasks of the candidates.
     engine : Engine
         With `score`.
     n_views : int, default 8
         Views of each task: the first of its plan, so more views extend fewer.
     seed : int, default 0
         Of the plan, see `arc_airv.augment.sample_augmentations`.
-    top_k : int, optional
-        Score only so many candidates of a pool: those with the most votes (ties as in
-        `arc_airv.vote.rank_candidates`). By default all.
     store : str or Path, optional
         ``<name>.jsonl``, to keep scores as they are made. If it exists, the work goes on: what it
         holds is not scored again.
@@ -92,22 +89,20 @@ def rescore(
     Raises
     ------
     ValueError
-        If an argument is out of its range, a prediction is of no given task, or the store was made
+        If an argument is out of its range, a candidate is of no given task, or the store was made
         with other settings.
     RuntimeError
         If another process is writing the store.
     """
-    if n_views < 1 or (top_k is not None and top_k < 1):
-        raise ValueError(f"n_views and top_k must be at least 1, got {n_views} and {top_k}")
+    if n_views < 1:
+        raise ValueError(f"n_views must be at least 1, got {n_views}")
     prompt_format = choose_format(engine, prompt_format)
     renderer = Renderer(
         engine, prompt_format, Sampling(), seed=seed, drop_demonstrations=drop_demonstrations
     )
     plan = {"seed": seed, "geometric": geometric, "colors": colors, "train_order": train_order}
-    ranked = rank_candidates(predictions)
-    if top_k is not None:
-        ranked = ranked[ranked["rank"] <= top_k]
-    views = _plan_views(ranked, tasks, n_views, plan)
+    candidates = candidates[["task_id", "test_index", "grid"]].dropna().drop_duplicates()
+    views = _plan_views(candidates, tasks, n_views, plan)
     # The demonstrations that a prompt shows depend on it.
     context = getattr(engine, "max_model_len", None) if drop_demonstrations else None
     run = renderer.describe_run(plan, context=context)

@@ -16,11 +16,10 @@ import pandas as pd
 
 from arc_airv.grids import Grid, format_grid, same_grid
 from arc_airv.metrics.solutions import SCORES, number_outputs, score_predictions, targets_of
-from arc_airv.tasks import Task
+from arc_airv.tasks import AVERAGES, Task
 from arc_airv.vote.candidates import POOL
 from arc_airv.vote.rank import rank_candidates
 
-AVERAGES = ("task", "output")
 VOTING_ACCURACY = "voting_accuracy"
 
 

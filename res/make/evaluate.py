@@ -15,6 +15,7 @@ from arc_airv.infer.rescoring import rescore
 from arc_airv.metrics.outputs import bootstrap_interval, score_outputs
 from arc_airv.records import read_predictions
 from arc_airv.tasks import Task, load_tasks
+from arc_airv.vote.rank import rank_candidates
 
 
 def size(task: Task, engine: LocalEngine) -> int:
@@ -70,8 +71,9 @@ def main() -> None:
     solved = {m: int(outputs[m].sum()) for m in ("pass_n", "vote_1", "vote_2")}
     print(f"solved outputs: {solved}")
     if args.rescore:
-        options = {"n_views": args.rescore, "top_k": args.top_k, "store": args.scores}
-        scores = rescore(predictions, tasks, engine, seed=args.seed, **options)
+        ranked = rank_candidates(predictions)
+        options = {"n_views": args.rescore, "store": args.scores, "seed": args.seed}
+        scores = rescore(ranked[ranked["rank"] <= args.top_k], tasks, engine, **options)
         options = {"method": "weighted", "weights": "votes_plus_score", "scores": scores}
         outputs = score_outputs(predictions, tasks, **options)
         solved = {m: int(outputs[m].sum()) for m in ("vote_1", "vote_2")}

@@ -33,6 +33,19 @@ def test_analysis_needs_no_torch():
     assert not {"torch", "vllm", "transformers", "ray"} & set(loaded)
 
 
+def test_analysis_needs_no_file_locks(tmp_path):
+    store = tmp_path / "p.jsonl"
+    code = (
+        "import sys; sys.modules['fcntl'] = None\n"  # as on Windows
+        "import arc_airv.metrics, arc_airv.vote, arc_airv.plots, arc_airv.submission\n"
+        "from arc_airv.records import PredictionStore, read_predictions\n"
+        f"open({str(store)!r}, 'w').close(); print(len(read_predictions({str(store)!r})))\n"
+        f"try: PredictionStore({str(store)!r})\n"
+        "except RuntimeError as error: print('locked' in str(error))"
+    )
+    assert python(code).split() == ["0", "True"]
+
+
 def test_importing_the_engines_loads_none_of_what_they_run_on():
     loaded = python("import sys, arc_airv.engines; print(' '.join(sys.modules))").split()
     assert not set(HEAVY) & set(loaded)

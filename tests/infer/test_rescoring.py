@@ -14,6 +14,7 @@ from arc_airv.augment import Augmentation, sample_augmentations
 from arc_airv.grids import format_grid, parse_grid
 from arc_airv.infer.rescoring import COLUMNS, read_scores, rescore
 from arc_airv.tasks import hide_outputs, load_tasks
+from arc_airv.vote import rank_candidates
 
 ARC = load_tasks("arc-agi-1/training")
 TASKS = {i: ARC[i] for i in ("6150a2bd", "44f52bb0")}  # of one and of two test outputs
@@ -105,7 +106,8 @@ def test_all_candidates_of_a_view_are_asked_with_one_prompt(engine):
 
 
 def test_only_the_most_voted_candidates_are_scored_if_so_wished(engine):
-    scores = run(engine, n_views=2, top_k=2)
+    ranked = rank_candidates(POOLS)
+    scores = run(engine, ranked[ranked["rank"] <= 2], n_views=2)
     for key, group in scores.groupby(["task_id", "test_index"]):
         assert set(group["grid"]) == {SOLUTIONS[key], WRONG[0]}
 
@@ -218,9 +220,9 @@ def test_a_broken_line_is_named(engine, store):
         run(engine, n_views=1, store=store)
 
 
-@pytest.mark.parametrize("options", [{"n_views": 0}, {"top_k": 0}])
+@pytest.mark.parametrize("options", [{"n_views": 0}, {"n_views": -1}])
 def test_arguments_out_of_range_are_named(engine, options):
-    with pytest.raises(ValueError, match="n_views and top_k must be at least 1"):
+    with pytest.raises(ValueError, match="n_views must be at least 1"):
         run(engine, **options)
 
 
