@@ -254,6 +254,15 @@ class PromptFormat:
         """Strings at which a reply is over, for the engine."""
         return self.template.stop(self.encoder)
 
+    def measure(self, task: Task, engine: Any) -> int:
+        """Return the tokens of a task's longest question with its answer, where that is known."""
+        texts = [
+            self.render(task, i, tokenizer=engine.tokenizer)
+            + ("" if pair.output is None else self.render_answer(pair.output))
+            for i, pair in enumerate(task.test)
+        ]
+        return max(engine.count_tokens(texts))
+
     def parse(self, reply: str, finish_reason: str | None = None) -> ParsedReply:
         """Read the grid out of a reply. Never raises.
 
