@@ -88,9 +88,10 @@ def plot_task(
     sheet = _Sheet(width)
     _draw_pairs(sheet, task)
     for i in range(len(task.test) if ranked is not None else 0):
+        sheet.height += 0.12
         if len(task.test) > 1:
-            sheet.write(0.1, 0.12, f"test {i}", weight="bold", ha="left")
-            sheet.height += 0.25
+            sheet.write(0.1, 0, f"test {i}", weight="bold", ha="left")
+            sheet.height += 0.13
         _draw_candidates(sheet, ranked, task, i, n)
     return sheet.figure()
 
