@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import ast
+import io
 import json
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import arc_airv
@@ -101,8 +102,8 @@ def submit(args: argparse.Namespace) -> None:
     runs: dict[str, list[str]] = {}  # the stores of one run hold a prediction once
     for store in args.stores:
         os.stat(store)
-        run = read_run(store) if run_path(store).exists() else {}
-        runs.setdefault(json.dumps(run.get("settings"), sort_keys=True), []).append(store)
+        settings = read_run(store).get("settings", store) if run_path(store).exists() else store
+        runs.setdefault(json.dumps(settings, sort_keys=True), []).append(store)
     predictions = pd.concat(
         [read_stores(stores, tasks=challenges.tasks) for stores in runs.values()]
     )
@@ -134,6 +135,7 @@ def show(args: argparse.Namespace) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    from arc_airv.infer.views import progress_bar
     from arc_airv.metrics import describe_outputs, metric_table, read_results, sort_tasks
     from arc_airv.plots import plot_gallery, write_gallery
     from arc_airv.tasks import load_tasks
@@ -146,13 +148,15 @@ def show(args: argparse.Namespace) -> None:
     sorting = (
         f"{len(order)} tasks, {'worst' if args.worst_first else 'best'} {order.columns[0]} first."
     )
-    write_gallery(
-        args.into,
-        plot_gallery(order, results.tasks, ranked, n=args.candidates),
-        title=f"Predictions of {args.store}",
-        notes=[*results.notes, AVERAGED["task"], sorting],
-        table=metric_table(outputs),
-    )
+    gallery = plot_gallery(order, results.tasks, ranked, n=args.candidates)
+    with progress_bar(len(order), 0, sys.stderr.isatty(), unit="task") as bar:
+        write_gallery(
+            args.into,
+            _counted(gallery, bar),
+            title=f"Predictions of {args.store}",
+            notes=[*results.notes, AVERAGED["task"], sorting],
+            table=metric_table(outputs),
+        )
     print(f"{args.into}: {sorting}")
 
 
@@ -171,7 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupted.
     """
     for stream in (sys.stdout, sys.stderr):  # an id or a path may hold what cannot be encoded
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     args = make_parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
@@ -187,6 +192,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("error", error)
         return 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1
     return 0
+
+
+def _counted(items: Iterable[Any], bar: Any) -> Iterator[Any]:
+    for item in items:
+        yield item
+        bar.update(1)
 
 
 def _say(kind: str, what: Any) -> None:

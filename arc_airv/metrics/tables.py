@@ -112,7 +112,7 @@ def read_results(store: str | Path, tasks: dict[str, Task]) -> Results:
     if len(counted) < len(tasks):
         notes.append(f"These are the tasks that were asked, not all {len(tasks)} of the data set.")
     if len(pools) < n_outputs:
-        notes.append(f"{n_outputs - len(pools)} test outputs have no predictions: they count as 0.")
+        notes.append(f"Outputs without predictions, which count as 0: {n_outputs - len(pools)}.")
     if len(strangers):
         ids = strangers["task_id"].unique()
         notes.append(

@@ -231,6 +231,15 @@ def test_a_deadline_before_the_first_prediction_ends_with_1(generate):
     assert "before the first prediction" in only_line(err)
 
 
+def test_progress_is_shown_where_a_terminal_is(run, generate, monkeypatch):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    code, out, err = generate("--predictions", "2")
+    assert code == 0 and "8/8" in err and "8/8" not in out
+    code, out, err = run("show", "predictions.jsonl", "--tasks", "tasks.json")
+    assert code == 0 and "3/3" in err and "3/3" not in out
+
+
 # Evaluate -----------------------------------------------------------------------------------------
 
 

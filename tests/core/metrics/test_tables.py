@@ -52,7 +52,7 @@ def test_every_task_that_was_asked_counts(write_store):
     assert results.notes == [
         "10 predictions by mine for 4 test outputs, 2 to 4 each.",
         "Every number is over 4 tasks with 5 test outputs.",
-        "1 test outputs have no predictions: they count as 0.",
+        "Outputs without predictions, which count as 0: 1.",
     ]
 
 
