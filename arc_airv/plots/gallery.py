@@ -120,4 +120,4 @@ def metrics_html(table: pd.DataFrame) -> str:
         rows.append([f"<td>{escape(metric)}</td>", f'<td style="background: {bar}">{mean}</td>'])
         rows[-1] += [f"<td>{escape(text)}</td>" for text in others]
     body = "\n".join("<tr>" + "".join(row) + "</tr>" for row in rows)
-    return f'<table class="metrics">\n{TABLE_STYLE}\n{body}\n</table>'
+    return f'{TABLE_STYLE}\n<table class="metrics">\n{body}\n</table>'
