@@ -88,7 +88,7 @@ def chance_of_best(n: int, k: int) -> np.ndarray:
 
 
 def score_outputs(
-    predictions: pd.DataFrame, tasks: dict[str, Task], *, method: str = "votes", **options: Any
+    predictions: pd.DataFrame, tasks: dict[str, Task], **options: Any
 ) -> pd.DataFrame:
     """The metrics of every test output of every task, from all its N predictions.
 
@@ -96,10 +96,8 @@ def score_outputs(
     ----------
     predictions : DataFrame
     tasks : dict of str to Task
-    method : str, default "votes"
-        How vote_1 and vote_2 rank, see `arc_airv.vote.rank_candidates`.
     **options
-        More of its options: weights, scores, filters.
+        Of `arc_airv.vote.rank_candidates` (method, scores, filters): how vote_1 and vote_2 rank.
 
     Returns
     -------
@@ -121,7 +119,7 @@ def score_outputs(
             1 if the right grid is among the first 1 or 2 candidates.
     """
     outputs = average_pools(score_predictions(predictions, tasks), tasks)
-    ranked = rank_candidates(predictions, method=method, tasks=tasks, **options)
+    ranked = rank_candidates(predictions, tasks=tasks, **options)
     for k in (1, 2):
         outputs[f"vote_{k}"] = vote_score(ranked, tasks, k=k)
     return outputs
@@ -213,7 +211,6 @@ def evaluate(
     tasks: dict[str, Task],
     *,
     average: str = "task",
-    method: str = "votes",
     **options: Any,
 ) -> pd.Series:
     """Every metric of the predictions, averaged over all tasks; see `score_outputs`.
@@ -224,7 +221,6 @@ def evaluate(
     tasks : dict of str to Task
         All tasks of the data set: one without predictions counts as 0.
     average : {"task", "output"}, default "task"
-    method : str, default "votes"
     **options
         Of `score_outputs`.
 
@@ -232,7 +228,7 @@ def evaluate(
     -------
     Series
     """
-    outputs = score_outputs(predictions, tasks, method=method, **options)
+    outputs = score_outputs(predictions, tasks, **options)
     return average_outputs(outputs, average=average)
 
 

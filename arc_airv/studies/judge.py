@@ -106,7 +106,7 @@ def judge_yes_no(
         judged = judge_yes_no(predictions, tasks, engine)
         ranked = rank_by_score(judged)
         w = {"votes": 1, "mean_score_logprob": 5}
-        ranked = rank_candidates(predictions, method="weighted", weights=w, scores=judged)
+        ranked = rank_candidates(predictions, method=w, scores=judged)
     """
     if n_views < 1:
         raise ValueError(f"n_views must be at least 1, got {n_views}")

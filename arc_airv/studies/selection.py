@@ -16,7 +16,13 @@ from arc_airv.grids import format_grid
 from arc_airv.metrics.outputs import average_outputs, bootstrap_interval, score_outputs, vote_score
 from arc_airv.metrics.solutions import find_right, targets_of
 from arc_airv.tasks import Task
-from arc_airv.vote.candidates import CANDIDATE, POOL, check_features, features_of, index_pools
+from arc_airv.vote.candidates import (
+    CANDIDATE,
+    POOL,
+    candidate_features,
+    check_features,
+    index_pools,
+)
 from arc_airv.vote.filters import FILTERS, Filter, rule_out
 from arc_airv.vote.rank import rank_candidates
 from arc_airv.vote.selectors import Selector
@@ -145,11 +151,7 @@ def cross_fit(
     for fold in np.array_split(order, n_folds):
         held_out = predictions["task_id"].isin(fold)
         selector = fit_selector(predictions[~held_out], tasks, scores=scores, **options)
-        rankings.append(
-            rank_candidates(
-                predictions[held_out], method="weighted", weights=selector, scores=scores
-            )
-        )
+        rankings.append(rank_candidates(predictions[held_out], method=selector, scores=scores))
     return pd.concat(rankings, ignore_index=True)
 
 
@@ -305,7 +307,8 @@ def fit_selector(
     check_features(features, has_scores=scores is not None)
     pools = index_pools(predictions)
     right = find_right(pools, tasks)
-    x = features_of(pools, predictions, features, scores)[features].to_numpy(dtype=float)
+    table = candidate_features(predictions, features=features, scores=scores)
+    x = table[features].to_numpy(dtype=float)
     kept = np.isfinite(x).all(axis=1)
     n_pools = len(pools.pools)
     size = np.bincount(pools.pool_of[kept], minlength=n_pools)

@@ -4,11 +4,11 @@ from arc_airv.vote.candidates import candidate_features
 from arc_airv.vote.ensemble import combine_predictions
 from arc_airv.vote.filters import FILTERS, expected_shapes, rule_out
 from arc_airv.vote.rank import best_samples, rank_by_score, rank_candidates, select_attempts
-from arc_airv.vote.selectors import PRESETS, Selector
+from arc_airv.vote.selectors import METHODS, Selector
 
 __all__ = [
     "FILTERS",
-    "PRESETS",
+    "METHODS",
     "Selector",
     "best_samples",
     "candidate_features",

@@ -18,7 +18,7 @@ from arc_airv.grids import N_COLORS, format_grid, stack_grids
 POOL = ["task_id", "test_index"]
 CANDIDATE = [*POOL, "grid"]
 
-COUNTS = ("votes", "share", "log_votes", "shape_share", "agreement", "n_scores")
+COUNTS = ("votes", "share", "log_votes", "shape_votes", "agreement", "n_scores")
 AGGREGATES = ("sum", "mean", "max", "min", "logsumexp")
 QUANTITIES = ("reply_logprob", "token_logprob", "score_logprob")
 FEATURES = (*COUNTS, *(f"{how}_{what}" for what in QUANTITIES for how in AGGREGATES))
@@ -90,8 +90,9 @@ def candidate_features(
     *,
     features: Sequence[str] | None = None,
     scores: pd.DataFrame | None = None,
+    compose: bool = False,
 ) -> pd.DataFrame:
-    """What is known of every candidate: the numbers that a selector weighs.
+    """Compute the features of every candidate: the numbers that a selector weighs.
 
     Parameters
     ----------
@@ -103,6 +104,11 @@ def candidate_features(
         Re-scores: columns task_id, test_index, grid, augmentation and score_logprob, the
         log-probability (nats) of a candidate under one augmented view of its task. Those of grids
         that nobody predicted are left out.
+    compose : bool, default False
+        Vote cell by cell. The predictions of a pool are grouped by shape; in each shape every cell
+        takes the colour that most of them give it (a tie: the colour in the grid with more votes,
+        then with the higher mean_token_logprob). A grid so composed that nobody predicted joins
+        the candidates, with 0 votes; of its other features, shape_votes and agreement are known.
 
     Returns
     -------
@@ -112,8 +118,8 @@ def candidate_features(
         votes, log_votes, share
             The number n of predictions that gave the grid; ln n; n over the number of valid
             predictions of the pool (0-1).
-        shape_share
-            Share (0-1) of the pool's valid predictions that have the candidate's shape.
+        shape_votes
+            The number of the pool's predictions that have the candidate's shape.
         agreement
             Mean share (0-1) of the predictions of its shape that agree with its cells.
         {sum, mean, max, min, logsumexp}_reply_logprob
@@ -148,25 +154,20 @@ def candidate_features(
     if features is None:
         features = [name for name in FEATURES if scores is not None or not needs_scores(name)]
     check_features(features, has_scores=scores is not None)
-    return features_of(index_pools(predictions), predictions, features, scores)
-
-
-def features_of(
-    pools: Pools,
-    predictions: pd.DataFrame,
-    features: Sequence[str],
-    scores: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """`candidate_features` of predictions that are numbered already."""
+    pools = index_pools(predictions)
     table = pools.candidates.copy()
     votes = pools.votes
     valid = np.bincount(pools.pool_of, weights=votes, minlength=len(pools.pools))[pools.pool_of]
     simple = {"votes": lambda: votes, "log_votes": lambda: np.log(votes)}
     simple["share"] = lambda: votes / valid
-    if {"agreement", "shape_share"} & set(features):
-        by_cell = vote_cells(table["grid"].tolist(), pools.pool_of, votes)
+    if compose or {"shape_votes", "agreement"} & set(features):
+        logprob = np.zeros(len(table))
+        if compose:
+            by_token = reply_logprob(predictions, per_token=True)
+            logprob = aggregate(by_token, pools.candidate, len(table), "mean")
+        by_cell = vote_cells(table["grid"].tolist(), pools.pool_of, votes, logprob)
+        simple["shape_votes"] = lambda: by_cell.shape_votes
         simple["agreement"] = lambda: by_cell.agreement
-        simple["shape_share"] = lambda: by_cell.shape_votes / valid
     if any(map(needs_scores, features)):
         scored = _scored_candidates(pools, scores)
         known = scored[(scored >= 0) & scores["score_logprob"].notna().to_numpy()]
@@ -181,6 +182,11 @@ def features_of(
         else:
             values, owners = reply_logprob(predictions, per_token=what[0] == "t"), pools.candidate
         table[name] = aggregate(values, owners, len(table), how)
+    if compose and by_cell.composed:
+        pool, grid, shape_votes, agreement = zip(*by_cell.composed)
+        new = pools.pools.iloc[list(pool)].assign(grid=grid, votes=0)
+        new = new.assign(shape_votes=shape_votes, agreement=agreement)
+        table = pd.concat([table, new])[table.columns].sort_values(CANDIDATE, ignore_index=True)
     return table
 
 
@@ -266,7 +272,7 @@ def _scored_candidates(pools: Pools, scores: pd.DataFrame) -> np.ndarray:
 
 
 class CellVotes(NamedTuple):
-    """What `vote_cells` finds of n candidates.
+    """The result of `vote_cells` for n candidates.
 
     Attributes
     ----------
@@ -283,21 +289,27 @@ class CellVotes(NamedTuple):
     composed: list[tuple[int, str, int, float]]
 
 
-def vote_cells(grids: Sequence[str], pool: np.ndarray, votes: np.ndarray) -> CellVotes:
+def vote_cells(
+    grids: Sequence[str], pool: np.ndarray, votes: np.ndarray, logprob: np.ndarray
+) -> CellVotes:
     """Let the candidates of each pool and shape vote cell by cell.
 
     Parameters
     ----------
     grids : sequence of str
-        Distinct in a pool. Where colours tie in a cell, that of the first grid is taken.
+        Distinct in a pool.
     pool : ndarray of shape (n,), dtype int64
     votes : ndarray of shape (n,), dtype int64
-        How many predictions gave each grid.
+        The number of predictions that gave each grid.
+    logprob : ndarray of shape (n,), dtype float64
+        Where colours tie in a cell, that of the grid with more votes is taken, then with the
+        higher one of these (NaN is lowest), then of the first.
     """
+    better = np.where(np.isnan(logprob), np.inf, -logprob)
     shape_votes, agreement = np.zeros(len(grids), dtype=np.int64), np.zeros(len(grids))
     composed = []
     for rows, stack in stack_grids(grids):  # of one shape, of all pools
-        order = np.argsort(pool[rows], kind="stable")
+        order = np.lexsort((better[rows], -votes[rows], pool[rows]))
         rows, colors = rows[order], stack[order].reshape(len(rows), -1).astype(np.intp)
         first = np.flatnonzero(np.diff(pool[rows], prepend=-1))  # where each pool starts
         local = np.repeat(np.arange(len(first)), np.diff(first, append=len(rows)))

@@ -74,7 +74,7 @@ def main() -> None:
         ranked = rank_candidates(predictions)
         options = {"n_views": args.rescore, "store": args.scores, "seed": args.seed}
         scores = rescore(ranked[ranked["rank"] <= args.top_k], tasks, engine, **options)
-        options = {"method": "weighted", "weights": "votes_plus_score", "scores": scores}
+        options = {"method": "votes_plus_score", "scores": scores}
         outputs = score_outputs(predictions, tasks, **options)
         solved = {m: int(outputs[m].sum()) for m in ("vote_1", "vote_2")}
         print(f"solved outputs by votes_plus_score: {solved}")

@@ -70,7 +70,7 @@ def test_no_reply_is_twice_in_a_view_and_all_are_probable_enough(store):
 
 def test_selectors_metrics_and_studies_read_it(store, tasks):
     predictions = read_predictions(store)
-    ranked = rank_candidates(predictions, method="weighted", weights="sum_of_probabilities")
+    ranked = rank_candidates(predictions, method="sum_of_probabilities")
     assert set(ranked["task_id"]) <= set(TASKS)
     assert evaluate(predictions, tasks)["pass_n"] > 0
     row = compare_runs({"harvest": store}, tasks).loc["harvest"]

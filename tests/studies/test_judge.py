@@ -299,8 +299,7 @@ def test_who_the_model_finds_right_is_first(judge, engine):
     assert winners(rank_candidates(POOLS)) == dict.fromkeys(SOLUTIONS, WRONG[0])
     judged = run(judge, engine)
     assert winners(rank_by_score(judged)) == SOLUTIONS
-    weighted = {"method": "weighted", "weights": {"mean_score_logprob": 1}, "scores": judged}
-    by_weight = rank_candidates(POOLS, **weighted)
+    by_weight = rank_candidates(POOLS, method={"mean_score_logprob": 1}, scores=judged)
     assert by_weight["grid"].tolist() == rank_by_score(judged)["grid"].tolist()
 
 

@@ -82,7 +82,7 @@ def test_a_gain_is_that_of_vote_2(predictions):
 
 
 def test_selectors_may_filter_and_weigh(predictions):
-    options = {"method": "weighted", "weights": {"votes": 1.0}, "filters": ("colors",)}
+    options = {"method": {"votes": 1.0}, "filters": ("colors",)}
     table = compare_selectors(predictions, TASKS, {"filtered": options})
     # No colour but 5 and 0 was seen: in a0 the candidate 5 goes first, the right one stays third.
     assert table.loc["filtered", "vote_2"] == 0.25
@@ -106,7 +106,7 @@ def test_a_task_is_ranked_by_what_the_others_teach(predictions):
             predictions[predictions["task_id"] == other], tasks, features=features
         )
         alone = predictions[predictions["task_id"] == task_id]
-        expected = rank_candidates(alone, method="weighted", weights=selector)
+        expected = rank_candidates(alone, method=selector)
         assert ranked[ranked["task_id"] == task_id]["grid"].tolist() == expected["grid"].tolist()
     assert ranked[ranked["task_id"] == "a"]["grid"].iloc[0] == "4"
 

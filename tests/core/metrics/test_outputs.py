@@ -231,7 +231,7 @@ def test_votes_may_be_weighted_and_filtered():
         {"task_id": "four", "test_index": 0, "augmentation": "view",
          "grid": ["12|34", "12|30", "12"], "score_logprob": [-1.0, -2.0, -3.0]}
     )  # fmt: skip
-    by_score = {"method": "weighted", "weights": "product_of_experts", "scores": scores}
+    by_score = {"method": "product_of_experts", "scores": scores}
     assert score_outputs(POOLS, TASKS, **by_score)["vote_1"].tolist() == [1, 0, 1, 0, 0]
 
     def has_two_rows(candidates, tasks):
