@@ -13,7 +13,7 @@ from arc_airv.metrics.outputs import (
     score_outputs,
     size_score,
 )
-from arc_airv.metrics.solutions import score_predictions
+from arc_airv.metrics.solutions import find_right, right_ranks, score_predictions
 
 __all__ = [
     "AVERAGES",
@@ -22,9 +22,11 @@ __all__ = [
     "evaluate",
     "exact_score",
     "expected_best",
+    "find_right",
     "metric_curves",
     "pass_at_k",
     "pixel_score",
+    "right_ranks",
     "score_outputs",
     "score_predictions",
     "size_score",

@@ -12,7 +12,7 @@ import pandas as pd
 from arc_airv.metrics.outputs import average_pools, bootstrap_interval, chance_of_best
 from arc_airv.metrics.solutions import find_right, number_outputs, score_predictions
 from arc_airv.tasks import Task
-from arc_airv.vote.candidates import index_pools, reply_logprob
+from arc_airv.vote.candidates import Pools, index_pools, reply_logprob
 
 VOTES = (1, 2)  # the curves vote_1 and vote_2
 BEST_OF = {  # the best of n, and of what
@@ -23,7 +23,7 @@ BEST_OF = {  # the best of n, and of what
 
 
 def metric_curves(
-    predictions: pd.DataFrame,
+    predictions: pd.DataFrame | Pools,
     tasks: dict[str, Task],
     *,
     n_predictions: list[int] | None = None,
@@ -35,7 +35,7 @@ def metric_curves(
 
     Parameters
     ----------
-    predictions : DataFrame
+    predictions : DataFrame or Pools
         As `arc_airv.records.read_predictions` gives it; the order of its rows does not matter.
     tasks : dict of str to Task
         All tasks of the data set, with their test outputs.
@@ -66,7 +66,8 @@ def metric_curves(
     exact pass_n times the share of the subsamples holding the right grid in which it is among the
     first k: never above pass_n, and exact for n <= k.
     """
-    scored = score_predictions(predictions, tasks)
+    pools = index_pools(predictions)
+    scored = score_predictions(pools, tasks)
     full = average_pools(scored, tasks).drop(columns="random_2")
     largest = int(full["n_predictions"].max())
     if largest == 0:
@@ -80,12 +81,12 @@ def metric_curves(
         )
     output = number_outputs(scored, tasks)
     best = {name: _Best(scored[of].to_numpy(), output, len(full)) for name, of in BEST_OF.items()}
-    votes = _Subsamples(predictions, tasks, n_subsamples, seed)
+    votes = _Subsamples(pools, tasks, n_subsamples, seed)
     parts = []
     for n in n_predictions:
         at_n = full.copy()
-        for name, pools in best.items():
-            at_n[name] = pools.expected(n)
+        for name, values in best.items():
+            at_n[name] = values.expected(n)
         for k, share in zip(VOTES, votes.shares(n)):
             at_n[f"vote_{k}"] = at_n["pass_n"] * (1.0 if n <= k else share)
         part = bootstrap_interval(at_n, average=average, seed=seed)
@@ -118,11 +119,8 @@ class _Best:
 class _Subsamples:
     """Votes over random subsets of every pool at once; only pools with the right grid matter."""
 
-    def __init__(
-        self, predictions: pd.DataFrame, tasks: dict[str, Task], n_subsamples: int, seed: int
-    ) -> None:
-        pools = index_pools(predictions)
-        right = find_right(pools, tasks)
+    def __init__(self, pools: Pools, tasks: dict[str, Task], n_subsamples: int, seed: int) -> None:
+        right = find_right(pools.candidates, tasks)
         passes = np.bincount(pools.pool_of[right], minlength=len(pools.pools)) > 0
         kept = passes[pools.pool_of]  # candidates of those pools
         self.n_outputs = sum(len(task.test) for task in tasks.values())
@@ -131,7 +129,7 @@ class _Subsamples:
         self.right = np.flatnonzero(right[kept])  # the right candidate of each pool
 
         rows = np.flatnonzero(passes[pools.pool])
-        logprob = reply_logprob(predictions, per_token=True)
+        logprob = reply_logprob(pools, per_token=True)
         # One order of the rows, whatever order they came in.
         rows = rows[np.lexsort((logprob[rows], pools.candidate[rows], pools.pool[rows]))]
         candidate = pools.candidate[rows]

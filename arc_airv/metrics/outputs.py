@@ -14,10 +14,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arc_airv.grids import Grid, format_grid, same_grid
-from arc_airv.metrics.solutions import SCORES, number_outputs, score_predictions, targets_of
+from arc_airv.grids import Grid, same_grid
+from arc_airv.metrics.solutions import (
+    SCORES,
+    number_outputs,
+    right_ranks,
+    score_predictions,
+    solutions_of,
+)
 from arc_airv.tasks import AVERAGES, Task
-from arc_airv.vote.candidates import POOL
+from arc_airv.vote.candidates import POOL, Pools, index_pools
 from arc_airv.vote.rank import rank_candidates
 
 VOTING_ACCURACY = "voting_accuracy"
@@ -88,13 +94,13 @@ def chance_of_best(n: int, k: int) -> np.ndarray:
 
 
 def score_outputs(
-    predictions: pd.DataFrame, tasks: dict[str, Task], **options: Any
+    predictions: pd.DataFrame | Pools, tasks: dict[str, Task], **options: Any
 ) -> pd.DataFrame:
     """The metrics of every test output of every task, from all its N predictions.
 
     Parameters
     ----------
-    predictions : DataFrame
+    predictions : DataFrame or Pools
     tasks : dict of str to Task
     **options
         Of `arc_airv.vote.rank_candidates` (method, scores, filters): how vote_1 and vote_2 rank.
@@ -118,11 +124,9 @@ def score_outputs(
         vote_1, vote_2
             1 if the right grid is among the first 1 or 2 candidates.
     """
-    outputs = average_pools(score_predictions(predictions, tasks), tasks)
-    ranked = rank_candidates(predictions, tasks=tasks, **options)
-    for k in (1, 2):
-        outputs[f"vote_{k}"] = vote_score(ranked, tasks, k=k)
-    return outputs
+    pools = index_pools(predictions)
+    outputs = average_pools(score_predictions(pools, tasks), tasks)
+    return add_votes(outputs, rank_candidates(pools, tasks=tasks, **options), tasks)
 
 
 def average_pools(scored: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
@@ -139,7 +143,7 @@ def average_pools(scored: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
     DataFrame
         One row a test output, in the order of `tasks`.
     """
-    outputs = pd.DataFrame(list(targets_of(tasks)), columns=POOL)
+    outputs = solutions_of(tasks)[POOL].copy()
     groups = scored[SCORES].groupby(number_outputs(scored, tasks))
     n, mean, best = (
         table.reindex(outputs.index).fillna(0)
@@ -158,29 +162,10 @@ def average_pools(scored: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
     return outputs
 
 
-def vote_score(ranked: pd.DataFrame, tasks: dict[str, Task], *, k: int) -> np.ndarray:
-    """Whether each test output has the right grid among its first k candidates.
-
-    Parameters
-    ----------
-    ranked : DataFrame
-        As `arc_airv.vote.rank_candidates` gives it, of any method.
-    tasks : dict of str to Task
-    k : int
-
-    Returns
-    -------
-    ndarray of shape (n_outputs,), dtype float64
-        0.0 or 1.0, in the order of `tasks`.
-    """
-    right = {(task_id, i, format_grid(grid)) for (task_id, i), grid in targets_of(tasks).items()}
-    first = ranked[ranked["rank"] <= k]
-    hits = {
-        (task_id, test_index)
-        for task_id, test_index, grid in first[[*POOL, "grid"]].itertuples(index=False)
-        if (task_id, test_index, grid) in right
-    }
-    return np.array([float(key in hits) for key in targets_of(tasks)])
+def add_votes(outputs: pd.DataFrame, ranked: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
+    """Add vote_1 and vote_2 of a ranking to a table of the outputs in the order of `tasks`."""
+    rank = right_ranks(ranked, tasks)["rank"].to_numpy()
+    return outputs.assign(**{f"vote_{k}": (rank <= k).astype(float) for k in (1, 2)})
 
 
 def average_outputs(outputs: pd.DataFrame, *, average: str = "task") -> pd.Series:
@@ -207,7 +192,7 @@ def average_outputs(outputs: pd.DataFrame, *, average: str = "task") -> pd.Serie
 
 
 def evaluate(
-    predictions: pd.DataFrame,
+    predictions: pd.DataFrame | Pools,
     tasks: dict[str, Task],
     *,
     average: str = "task",
@@ -217,7 +202,7 @@ def evaluate(
 
     Parameters
     ----------
-    predictions : DataFrame
+    predictions : DataFrame or Pools
     tasks : dict of str to Task
         All tasks of the data set: one without predictions counts as 0.
     average : {"task", "output"}, default "task"

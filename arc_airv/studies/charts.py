@@ -80,7 +80,7 @@ def plot_right_ranks(ranks: pd.DataFrame, *, n: int = 10, ax: Axes | None = None
     Parameters
     ----------
     ranks : DataFrame
-        As `arc_airv.studies.right_ranks` gives it.
+        As `arc_airv.metrics.right_ranks` gives it.
     n : int, default 10
         The last rank with a bar of its own.
     ax : Axes, optional

@@ -1,7 +1,8 @@
-"""Pools: the predictions of each test output, their distinct grids, and what is known of each.
+"""Pools: the predictions of each test output, their distinct grids, and the features of each.
 
-The strings of the predictions are compared once, here; everything after counts numbers. Knows
-neither tasks nor solutions, and chooses nothing.
+The strings of the predictions are compared once, here; everything after counts numbers. A table of
+predictions may be given as the `Pools` that were made of it wherever one is taken. Knows neither
+tasks nor solutions, and chooses nothing.
 """
 
 from __future__ import annotations
@@ -30,18 +31,21 @@ class Pools:
 
     Attributes
     ----------
+    predictions : DataFrame
+        The predictions.
     pools : DataFrame
         Columns task_id, test_index; sorted. Also the pools without any grid.
     candidates : DataFrame
         Columns task_id, test_index, grid: the distinct ones; sorted.
     pool : ndarray of shape (n_predictions,), dtype int64
-        Which row of `pools` a prediction belongs to.
+        The row of `pools` that a prediction belongs to.
     candidate : ndarray of shape (n_predictions,), dtype int64
-        Which row of `candidates` it is; -1 where it has no grid.
+        The row of `candidates` that it is; -1 where it has no grid.
     pool_of : ndarray of shape (n_candidates,), dtype int64
-        Which row of `pools` a candidate belongs to.
+        The row of `pools` that a candidate belongs to.
     """
 
+    predictions: pd.DataFrame
     pools: pd.DataFrame
     candidates: pd.DataFrame
     pool: np.ndarray
@@ -50,23 +54,25 @@ class Pools:
 
     @property
     def votes(self) -> np.ndarray:
-        """How many predictions gave each candidate."""
+        """The number of predictions that gave each candidate."""
         given = self.candidate[self.candidate >= 0]
         return np.bincount(given, minlength=len(self.candidates))
 
 
-def index_pools(predictions: pd.DataFrame) -> Pools:
-    """Number the pools and the candidates of the predictions.
+def index_pools(predictions: pd.DataFrame | Pools) -> Pools:
+    """Number the pools and the candidates of the predictions, unless they are numbered already.
 
     Parameters
     ----------
-    predictions : DataFrame
-        Needs the columns task_id, test_index and grid.
+    predictions : DataFrame or Pools
+        A table needs the columns task_id, test_index and grid.
 
     Returns
     -------
     Pools
     """
+    if isinstance(predictions, Pools):
+        return predictions
     check_columns(predictions, CANDIDATE)
     task, _ = pd.factorize(predictions["task_id"], sort=True)
     test_index, test_indices = pd.factorize(predictions["test_index"], sort=True)
@@ -82,11 +88,11 @@ def index_pools(predictions: pd.DataFrame) -> Pools:
     candidate = np.full(len(predictions), -1)
     candidate[valid] = number
     candidates = predictions[CANDIDATE].iloc[valid[first]].reset_index(drop=True)
-    return Pools(pools, candidates, pool, candidate, pool[valid[first]])
+    return Pools(predictions, pools, candidates, pool, candidate, pool[valid[first]])
 
 
 def candidate_features(
-    predictions: pd.DataFrame,
+    predictions: pd.DataFrame | Pools,
     *,
     features: Sequence[str] | None = None,
     scores: pd.DataFrame | None = None,
@@ -96,7 +102,7 @@ def candidate_features(
 
     Parameters
     ----------
-    predictions : DataFrame
+    predictions : DataFrame or Pools
         As `arc_airv.records.read_predictions` gives it. Rows without a grid are no candidates.
     features : sequence of str, optional
         Which columns; by default all that the data allow.
@@ -163,7 +169,7 @@ def candidate_features(
     if compose or {"shape_votes", "agreement"} & set(features):
         logprob = np.zeros(len(table))
         if compose:
-            by_token = reply_logprob(predictions, per_token=True)
+            by_token = reply_logprob(pools, per_token=True)
             logprob = aggregate(by_token, pools.candidate, len(table), "mean")
         by_cell = vote_cells(table["grid"].tolist(), pools.pool_of, votes, logprob)
         simple["shape_votes"] = lambda: by_cell.shape_votes
@@ -180,7 +186,7 @@ def candidate_features(
         if what == "score_logprob":
             values, owners = scores[what], scored
         else:
-            values, owners = reply_logprob(predictions, per_token=what[0] == "t"), pools.candidate
+            values, owners = reply_logprob(pools, per_token=what[0] == "t"), pools.candidate
         table[name] = aggregate(values, owners, len(table), how)
     if compose and by_cell.composed:
         pool, grid, shape_votes, agreement = zip(*by_cell.composed)
@@ -226,12 +232,12 @@ def aggregate(values: np.ndarray, owners: np.ndarray, n: int, how: str) -> np.nd
     return out
 
 
-def reply_logprob(predictions: pd.DataFrame, *, per_token: bool) -> np.ndarray:
+def reply_logprob(pools: Pools, *, per_token: bool) -> np.ndarray:
     """Log-probability of every reply: of the whole (nats), or its mean per token."""
-    check_columns(predictions, ["cumulative_logprob", "n_tokens"])
-    logprob = predictions["cumulative_logprob"]
+    check_columns(pools.predictions, ["cumulative_logprob", "n_tokens"])
+    logprob = pools.predictions["cumulative_logprob"]
     if per_token:
-        logprob = logprob / predictions["n_tokens"]
+        logprob = logprob / pools.predictions["n_tokens"]
     return logprob.to_numpy(dtype=float)
 
 

@@ -17,6 +17,7 @@ from arc_airv.tasks import Task, check_output
 from arc_airv.vote.candidates import (
     CANDIDATE,
     POOL,
+    Pools,
     candidate_features,
     check_columns,
 )
@@ -27,7 +28,7 @@ TIES = ("votes", "mean_token_logprob")
 
 
 def rank_candidates(
-    predictions: pd.DataFrame,
+    predictions: pd.DataFrame | Pools,
     *,
     method: str | Mapping[str, float] | Selector = "votes",
     scores: pd.DataFrame | None = None,
@@ -38,7 +39,7 @@ def rank_candidates(
 
     Parameters
     ----------
-    predictions : DataFrame
+    predictions : DataFrame or Pools
         As `arc_airv.records.read_predictions` gives it; needs the columns task_id, test_index,
         grid, cumulative_logprob and n_tokens. Rows without a grid are no candidates.
     method : str, dict or Selector, default "votes"

@@ -14,9 +14,9 @@ import time
 import pandas as pd
 
 from arc_airv.engines import TransformersEngine
+from arc_airv.metrics import right_ranks
 from arc_airv.records import read_predictions
 from arc_airv.studies.judge import judge_pairs, judge_yes_no
-from arc_airv.studies.selection import right_ranks
 from arc_airv.tasks import load_tasks
 from arc_airv.vote.candidates import POOL
 from arc_airv.vote.rank import rank_by_score, rank_candidates

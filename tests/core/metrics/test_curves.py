@@ -13,8 +13,8 @@ from arc_airv.metrics.outputs import (
     expected_best,
     pass_at_k,
     score_predictions,
-    vote_score,
 )
+from arc_airv.metrics.solutions import right_ranks
 from arc_airv.records import to_frame
 from arc_airv.tasks import hide_outputs
 from arc_airv.vote.rank import rank_candidates
@@ -141,7 +141,7 @@ def test_votes_are_near_the_share_of_all_subsets(seed):
             subsets = list(combinations(range(len(pool)), min(3, len(pool))))
             for subset in subsets:
                 ranked = rank_candidates(pool.iloc[list(subset)])
-                expected += vote_score(ranked, tasks, k=k).sum() / len(subsets)
+                expected += (right_ranks(ranked, tasks)["rank"] <= k).sum() / len(subsets)
         n_outputs = sum(len(task.test) for task in tasks.values())
         assert table[f"vote_{k}"] == pytest.approx(expected / n_outputs, abs=0.01)
 

@@ -31,11 +31,9 @@ from arc_airv.metrics.outputs import (
     score_outputs,
     score_predictions,
     size_score,
-    vote_score,
 )
 from arc_airv.records import to_frame
 from arc_airv.tasks import hide_outputs
-from arc_airv.vote.rank import rank_candidates
 
 # By hand -----------------------------------------------------------------------------------------
 
@@ -149,8 +147,6 @@ def test_a_hidden_solution_is_refused():
     for function in (score_predictions, score_outputs, evaluate):
         with pytest.raises(ValueError, match="task none: the solution of test output 0 is hidden"):
             function(POOLS, hidden)
-    with pytest.raises(ValueError, match="hidden"):
-        vote_score(rank_candidates(POOLS), hidden, k=2)
 
 
 # Closed forms ------------------------------------------------------------------------------------
@@ -217,13 +213,12 @@ def test_metrics_keep_their_order(seed):
         assert (outputs[lower] <= outputs[higher] + 1e-12).all(), (lower, higher)
 
 
-def test_vote_score_takes_the_ranking_of_any_method():
-    by_logprob = rank_candidates(POOLS, method="logprob")
-    assert vote_score(by_logprob, TASKS, k=1).tolist() == [0, 0, 1, 0, 0]
-    assert vote_score(by_logprob, TASKS, k=3).tolist() == [1, 0, 1, 0, 0]
-    assert vote_score(rank_candidates(POOLS, method="cells"), TASKS, k=1).tolist() == [
-        0, 0, 1, 0, 0
-    ]  # fmt: skip
+def test_votes_are_those_of_any_method():
+    assert score_outputs(POOLS, TASKS, method="logprob")["vote_1"].tolist() == [0, 0, 1, 0, 0]
+    weights = {"mean_token_logprob": -1}  # the least likely first
+    outputs = score_outputs(POOLS, TASKS, method=weights)
+    assert outputs["vote_1"].tolist() == [1, 0, 0, 0, 0]
+    assert outputs["vote_2"].tolist() == [1, 0, 1, 0, 0]
 
 
 def test_votes_may_be_weighted_and_filtered():
