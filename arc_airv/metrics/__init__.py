@@ -2,7 +2,6 @@
 
 from arc_airv.metrics.curves import metric_curves
 from arc_airv.metrics.outputs import (
-    AVERAGES,
     average_outputs,
     bootstrap_interval,
     evaluate,
@@ -16,7 +15,6 @@ from arc_airv.metrics.outputs import (
 from arc_airv.metrics.solutions import find_right, right_ranks, score_predictions
 
 __all__ = [
-    "AVERAGES",
     "average_outputs",
     "bootstrap_interval",
     "evaluate",

@@ -42,7 +42,9 @@ def metric_curves(
     n_predictions : list of int, optional
         Where to evaluate; by default 1, 2, 4, ... and the size of the largest pool. An output with
         fewer predictions counts with all it has.
-    average : {"task", "output"}, default "task"
+    average : {"task", "output", "all"}, default "task"
+        See `arc_airv.metrics.average_outputs`. "all" takes the worst of the outputs' expectations,
+        which is at least the expectation of the worst.
     n_subsamples : int, default 20
         Random orders of every pool for vote_1 and vote_2 (by the method "votes"); the subset of n
         is the first n of an order, so that the points of a curve share their luck.

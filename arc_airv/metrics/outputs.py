@@ -1,6 +1,6 @@
 """Metrics of a pool of predictions against the solutions.
 
-Every number is computed per test output, then averaged over *every* output of the data set: an
+Every number is computed per test output, then averaged over *every* task of the data set: an
 output without predictions counts as 0 (as 1 for `unanswered`), it never drops out. Metrics against
 the number of predictions are in `arc_airv.metrics.curves`.
 """
@@ -22,7 +22,7 @@ from arc_airv.metrics.solutions import (
     score_predictions,
     solutions_of,
 )
-from arc_airv.tasks import AVERAGES, Task
+from arc_airv.tasks import Task, average_by_task
 from arc_airv.vote.candidates import POOL, Pools, index_pools
 from arc_airv.vote.rank import rank_candidates
 
@@ -174,21 +174,28 @@ def average_outputs(outputs: pd.DataFrame, *, average: str = "task") -> pd.Serie
     Parameters
     ----------
     outputs : DataFrame
-    average : {"task", "output"}, default "task"
-        "task": the mean of a task's outputs, then the mean of the tasks (the seed's). "output":
-        the mean of all outputs (Kaggle's).
+    average : {"task", "output", "all"}, default "task"
+        "task", Kaggle's: the mean over the outputs of each task, then over tasks. "output": the
+        mean over all outputs. "all": the worst output of each task, then the mean over tasks. See
+        `arc_airv.tasks.average_by_task`.
 
     Returns
     -------
     Series
-        One value a metric, and voting_accuracy = vote_2 / pass_n (NaN if pass_n is 0).
+        One value a metric, and voting_accuracy = vote_2 / pass_n (NaN if pass_n is 0). Its name
+        says which average it is.
+
+    Raises
+    ------
+    ValueError
+        If `average` is unknown or there are no outputs.
     """
-    values = outputs.drop(columns=["test_index", "n_predictions"], errors="ignore")
-    values = _weighted_by(values, average).drop(columns="task_id").mean()
-    if "vote_2" in values:
-        pass_n = values["pass_n"]
-        values[VOTING_ACCURACY] = values["vote_2"] / pass_n if pass_n else np.nan
-    return values
+    return _means(outputs, average).iloc[0].rename(name_average(average))
+
+
+def name_average(average: str) -> str:
+    """Name an average for the corner of a table."""
+    return f"average: {average}"
 
 
 def evaluate(
@@ -205,7 +212,8 @@ def evaluate(
     predictions : DataFrame or Pools
     tasks : dict of str to Task
         All tasks of the data set: one without predictions counts as 0.
-    average : {"task", "output"}, default "task"
+    average : {"task", "output", "all"}, default "task"
+        See `average_outputs`.
     **options
         Of `score_outputs`.
 
@@ -220,6 +228,7 @@ def evaluate(
 def bootstrap_interval(
     outputs: pd.DataFrame,
     *,
+    baseline: pd.DataFrame | None = None,
     average: str = "task",
     level: float = 0.95,
     n_resamples: int = 2000,
@@ -229,6 +238,18 @@ def bootstrap_interval(
 
     Tasks are resampled whole, since the outputs of one task are not independent.
 
+    Parameters
+    ----------
+    outputs : DataFrame
+        As `score_outputs` gives it.
+    baseline : DataFrame, optional
+        The outputs of the same tasks by another run or selector, with the same metrics. If given,
+        the values and intervals are of the gain over it, both on the same resampled tasks.
+    average : {"task", "output", "all"}, default "task"
+        See `average_outputs`.
+    level : float, default 0.95
+    n_resamples, seed : int
+
     Returns
     -------
     DataFrame
@@ -237,33 +258,40 @@ def bootstrap_interval(
     Raises
     ------
     ValueError
-        If `average` is unknown or there are no outputs.
+        If `average` is unknown, there are no outputs, or the baseline is of other tasks.
     """
+    means = _means(outputs, average, n_resamples, seed)
+    if baseline is not None:
+        if set(baseline["task_id"]) != set(outputs["task_id"]):
+            raise ValueError("the baseline must be of the same tasks as the outputs")
+        means = means - _means(baseline, average, n_resamples, seed)
+    low, high = means.iloc[1:].quantile([(1 - level) / 2, (1 + level) / 2]).to_numpy()
+    table = pd.DataFrame({"value": means.iloc[0], "low": low, "high": high})
+    return table.rename_axis(columns=name_average(average))
+
+
+def _means(
+    outputs: pd.DataFrame, average: str, n_resamples: int = 0, seed: int = 0
+) -> pd.DataFrame:
+    """Average over the data set, in the first row, and over resamples of its tasks."""
     if outputs.empty:
         raise ValueError("no test outputs to average over")
     columns = outputs.columns.difference(["task_id", "test_index", "n_predictions"], sort=False)
-    by_task = outputs.groupby("task_id")[columns]
-    total, count = by_task.sum().to_numpy(dtype=float), by_task.size().to_numpy(dtype=float)
-    if average == "task":
-        total, count = total / count[:, None], np.ones_like(count)
-    value = average_outputs(outputs, average=average)
-    draws = _draws(len(count), n_resamples, seed)
-    means = pd.DataFrame(draws @ total / (draws @ count)[:, None], columns=columns)
-    if VOTING_ACCURACY in value:
+    sign = np.where(columns == "unanswered", -1.0, 1.0)  # the only one that is worse if larger
+    task, ids = pd.factorize(outputs["task_id"], sort=True)
+    values, weights = average_by_task(sign * outputs[columns].to_numpy(float), task, average)
+    draws = _draws(len(ids), n_resamples, seed)
+    means = draws @ (weights[:, None] * values) / (draws @ weights)[:, None]
+    means = pd.DataFrame(sign * means, columns=columns)
+    if {"vote_2", "pass_n"} <= set(columns):
         # A resample in which nothing can be voted for says nothing of the vote.
         means[VOTING_ACCURACY] = means["vote_2"] / means["pass_n"].where(means["pass_n"] > 0)
-    low, high = means.quantile((1 - level) / 2), means.quantile((1 + level) / 2)
-    return pd.DataFrame({"value": value, "low": low, "high": high}, index=means.columns)
+    return means
 
 
-@lru_cache(maxsize=1)  # the points of a curve share them
+@lru_cache(maxsize=2)  # the points of a curve share them
 def _draws(n_tasks: int, n_resamples: int, seed: int) -> np.ndarray:
-    """How often each task is in each resample, shape (n_resamples, n_tasks)."""
+    """Count each task in the data set, once, and in each resample: (1 + n_resamples, n_tasks)."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), size=n_resamples).astype(float)
-
-
-def _weighted_by(values: pd.DataFrame, average: str) -> pd.DataFrame:
-    if average not in AVERAGES:
-        raise ValueError(f"average must be one of {AVERAGES}, got {average!r}")
-    return values if average == "output" else values.groupby("task_id").mean().reset_index()
+    drawn = rng.multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), size=n_resamples)
+    return np.concatenate([np.ones((1, n_tasks)), drawn])

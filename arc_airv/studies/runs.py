@@ -13,7 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arc_airv.metrics.outputs import average_outputs, bootstrap_interval, score_outputs
+from arc_airv.metrics.outputs import (
+    average_outputs,
+    bootstrap_interval,
+    name_average,
+    score_outputs,
+)
 from arc_airv.records import read_predictions
 from arc_airv.storage import read_run, run_path
 from arc_airv.tasks import Task
@@ -24,7 +29,7 @@ def compare_runs(
     stores: Mapping[str, str | Path],
     tasks: dict[str, Task],
     *,
-    average: str = "output",
+    average: str = "task",
     n_resamples: int = 2000,
     seed: int = 0,
     **options: Any,
@@ -38,7 +43,8 @@ def compare_runs(
         baseline. Predictions for other tasks are left out.
     tasks : dict of str to Task
         With their test outputs; one without predictions counts as 0.
-    average : {"task", "output"}, default "output"
+    average : {"task", "output", "all"}, default "task"
+        See `arc_airv.metrics.average_outputs`.
     n_resamples, seed : int
         Of the bootstrap over tasks.
     **options
@@ -75,16 +81,18 @@ def compare_runs(
         predictions = read_predictions(path)
         predictions = predictions[predictions["task_id"].isin(tasks)]
         outputs = score_outputs(predictions, tasks, **options)
-        baseline = outputs["vote_2"] if baseline is None else baseline
-        hits = outputs[POOL].assign(gain=outputs["vote_2"] - baseline)
-        of_gain = bootstrap_interval(hits, average=average, n_resamples=n_resamples, seed=seed)
+        baseline = outputs if baseline is None else baseline
+        gain = bootstrap_interval(
+            outputs, baseline=baseline, average=average, n_resamples=n_resamples, seed=seed
+        )
         rows[name] = {
             **describe_run(path),
             **_cost(predictions),
             **average_outputs(outputs, average=average),
-            **of_gain.loc["gain"].rename({"value": "gain"}),
+            **gain.loc["vote_2"].rename({"value": "gain"}),
         }
-    return pd.DataFrame.from_dict(rows, orient="index").infer_objects()
+    table = pd.DataFrame.from_dict(rows, orient="index").infer_objects()
+    return table.rename_axis(columns=name_average(average))
 
 
 def describe_run(path: str | Path) -> dict[str, Any]:

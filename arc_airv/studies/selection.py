@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arc_airv.metrics.outputs import add_votes, average_outputs, bootstrap_interval, score_outputs
+from arc_airv.metrics.outputs import (
+    add_votes,
+    average_outputs,
+    bootstrap_interval,
+    name_average,
+    score_outputs,
+)
 from arc_airv.metrics.solutions import find_right, solutions_of
 from arc_airv.tasks import Task
 from arc_airv.vote.candidates import POOL, Pools, candidate_features, index_pools
@@ -28,7 +34,7 @@ def compare_selectors(
     tasks: dict[str, Task],
     selectors: Mapping[str, Mapping[str, Any] | pd.DataFrame],
     *,
-    average: str = "output",
+    average: str = "task",
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -43,7 +49,8 @@ def compare_selectors(
     selectors : mapping of str to dict or DataFrame
         By a name of its own: options of `arc_airv.vote.rank_candidates`, or a ranking of the
         candidates as it gives it. The first is the baseline.
-    average : {"task", "output"}, default "output"
+    average : {"task", "output", "all"}, default "task"
+        See `arc_airv.metrics.average_outputs`.
     n_resamples, seed : int
         Of the bootstrap over tasks.
 
@@ -53,7 +60,7 @@ def compare_selectors(
         Indexed by name, with the columns
 
         vote_1, vote_2
-            Share of the outputs that the first candidate, or one of the first two, solves.
+            Share that the first candidate, or one of the first two, solves.
         voting_accuracy
             vote_2 / pass_n (NaN if pass_n is 0).
         gap_closed
@@ -83,17 +90,19 @@ def compare_selectors(
             ranked = selector
         else:
             ranked = rank_candidates(pools, tasks=tasks, **selector)
-        hits = add_votes(outputs[POOL], ranked, tasks)
-        baseline = hits["vote_2"] if baseline is None else baseline
-        hits["gain"] = hits["vote_2"] - baseline
-        hits["pass_n"] = outputs["pass_n"]
-        table = bootstrap_interval(hits, average=average, n_resamples=n_resamples, seed=seed)
+        hits = add_votes(outputs[[*POOL, "pass_n"]], ranked, tasks)
+        baseline = hits if baseline is None else baseline
+        gain = bootstrap_interval(
+            hits, baseline=baseline, average=average, n_resamples=n_resamples, seed=seed
+        )
+        means = average_outputs(hits, average=average)
         rows[name] = {
-            **table["value"][["vote_1", "vote_2", "voting_accuracy"]],
-            "gap_closed": (table["value"]["vote_2"] - limits["random_2"]) / gap if gap else np.nan,
-            **table.loc["gain"].rename({"value": "gain"}),
+            **means[["vote_1", "vote_2", "voting_accuracy"]],
+            "gap_closed": (means["vote_2"] - limits["random_2"]) / gap if gap else np.nan,
+            **gain.loc["vote_2"].rename({"value": "gain"}),
         }
     compared = pd.DataFrame.from_dict(rows, orient="index")
+    compared = compared.rename_axis(columns=name_average(average))
     compared.attrs = {"pass_n": limits["pass_n"], "random_2": limits["random_2"]}
     return compared
 

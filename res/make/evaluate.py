@@ -64,8 +64,8 @@ def main() -> None:
     print(f"between {args.min_tokens} and {args.max_tokens} tokens, {args.predictions} predictions")
     if summary.n_new:
         print(f"{summary.n_new / summary.seconds:.1f} predictions/s, {args.engine}")
-    table = bootstrap_interval(outputs, average="output")
-    print(f"{'':<22}value   95% interval over tasks")
+    table = bootstrap_interval(outputs)
+    print(f"{table.columns.name:<22}value   95% interval over tasks")
     for metric, (value, low, high) in table.iterrows():
         print(f"{metric:<20} {value:6.1%}   {low:6.1%} - {high:.1%}")
     solved = {m: int(outputs[m].sum()) for m in ("pass_n", "vote_1", "vote_2")}

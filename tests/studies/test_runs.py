@@ -44,7 +44,7 @@ def test_each_run_has_its_metrics_and_its_distance_from_the_first(stores, tasks)
     assert table.loc["wrong", ["accuracy", "vote_2", "gain", "low", "high"]].tolist() == [
         *(0, 0, -1, -1, -1)
     ]
-    values = evaluate(read_predictions(stores["wrong"]), tasks, average="output")
+    values = evaluate(read_predictions(stores["wrong"]), tasks)
     for metric, value in values.items():
         assert table.loc["wrong", metric] == pytest.approx(value, nan_ok=True)
 
@@ -73,7 +73,7 @@ def test_what_it_cost_is_the_sum_of_its_calls(stores, tasks):
 
 def test_a_task_without_predictions_counts_as_unsolved(stores, tasks, training_tasks):
     more = dict(list(training_tasks.items())[:8])
-    table = compare_runs({"right": stores["right"]}, more, average="task")
+    table = compare_runs({"right": stores["right"]}, more)
     assert table.loc["right", "vote_2"] == len(tasks) / len(more)
 
 

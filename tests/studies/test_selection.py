@@ -54,9 +54,8 @@ def predictions():
 
 
 def test_selectors_are_compared_with_the_first_on_the_same_pools(predictions):
-    table = compare_selectors(
-        predictions, TASKS, {"votes": {"method": "votes"}, "logprob": {"method": "logprob"}}
-    )
+    selectors = {"votes": {"method": "votes"}, "logprob": {"method": "logprob"}}
+    table = compare_selectors(predictions, TASKS, selectors, average="output")
     # Of the four outputs: votes solve b0 with the first candidate, logprob a0 with the first.
     assert table["vote_1"].to_dict() == {"votes": 0.25, "logprob": 0.25}
     assert table["vote_2"].to_dict() == {"votes": 0.25, "logprob": 0.25}
@@ -107,7 +106,7 @@ def test_a_gain_is_that_of_vote_2(predictions):
 
 def test_selectors_may_filter_and_weigh(predictions):
     options = {"method": {"votes": 1.0}, "filters": ("colors",)}
-    table = compare_selectors(predictions, TASKS, {"filtered": options})
+    table = compare_selectors(predictions, TASKS, {"filtered": options}, average="output")
     # No colour but 5 and 0 was seen: in a0 the candidate 5 goes first, the right one stays third.
     assert table.loc["filtered", "vote_2"] == 0.25
 

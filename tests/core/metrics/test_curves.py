@@ -16,11 +16,11 @@ from arc_airv.metrics.outputs import (
 )
 from arc_airv.metrics.solutions import right_ranks
 from arc_airv.records import to_frame
-from arc_airv.tasks import hide_outputs
+from arc_airv.tasks import AVERAGES, hide_outputs
 from arc_airv.vote.rank import rank_candidates
 
 
-@pytest.fixture(scope="module", params=["task", "output"])
+@pytest.fixture(scope="module", params=AVERAGES)
 def curves(request):
     predictions, tasks = random_data(0)
     table = metric_curves(predictions, tasks, n_predictions=list(range(1, 10)),

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from handmade import (
+    ALL_OUTPUTS_AVERAGE,
     BY_OUTPUT,
     BY_OUTPUT_AVERAGE,
     BY_TASK_AVERAGE,
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arc_airv.grids import parse_grid
+from arc_airv.metrics.curves import metric_curves
 from arc_airv.metrics.outputs import (
     average_outputs,
     bootstrap_interval,
@@ -33,7 +35,7 @@ from arc_airv.metrics.outputs import (
     size_score,
 )
 from arc_airv.records import to_frame
-from arc_airv.tasks import hide_outputs
+from arc_airv.tasks import AVERAGES, hide_outputs
 
 # By hand -----------------------------------------------------------------------------------------
 
@@ -48,12 +50,22 @@ def test_every_metric_of_every_output():
 
 
 @pytest.mark.parametrize(
-    ("average", "expected"), [("task", BY_TASK_AVERAGE), ("output", BY_OUTPUT_AVERAGE)]
+    ("average", "expected"),
+    [("task", BY_TASK_AVERAGE), ("output", BY_OUTPUT_AVERAGE), ("all", ALL_OUTPUTS_AVERAGE)],
 )
 def test_every_metric_of_the_data_set(average, expected):
     values = evaluate(POOLS, TASKS, average=average)
     assert list(values.index) == list(expected)
     assert values.to_dict() == pytest.approx(expected)
+    interval = bootstrap_interval(score_outputs(POOLS, TASKS), average=average)
+    assert interval["value"].to_dict() == pytest.approx(expected)
+
+
+def test_every_table_says_which_average_it_is():
+    outputs = score_outputs(POOLS, TASKS)
+    assert average_outputs(outputs, average="all").name == "average: all"
+    assert "average: output" in repr(bootstrap_interval(outputs, average="output"))
+    assert repr(metric_curves(POOLS, TASKS)).startswith("average: task")
 
 
 def test_the_average_is_over_tasks_unless_told():
@@ -85,10 +97,10 @@ def test_there_is_no_interval_of_no_outputs():
 
 
 def test_an_unknown_average_is_refused():
-    with pytest.raises(ValueError, match=r"\('task', 'output'\), got 'mean'"):
-        evaluate(POOLS, TASKS, average="mean")
-    with pytest.raises(ValueError, match=r"\('task', 'output'\), got 'mean'"):
-        bootstrap_interval(score_outputs(POOLS, TASKS), average="mean")
+    for compute in (lambda outputs: average_outputs(outputs, average="mean"),
+                    lambda outputs: bootstrap_interval(outputs, average="mean")):  # fmt: skip
+        with pytest.raises(ValueError, match=r"\('task', 'output', 'all'\), got 'mean'"):
+            compute(score_outputs(POOLS, TASKS))
 
 
 # One prediction ----------------------------------------------------------------------------------
@@ -240,7 +252,7 @@ def test_votes_may_be_weighted_and_filtered():
 # Intervals ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("average", ["task", "output"])
+@pytest.mark.parametrize("average", AVERAGES)
 @pytest.mark.parametrize("seed", range(3))
 def test_an_interval_contains_its_value(seed, average):
     outputs = score_outputs(*random_data(seed, n_tasks=30))
@@ -263,6 +275,29 @@ def test_the_outputs_of_a_task_are_drawn_together():
     outputs = pd.DataFrame({"task_id": ["a", "a", "a", "b"], "pass_n": [1.0, 1.0, 1.0, 0.0]})
     interval = bootstrap_interval(outputs, average="output")
     assert interval.loc["pass_n"].tolist() == [0.75, 0.0, 1.0]
+
+
+def test_a_gain_is_over_the_same_resampled_tasks():
+    """Of 30 tasks a run solves 10, and another the same and 5 more."""
+    few = pd.DataFrame({"task_id": [f"t{i:02}" for i in range(30)], "test_index": 0})
+    few["vote_2"] = [1.0] * 10 + [0.0] * 20
+    more = few.assign(vote_2=[1.0] * 15 + [0.0] * 15)
+    gain = bootstrap_interval(more, baseline=few).loc["vote_2"]
+    alone = bootstrap_interval(few.assign(vote_2=more["vote_2"] - few["vote_2"])).loc["vote_2"]
+    assert gain.tolist() == pytest.approx(alone.tolist())
+    assert gain["value"] == pytest.approx(5 / 30) and gain["low"] >= 0
+    shuffled = more.sample(frac=1.0, random_state=0)
+    assert bootstrap_interval(shuffled, baseline=few).loc["vote_2"].equals(gain)
+    assert (bootstrap_interval(few, baseline=few).loc["vote_2"] == 0).all()
+    with pytest.raises(ValueError, match="same tasks"):
+        bootstrap_interval(more, baseline=few.iloc[1:])
+
+
+def test_a_gain_in_whole_tasks_is_that_of_their_worst_outputs():
+    """One run solves the first output of a task, the other the second: neither solves the task."""
+    one = pd.DataFrame({"task_id": ["a", "a", "b"], "vote_2": [1.0, 0.0, 1.0]})
+    other = one.assign(vote_2=[0.0, 1.0, 1.0])
+    assert bootstrap_interval(other, baseline=one, average="all").loc["vote_2"].tolist() == [0] * 3
 
 
 def test_an_interval_is_the_same_for_the_same_seed():
