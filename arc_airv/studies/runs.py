@@ -19,10 +19,10 @@ from arc_airv.metrics.outputs import (
     name_average,
     score_outputs,
 )
-from arc_airv.records import read_predictions
+from arc_airv.records import NO_REPLY, read_predictions
 from arc_airv.storage import read_run, run_path
 from arc_airv.tasks import Task
-from arc_airv.vote.candidates import POOL
+from arc_airv.vote.candidates import POOL, index_pools
 
 
 def compare_runs(
@@ -80,14 +80,16 @@ def compare_runs(
     for name, path in stores.items():
         predictions = read_predictions(path)
         predictions = predictions[predictions["task_id"].isin(tasks)]
-        outputs = score_outputs(predictions, tasks, **options)
+        pools = index_pools(predictions)
+        outputs = score_outputs(pools, tasks, **options)
         baseline = outputs if baseline is None else baseline
         gain = bootstrap_interval(
             outputs, baseline=baseline, average=average, n_resamples=n_resamples, seed=seed
         )
         rows[name] = {
             **describe_run(path),
-            **_cost(predictions),
+            "predictions": len(pools.predictions),
+            **_count_tokens(predictions),
             **average_outputs(outputs, average=average),
             **gain.loc["vote_2"].rename({"value": "gain"}),
         }
@@ -119,11 +121,11 @@ def describe_run(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _cost(predictions: pd.DataFrame) -> dict[str, int]:
-    sent = predictions[predictions["text"].notna()]
+def _count_tokens(predictions: pd.DataFrame) -> dict[str, int]:
+    # A view without a reply was read, too.
+    sent = predictions[predictions["text"].notna() | (predictions["status"] == NO_REPLY)]
     views = sent.drop_duplicates([*POOL, "augmentation"])
     return {
-        "predictions": len(predictions),
         "tokens_read": int(views["n_prompt_tokens"].sum()),
         "tokens_written": int(sent["n_tokens"].sum()),
     }

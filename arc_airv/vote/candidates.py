@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from arc_airv.grids import N_COLORS, format_grid, stack_grids
+from arc_airv.records import NO_REPLY
 
 POOL = ["task_id", "test_index"]
 CANDIDATE = [*POOL, "grid"]
@@ -32,7 +33,7 @@ class Pools:
     Attributes
     ----------
     predictions : DataFrame
-        The predictions.
+        Without the rows that hold none (`arc_airv.records.NO_REPLY`).
     pools : DataFrame
         Columns task_id, test_index; sorted. Also the pools without any grid.
     candidates : DataFrame
@@ -74,6 +75,8 @@ def index_pools(predictions: pd.DataFrame | Pools) -> Pools:
     if isinstance(predictions, Pools):
         return predictions
     check_columns(predictions, CANDIDATE)
+    if "status" in predictions:
+        predictions = predictions[predictions["status"] != NO_REPLY]
     task, _ = pd.factorize(predictions["task_id"], sort=True)
     test_index, test_indices = pd.factorize(predictions["test_index"], sort=True)
     first, pool = _number(task * len(test_indices) + test_index)

@@ -34,8 +34,9 @@ from arc_airv.metrics.outputs import (
     score_predictions,
     size_score,
 )
-from arc_airv.records import to_frame
+from arc_airv.records import NO_REPLY, to_frame
 from arc_airv.tasks import AVERAGES, hide_outputs
+from arc_airv.vote.rank import rank_candidates
 
 # By hand -----------------------------------------------------------------------------------------
 
@@ -84,6 +85,22 @@ def test_no_predictions_at_all_solve_nothing():
     assert values.pop("unanswered") == 1.0
     assert np.isnan(values.pop("voting_accuracy"))
     assert (values == 0.0).all()
+
+
+def test_a_row_that_holds_no_prediction_counts_nowhere():
+    with_status = POOLS.assign(status=np.where(POOLS["grid"].isna(), "unparsed", "ok"))
+    silent = make_pool("four", 0, (None, None), (None, None)).assign(status=NO_REPLY)
+    only = make_pool("none", 0, (None, None)).assign(status=NO_REPLY)
+    store = pd.concat([silent, with_status, only])
+    outputs = score_outputs(store, TASKS)
+    pd.testing.assert_frame_equal(outputs, score_outputs(POOLS, TASKS))
+    nothing = outputs[outputs["task_id"] == "none"]
+    assert nothing[["n_predictions", "unanswered"]].values.tolist() == [[0, 1]]
+    assert len(score_predictions(store, TASKS)) == len(POOLS)
+    pd.testing.assert_frame_equal(metric_curves(store, TASKS), metric_curves(POOLS, TASKS))
+    for method in ("votes", "cells"):
+        ranked = rank_candidates(store, method=method)
+        pd.testing.assert_frame_equal(ranked, rank_candidates(POOLS, method=method))
 
 
 def test_the_order_of_the_predictions_does_not_matter():
