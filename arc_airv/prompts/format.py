@@ -22,7 +22,7 @@ from arc_airv.prompts.encoders import (
     encoder_spec,
     make_encoder,
 )
-from arc_airv.tasks import Task
+from arc_airv.tasks import Pair, Task
 
 FORMAT_FILE = "prompt_format.json"
 
@@ -41,8 +41,32 @@ class Segment(NamedTuple):
     is_answer: bool
 
 
+class Template:
+    """The text around the grids; a subclass fills a prompt and says how a reply begins and ends."""
+
+    def render(self, view: Task, test_index: int, encoder: GridEncoder, tokenizer: Any) -> str:
+        """Return the prompt that asks for one test output of a view."""
+        raise TypeError(f"{type(self).__name__} renders no prompt")
+
+    def answer(self, grid: Grid, encoder: GridEncoder) -> str:
+        """Return the reply of a perfect model."""
+        return encoder.encode(grid)
+
+    def segments(self, view: Task, prompt: str, encoder: GridEncoder) -> list[Segment]:
+        """Cut a prompt into stretches with and without loss."""
+        return [Segment(prompt, False)]
+
+    def stop(self, encoder: GridEncoder) -> list[str]:
+        """Return the strings at which a reply is over."""
+        return []
+
+    def cut(self, reply: str, finish_reason: str | None) -> tuple[str, str | None]:
+        """Return the part of a reply that may hold the answer, and how it ended."""
+        return reply, finish_reason
+
+
 @dataclass(frozen=True)
-class PlainTemplate:
+class PlainTemplate(Template):
     """Marks around bare grids, for a model trained from scratch.
 
     A pair is ``input_mark + input + output_mark + output + end_mark``; the prompt ends with the
@@ -58,17 +82,42 @@ class PlainTemplate:
             if not isinstance(mark, str) or not mark:
                 raise ValueError(f"{name} must be a string that is not empty, got {mark!r}")
 
-    def question(self, task: Task, test_index: int, encode) -> str:
-        """The prompt: every demonstration, then the test input."""
+    def render(self, view, test_index, encoder, tokenizer):
+        """Return every demonstration, then the test input."""
         pairs = "".join(
-            self.input_mark + encode(p.input) + self.output_mark + encode(p.output) + self.end_mark
-            for p in task.train
+            self._question(pair, encoder) + self.answer(pair.output, encoder) for pair in view.train
         )
-        return pairs + self.input_mark + encode(task.test[test_index].input) + self.output_mark
+        return pairs + self._question(view.test[test_index], encoder)
+
+    def _question(self, pair: Pair, encoder: GridEncoder) -> str:
+        return self.input_mark + encoder.encode(pair.input) + self.output_mark
+
+    def answer(self, grid, encoder):
+        return encoder.encode(grid) + self.end_mark
+
+    def segments(self, view, prompt, encoder):
+        """Take the loss on every demonstration after the first, too.
+
+        Each is a question whose context is the demonstrations before it.
+        """
+        segments = []
+        for i, pair in enumerate(view.train):
+            question = self._question(pair, encoder)
+            demonstration = self.answer(pair.output, encoder)
+            segments += [Segment(question, False), Segment(demonstration, i > 0)]
+            prompt = prompt.removeprefix(question + demonstration)
+        return [*segments, Segment(prompt, False)]
+
+    def stop(self, encoder):
+        return [self.end_mark]  # base models never stop alone
+
+    def cut(self, reply, finish_reason):
+        before, mark, _ = reply.partition(self.end_mark)
+        return before, "stop" if mark else finish_reason
 
 
 @dataclass(frozen=True)
-class ChatTemplate:
+class ChatTemplate(Template):
     """A Markdown question in a model's own chat template, for an instruction-tuned model.
 
     The assistant's turn is prefilled with `prefill`, so that the model goes on with the grid.
@@ -81,24 +130,28 @@ class ChatTemplate:
     )
     prefill: str = "### Output\n\n```grid"
 
-    def question(self, task: Task, test_index: int, encode) -> str:
-        """The user's message."""
+    def render(self, view, test_index, encoder, tokenizer):
+        return self.chat(self.question(view, test_index, encoder), tokenizer)
+
+    def question(self, view: Task, test_index: int, encoder: GridEncoder) -> str:
+        """Return the user's message."""
+        encode = encoder.encode
         parts = [self.intro]
-        for i, pair in enumerate(task.train, start=1):
+        for i, pair in enumerate(view.train, start=1):
             parts.append(f"## Example {i}\n\n### Input\n\n{encode(pair.input)}")
             parts.append(f"### Output\n\n{encode(pair.output)}")
-        parts.append(f"## Test case\n\n### Input\n\n{encode(task.test[test_index].input)}")
+        parts.append(f"## Test case\n\n### Input\n\n{encode(view.test[test_index].input)}")
         return "\n\n".join(parts)
 
-    def render(self, question: str, tokenizer: Any) -> str:
-        """The prompt text, by the tokenizer's chat template.
+    def chat(self, question: str, tokenizer: Any) -> str:
+        """Return the prompt text of a message, by the tokenizer's chat template.
 
         Raises
         ------
         ValueError
             If the tokenizer is missing or has no chat template.
         """
-        if not getattr(tokenizer, "chat_template", None):
+        if not has_chat_template(tokenizer):
             raise ValueError(
                 "this prompt format needs a tokenizer with a chat template; "
                 "use PlainTemplate for a model that has none"
@@ -116,6 +169,20 @@ class ChatTemplate:
             user = {"role": "user", "content": f"{self.system}\n\n{question}"}
             text = tokenizer.apply_chat_template([user], **options)
         return text + self.prefill
+
+    def answer(self, grid, encoder):
+        """Leave out the beginning of the block that the prefill holds."""
+        answer = encoder.encode(grid)
+        if encoder.closing:
+            for k in range(min(len(answer), len(self.prefill)), 0, -1):
+                if self.prefill.endswith(answer[:k]):
+                    return answer[k:]
+        return answer
+
+    def stop(self, encoder):
+        # With no prefilled fence, the first fence of the reply opens the block.
+        prefilled = encoder.closing and encoder.closing in self.prefill
+        return [f"\n{encoder.closing}"] if prefilled else []
 
 
 TEMPLATES = {"plain": PlainTemplate, "chat": ChatTemplate}
@@ -142,10 +209,10 @@ class PromptFormat:
     encoder: GridEncoder = field(
         default_factory=lambda: make_encoder(["grid_shape", "row_number", "minimal"])
     )
-    template: PlainTemplate | ChatTemplate = field(default_factory=ChatTemplate)
+    template: Template = field(default_factory=ChatTemplate)
 
     def render(self, view: Task, test_index: int = 0, *, tokenizer: Any = None) -> str:
-        """The prompt that asks for one test output of a view.
+        """Return the prompt that asks for one test output of a view.
 
         Parameters
         ----------
@@ -165,53 +232,27 @@ class PromptFormat:
             raise ValueError(
                 f"task {view.task_id} has {len(view.test)} test pairs, there is none {test_index}"
             )
-        question = self.template.question(view, test_index, self.encoder.encode)
-        if isinstance(self.template, ChatTemplate):
-            return self.template.render(question, tokenizer)
-        return question
+        return self.template.render(view, test_index, self.encoder, tokenizer)
 
     def training_segments(
         self, view: Task, test_index: int = 0, *, tokenizer: Any = None
     ) -> list[Segment]:
-        """The prompt and its answer, cut into stretches with and without loss.
-
-        The plain template also takes the loss on every demonstration after the first: each is a
-        question whose context is the demonstrations before it.
-        """
+        """Return the prompt and its answer, cut into stretches with and without loss."""
         output = view.test[test_index].output
         if output is None:
             raise ValueError(f"task {view.task_id}: test output {test_index} is hidden")
-        answer = self.render_answer(output)
         prompt = self.render(view, test_index, tokenizer=tokenizer)
-        if isinstance(self.template, ChatTemplate):
-            return [Segment(prompt, False), Segment(answer, True)]
-        segments = []
-        for i, pair in enumerate(view.train):
-            demonstration = self.render_answer(pair.output)
-            before, _, prompt = prompt.partition(self.template.output_mark + demonstration)
-            segments.append(Segment(before + self.template.output_mark, False))
-            segments.append(Segment(demonstration, i > 0))
-        return [*segments, Segment(prompt, False), Segment(answer, True)]
+        segments = self.template.segments(view, prompt, self.encoder)
+        return [*segments, Segment(self.render_answer(output), True)]
 
     def render_answer(self, grid: Grid) -> str:
-        """The reply of a perfect model: what a continuation is scored or trained on."""
-        answer = self.encoder.encode(grid)
-        if isinstance(self.template, PlainTemplate):
-            return answer + self.template.end_mark
-        if self.encoder.closing:  # the prefill may hold the beginning of its block
-            for k in range(min(len(answer), len(self.template.prefill)), 0, -1):
-                if self.template.prefill.endswith(answer[:k]):
-                    return answer[k:]
-        return answer
+        """Return the reply of a perfect model: what a continuation is scored or trained on."""
+        return self.template.answer(grid, self.encoder)
 
     @property
     def stop(self) -> list[str]:
-        """Strings at which a reply is over, for the engine: base models never stop alone."""
-        if isinstance(self.template, PlainTemplate):
-            return [self.template.end_mark]
-        # With no prefilled fence, the first fence of the reply opens the block.
-        prefilled = self.encoder.closing and self.encoder.closing in self.template.prefill
-        return [f"\n{self.encoder.closing}"] if prefilled else []
+        """Strings at which a reply is over, for the engine."""
+        return self.template.stop(self.encoder)
 
     def parse(self, reply: str, finish_reason: str | None = None) -> ParsedReply:
         """Read the grid out of a reply. Never raises.
@@ -233,9 +274,7 @@ class PromptFormat:
         """
         if not isinstance(reply, str):
             return ParsedReply(None, UNPARSED)
-        mark = getattr(self.template, "end_mark", None)
-        if mark and mark in reply:
-            reply, finish_reason = reply.partition(mark)[0], "stop"
+        reply, finish_reason = self.template.cut(reply, finish_reason)
         try:
             grid, ended = self.encoder.decode(reply)
         except ReplyError as error:
@@ -300,6 +339,11 @@ class PromptFormat:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from None
+
+
+def has_chat_template(tokenizer: Any) -> bool:
+    """Tell if a tokenizer (or None) has a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
 
 
 def max_output_cells(task: Task, test_index: int) -> int:

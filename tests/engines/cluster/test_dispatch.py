@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from arc_airv.engines.cluster.dispatch import STARTS, TRIES, Dispatcher
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-from simulated_workers import Faults, SimulatedPool  # noqa: E402
+from simulated_workers import Faults, SimulatedWorkers  # noqa: E402
 
 
 def make(n_workers=2, *, chunk=4, slots=4, window=16, seconds=lambda request: 1.0, **options):
-    pool = SimulatedPool(seconds, slots=slots, window=window, n_workers=n_workers, **options)
+    pool = SimulatedWorkers(seconds, slots=slots, window=window, n_workers=n_workers, **options)
     limits = {"startup_seconds": 50, "hang_seconds": 100}
     return pool, Dispatcher(pool, n_workers, chunk=chunk, **limits)
 
