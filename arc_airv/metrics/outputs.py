@@ -22,7 +22,7 @@ from arc_airv.metrics.solutions import (
     score_predictions,
     solutions_of,
 )
-from arc_airv.tasks import Task, average_by_task
+from arc_airv.tasks import AVERAGES, Task, average_by_task
 from arc_airv.vote.candidates import POOL, Pools, index_pools
 from arc_airv.vote.rank import rank_candidates
 
@@ -190,12 +190,7 @@ def average_outputs(outputs: pd.DataFrame, *, average: str = "task") -> pd.Serie
     ValueError
         If `average` is unknown or there are no outputs.
     """
-    return _means(outputs, average).iloc[0].rename(name_average(average))
-
-
-def name_average(average: str) -> str:
-    """Name an average for the corner of a table."""
-    return f"average: {average}"
+    return _means(outputs, average).iloc[0].rename(AVERAGES[average])
 
 
 def evaluate(
@@ -267,7 +262,7 @@ def bootstrap_interval(
         means = means - _means(baseline, average, n_resamples, seed)
     low, high = means.iloc[1:].quantile([(1 - level) / 2, (1 + level) / 2]).to_numpy()
     table = pd.DataFrame({"value": means.iloc[0], "low": low, "high": high})
-    return table.rename_axis(columns=name_average(average))
+    return table.rename_axis(columns=AVERAGES[average])
 
 
 def _means(
@@ -282,7 +277,7 @@ def _means(
     values, weights = average_by_task(sign * outputs[columns].to_numpy(float), task, average)
     draws = _draws(len(ids), n_resamples, seed)
     means = draws @ (weights[:, None] * values) / (draws @ weights)[:, None]
-    means = pd.DataFrame(sign * means, columns=columns)
+    means = pd.DataFrame(sign * means + 0.0, columns=columns)  # + 0.0: no share is -0.0
     if {"vote_2", "pass_n"} <= set(columns):
         # A resample in which nothing can be voted for says nothing of the vote.
         means[VOTING_ACCURACY] = means["vote_2"] / means["pass_n"].where(means["pass_n"] > 0)

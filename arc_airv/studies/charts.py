@@ -36,6 +36,7 @@ def plot_gains(compared: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.hlines(rows, compared["low"], compared["high"], color=FAINT, linewidth=4)
     ax.plot(compared["gain"], rows, "o", color=METRIC_COLORS["vote_2"], markersize=5)
     label = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+    label["bbox"] = {"facecolor": "white", "linewidth": 0, "pad": 1}  # above the line at 0
     for row, (high, vote_2) in zip(rows, compared[["high", "vote_2"]].to_numpy()):
         ax.annotate(f"{vote_2:.1%}", (high, row), color=MUTED, **label)
     ax.axvline(0, color=INK, linewidth=0.8)

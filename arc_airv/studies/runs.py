@@ -16,12 +16,11 @@ import pandas as pd
 from arc_airv.metrics.outputs import (
     average_outputs,
     bootstrap_interval,
-    name_average,
     score_outputs,
 )
 from arc_airv.records import NO_REPLY, read_predictions
 from arc_airv.storage import read_run, run_path
-from arc_airv.tasks import Task
+from arc_airv.tasks import AVERAGES, Task
 from arc_airv.vote.candidates import POOL, index_pools
 
 
@@ -94,7 +93,7 @@ def compare_runs(
             **gain.loc["vote_2"].rename({"value": "gain"}),
         }
     table = pd.DataFrame.from_dict(rows, orient="index").infer_objects()
-    return table.rename_axis(columns=name_average(average))
+    return table.rename_axis(columns=AVERAGES[average])
 
 
 def describe_run(path: str | Path) -> dict[str, Any]:

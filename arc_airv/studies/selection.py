@@ -16,11 +16,10 @@ from arc_airv.metrics.outputs import (
     add_votes,
     average_outputs,
     bootstrap_interval,
-    name_average,
     score_outputs,
 )
 from arc_airv.metrics.solutions import find_right, solutions_of
-from arc_airv.tasks import Task
+from arc_airv.tasks import AVERAGES, Task
 from arc_airv.vote.candidates import POOL, Pools, candidate_features, index_pools
 from arc_airv.vote.filters import FILTERS, Filter, rule_out
 from arc_airv.vote.rank import TIES, rank_by_score, rank_candidates
@@ -102,7 +101,7 @@ def compare_selectors(
             **gain.loc["vote_2"].rename({"value": "gain"}),
         }
     compared = pd.DataFrame.from_dict(rows, orient="index")
-    compared = compared.rename_axis(columns=name_average(average))
+    compared = compared.rename_axis(columns=AVERAGES[average])
     compared.attrs = {"pass_n": limits["pass_n"], "random_2": limits["random_2"]}
     return compared
 

@@ -16,7 +16,7 @@ from evaluate import tasks_of_size
 
 from arc_airv.engines import Sampling, answer_tokens, make_engine
 from arc_airv.infer.generate import generate_predictions
-from arc_airv.infer.threshold import harvest_predictions
+from arc_airv.infer.threshold import search_predictions
 
 THRESHOLDS = {"threshold-0.10": 0.1, "threshold-0.02": 0.02}  # every reply so probable
 PLAIN = {"geometric": False, "colors": False, "train_order": False}
@@ -64,7 +64,7 @@ def main() -> None:
         options = {"seed": 0, "store": store}
         if name in THRESHOLDS:
             options |= {"n_views": args.predictions, "min_probability": THRESHOLDS[name]}
-            summary = harvest_predictions(tasks, engine, **options)
+            summary = search_predictions(tasks, engine, **options)
         else:
             sampling, kinds = chosen[name]
             options |= {"n_predictions": args.predictions, "sampling": sampling, **kinds}

@@ -250,5 +250,5 @@ def test_a_score_of_no_tasks_is_refused(path):
 
 def test_an_unknown_average_is_refused(path):
     write_submission(build_submission({}, TASKS), path)
-    with pytest.raises(ValueError, match=r"\('task', 'output', 'all'\), got 'mean'"):
+    with pytest.raises(ValueError, match=r"\['task', 'output', 'all'\], got 'mean'"):
         score_submission(path, TASKS, average="mean")

@@ -64,9 +64,9 @@ def test_every_metric_of_the_data_set(average, expected):
 
 def test_every_table_says_which_average_it_is():
     outputs = score_outputs(POOLS, TASKS)
-    assert average_outputs(outputs, average="all").name == "average: all"
-    assert "average: output" in repr(bootstrap_interval(outputs, average="output"))
-    assert repr(metric_curves(POOLS, TASKS)).startswith("average: task")
+    assert average_outputs(outputs, average="all").name == AVERAGES["all"]
+    assert AVERAGES["output"] in repr(bootstrap_interval(outputs, average="output"))
+    assert repr(metric_curves(POOLS, TASKS)).startswith(AVERAGES["task"])
 
 
 def test_the_average_is_over_tasks_unless_told():
@@ -116,7 +116,7 @@ def test_there_is_no_interval_of_no_outputs():
 def test_an_unknown_average_is_refused():
     for compute in (lambda outputs: average_outputs(outputs, average="mean"),
                     lambda outputs: bootstrap_interval(outputs, average="mean")):  # fmt: skip
-        with pytest.raises(ValueError, match=r"\('task', 'output', 'all'\), got 'mean'"):
+        with pytest.raises(ValueError, match=r"\['task', 'output', 'all'\], got 'mean'"):
             compute(score_outputs(POOLS, TASKS))
 
 
