@@ -97,14 +97,15 @@ def rank_by_score(candidates: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     candidates : DataFrame
-        As `arc_airv.vote.candidate_features` gives it, with votes and mean_token_logprob, and
-        with a column score (higher is better; NaN is worst).
+        As `rank_candidates` gives them, or as `arc_airv.vote.candidate_features` with votes and
+        mean_token_logprob; with a column score of one's own (higher is better; NaN is worst).
 
     Returns
     -------
     DataFrame
         As of `rank_candidates`.
     """
+    candidates = candidates.rename(columns={"mean_logprob": "mean_token_logprob"})
     check_columns(candidates, [*CANDIDATE, "score", *TIES], name="candidates")
     table = candidates.sort_values(CANDIDATE, ignore_index=True)
     return _rank(table, last=np.zeros(len(table), dtype=bool))

@@ -191,6 +191,8 @@ def test_a_score_of_ones_own_is_ranked():
     assert ranked["score"].tolist() == pytest.approx([0.607, 0.271, 0.018], abs=1e-3)
     by_votes = rank_by_score(table.assign(score=table["votes"].astype(float)))
     pd.testing.assert_frame_equal(by_votes, rank_candidates(pool))
+    again = rank_candidates(pool).assign(score=[-1.0, -9.0, NAN])  # a ranking, ranked anew
+    assert rank_by_score(again)["grid"].tolist() == again["grid"].tolist()
     unknown = rank_by_score(table.assign(score=[NAN, -np.inf, -9.0]))
     assert unknown["grid"].tolist() == ["3", "1", "2"]
     with pytest.raises(ValueError, match=r"candidates lack the columns \['score'\]"):
