@@ -5,12 +5,8 @@ from arc_airv.metrics.outputs import (
     average_outputs,
     bootstrap_interval,
     evaluate,
-    exact_score,
-    expected_best,
     pass_at_k,
-    pixel_score,
     score_outputs,
-    size_score,
 )
 from arc_airv.metrics.solutions import find_right, right_ranks, score_predictions
 
@@ -18,14 +14,10 @@ __all__ = [
     "average_outputs",
     "bootstrap_interval",
     "evaluate",
-    "exact_score",
-    "expected_best",
     "find_right",
     "metric_curves",
     "pass_at_k",
-    "pixel_score",
     "right_ranks",
     "score_outputs",
     "score_predictions",
-    "size_score",
 ]

@@ -6,10 +6,13 @@ replacement: exact where a closed form exists, estimated from seeded subsamples 
 
 from __future__ import annotations
 
+from functools import lru_cache
+from math import comb
+
 import numpy as np
 import pandas as pd
 
-from arc_airv.metrics.outputs import average_pools, bootstrap_interval, chance_of_best
+from arc_airv.metrics.outputs import average_pools, bootstrap_interval
 from arc_airv.metrics.solutions import find_right, number_outputs, score_predictions
 from arc_airv.tasks import Task
 from arc_airv.vote.candidates import Pools, index_pools, reply_logprob
@@ -64,7 +67,8 @@ def metric_curves(
     Notes
     -----
     accuracy, correct_size, correct_pixels and unanswered do not depend on n. pass_n is
-    `arc_airv.metrics.pass_at_k`, the best of n `arc_airv.metrics.expected_best`. vote_k is the
+    `arc_airv.metrics.pass_at_k`. Of N values in ascending order, the i-th (from 1) is the best of
+    ``C(i - 1, n - 1)`` of the ``C(N, n)`` subsets, which gives the best of n. vote_k is the
     exact pass_n times the share of the subsamples holding the right grid in which it is among the
     first k: never above pass_n, and exact for n <= k.
     """
@@ -96,8 +100,14 @@ def metric_curves(
     return pd.concat(parts, ignore_index=True)[["metric", "n", "value", "low", "high"]]
 
 
+@lru_cache
+def _chance_of_best(size: int, n: int) -> np.ndarray:
+    """The chance of each of `size` ascending values to be the maximum of n drawn."""
+    return np.array([comb(i, n - 1) / comb(size, n) for i in range(size)])
+
+
 class _Best:
-    """The expected best of n values of every output: `expected_best` of many pools at once."""
+    """The expected best of n values of every output, of all pools at once."""
 
     def __init__(self, values: np.ndarray, output: np.ndarray, n_outputs: int) -> None:
         self.n_outputs = n_outputs
@@ -114,7 +124,7 @@ class _Best:
         result = np.zeros(self.n_outputs)
         for outputs, values in self.by_size:
             size = values.shape[1]
-            result[outputs] = values @ chance_of_best(size, min(n, size))
+            result[outputs] = values @ _chance_of_best(size, min(n, size))
         return result
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arc_airv.grids import Grid, same_grid
 from arc_airv.metrics.solutions import (
     SCORES,
     number_outputs,
@@ -27,27 +26,6 @@ from arc_airv.vote.candidates import POOL, Pools, index_pools
 from arc_airv.vote.rank import rank_candidates
 
 VOTING_ACCURACY = "voting_accuracy"
-
-
-def exact_score(target: Grid, prediction: Grid | None) -> float:
-    """1.0 if the grids are equal, else 0.0; None is no grid."""
-    return float(same_grid(target, prediction))
-
-
-def size_score(target: Grid, prediction: Grid | None) -> float:
-    """1.0 if the shapes are equal, else 0.0; None is no grid."""
-    return float(prediction is not None and target.shape == prediction.shape)
-
-
-def pixel_score(target: Grid, prediction: Grid | None) -> float:
-    """Fraction of cells that are equal; 0.0 if the shapes differ; None is no grid.
-
-    Examples
-    --------
-    >>> pixel_score(np.array([[1, 2]]), np.array([[1, 0]]))
-    0.5
-    """
-    return float((target == prediction).mean()) if size_score(target, prediction) else 0.0
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -67,30 +45,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
         return 0.0
     k = min(k, n)
     return 1.0 - comb(n - c, k) / comb(n, k)
-
-
-def expected_best(values: np.ndarray, k: int) -> float:
-    """Expected maximum of k of the values, drawn without replacement.
-
-    With the values in ascending order, the i-th (from 1) is the maximum of ``C(i - 1, k - 1)`` of
-    the ``C(n, k)`` subsets. A k above n counts as n; no values give 0.
-
-    Examples
-    --------
-    >>> round(expected_best(np.array([0.0, 0.5, 1.0]), 2), 3)
-    0.833
-    """
-    n = len(values)
-    if n == 0:
-        return 0.0
-    return float(np.sort(values) @ chance_of_best(n, min(k, n)))
-
-
-@lru_cache
-def chance_of_best(n: int, k: int) -> np.ndarray:
-    """Of each of n values in ascending order: the chance to be the maximum of k drawn."""
-    n_subsets = comb(n, k)
-    return np.array([comb(i, k - 1) / n_subsets for i in range(n)])
 
 
 def score_outputs(

@@ -155,10 +155,8 @@ def cross_fit(
     return rank_by_score(lesson.table.assign(score=score))
 
 
-def calibration(
-    confidence: np.ndarray, right: np.ndarray, *, n_bins: int = 10, edges: np.ndarray | None = None
-) -> pd.DataFrame:
-    """How often what is believed with some confidence is right.
+def calibration(confidence: np.ndarray, right: np.ndarray, *, n_bins: int = 10) -> pd.DataFrame:
+    """Compare confidences with how often what is believed is right.
 
     Parameters
     ----------
@@ -167,8 +165,6 @@ def calibration(
     right : array-like of bool of shape (n,)
     n_bins : int, default 10
         Bins of equal width.
-    edges : ndarray, optional
-        The edges of the bins, ascending, if they shall not be equal.
 
     Returns
     -------
@@ -186,7 +182,7 @@ def calibration(
     confidence, right = np.asarray(confidence, dtype=float), np.asarray(right, dtype=float)
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("every confidence must be in [0, 1]")
-    edges = np.linspace(0, 1, n_bins + 1) if edges is None else np.asarray(edges, dtype=float)
+    edges = np.linspace(0, 1, n_bins + 1)
     bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, len(edges) - 2)
     rows = []
     for b in np.unique(bins):
@@ -331,7 +327,7 @@ def _fit_logit(x: np.ndarray, pool: np.ndarray, right: np.ndarray, penalty: floa
 def filter_errors(
     tasks: dict[str, Task], *, filters: Sequence[str | Filter] = tuple(FILTERS)
 ) -> pd.DataFrame:
-    """How often each filter rules out a solution of the tasks themselves.
+    """Count how often each filter rules out a solution of the tasks themselves.
 
     Parameters
     ----------

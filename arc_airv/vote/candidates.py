@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -79,7 +78,8 @@ def index_pools(predictions: pd.DataFrame | Pools) -> Pools:
         predictions = predictions[predictions["status"] != NO_REPLY]
     task, _ = pd.factorize(predictions["task_id"], sort=True)
     test_index, test_indices = pd.factorize(predictions["test_index"], sort=True)
-    first, pool = _number(task * len(test_indices) + test_index)
+    output = task * len(test_indices) + test_index
+    _, first, pool = np.unique(output, return_index=True, return_inverse=True)
     pools = predictions[POOL].iloc[first].reset_index(drop=True)
 
     grid, grids = pd.factorize(predictions["grid"])
@@ -87,9 +87,9 @@ def index_pools(predictions: pd.DataFrame | Pools) -> Pools:
     alphabetical = np.empty(len(texts), dtype=np.int64)
     alphabetical[sorted(range(len(texts)), key=texts.__getitem__)] = np.arange(len(texts))
     valid = np.flatnonzero(grid >= 0)
-    first, number = _number(pool[valid] * len(texts) + alphabetical[grid[valid]])
+    given = pool[valid] * len(texts) + alphabetical[grid[valid]]
     candidate = np.full(len(predictions), -1)
-    candidate[valid] = number
+    _, first, candidate[valid] = np.unique(given, return_index=True, return_inverse=True)
     candidates = predictions[CANDIDATE].iloc[valid[first]].reset_index(drop=True)
     return Pools(predictions, pools, candidates, pool, candidate, pool[valid[first]])
 
@@ -175,8 +175,7 @@ def candidate_features(
             by_token = reply_logprob(pools, per_token=True)
             logprob = aggregate(by_token, pools.candidate, len(table), "mean")
         by_cell = vote_cells(table["grid"].tolist(), pools.pool_of, votes, logprob)
-        simple["shape_votes"] = lambda: by_cell.shape_votes
-        simple["agreement"] = lambda: by_cell.agreement
+        simple["shape_votes"], simple["agreement"] = lambda: by_cell[0], lambda: by_cell[1]
     if any(map(needs_scores, features)):
         scored = _scored_candidates(pools, scores)
         known = scored[(scored >= 0) & scores["score_logprob"].notna().to_numpy()]
@@ -191,8 +190,8 @@ def candidate_features(
         else:
             values, owners = reply_logprob(pools, per_token=what[0] == "t"), pools.candidate
         table[name] = aggregate(values, owners, len(table), how)
-    if compose and by_cell.composed:
-        pool, grid, shape_votes, agreement = zip(*by_cell.composed)
+    if compose and by_cell[2]:
+        pool, grid, shape_votes, agreement = zip(*by_cell[2])
         new = pools.pools.iloc[list(pool)].assign(grid=grid, votes=0)
         new = new.assign(shape_votes=shape_votes, agreement=agreement)
         table = pd.concat([table, new])[table.columns].sort_values(CANDIDATE, ignore_index=True)
@@ -245,7 +244,7 @@ def reply_logprob(pools: Pools, *, per_token: bool) -> np.ndarray:
 
 
 def needs_scores(feature: str) -> bool:
-    """Whether a feature comes from re-scores."""
+    """True if a feature comes from re-scores."""
     return feature == "n_scores" or feature.endswith("score_logprob")
 
 
@@ -263,12 +262,6 @@ def check_columns(frame: pd.DataFrame, needed: Sequence[str], *, name: str = "pr
         raise ValueError(f"{name} lack the columns {missing}")
 
 
-def _number(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each distinct key comes first, in ascending order; the number of every key."""
-    _, first, number = np.unique(keys, return_index=True, return_inverse=True)
-    return first, number
-
-
 def _scored_candidates(pools: Pools, scores: pd.DataFrame) -> np.ndarray:
     """The number of the candidate of each re-score; -1 where it is none."""
     check_columns(scores, [*CANDIDATE, "augmentation", "score_logprob"], name="scores")
@@ -280,27 +273,9 @@ def _scored_candidates(pools: Pools, scores: pd.DataFrame) -> np.ndarray:
     return known.get_indexer(given)
 
 
-class CellVotes(NamedTuple):
-    """The result of `vote_cells` for n candidates.
-
-    Attributes
-    ----------
-    shape_votes : ndarray of shape (n,), dtype int64
-        Votes of all candidates of the same pool and shape.
-    agreement : ndarray of shape (n,), dtype float64
-        Mean over the cells of the share (0-1) of those votes that give the candidate's colour.
-    composed : list of (pool, grid, shape_votes, agreement)
-        The grids of the most voted colours, where they are not candidates themselves.
-    """
-
-    shape_votes: np.ndarray
-    agreement: np.ndarray
-    composed: list[tuple[int, str, int, float]]
-
-
 def vote_cells(
     grids: Sequence[str], pool: np.ndarray, votes: np.ndarray, logprob: np.ndarray
-) -> CellVotes:
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, int, float]]]:
     """Let the candidates of each pool and shape vote cell by cell.
 
     Parameters
@@ -313,6 +288,15 @@ def vote_cells(
     logprob : ndarray of shape (n,), dtype float64
         Where colours tie in a cell, that of the grid with more votes is taken, then with the
         higher one of these (NaN is lowest), then of the first.
+
+    Returns
+    -------
+    shape_votes : ndarray of shape (n,), dtype int64
+        Votes of all candidates of the same pool and shape.
+    agreement : ndarray of shape (n,), dtype float64
+        Mean over the cells of the share (0-1) of those votes that give the candidate's colour.
+    composed : list of (pool, grid, shape_votes, agreement)
+        The grids of the most voted colours, where they are not candidates themselves.
     """
     better = np.where(np.isnan(logprob), np.inf, -logprob)
     shape_votes, agreement = np.zeros(len(grids), dtype=np.int64), np.zeros(len(grids))
@@ -340,4 +324,4 @@ def vote_cells(
         for i in np.flatnonzero(~known).tolist():
             text = format_grid(winners[i].reshape(stack.shape[1:]))
             composed.append((int(pool[rows[first[i]]]), text, int(total[i]), float(share[i])))
-    return CellVotes(shape_votes, agreement, composed)
+    return shape_votes, agreement, composed

@@ -12,23 +12,23 @@ def test_one_pool_by_hand():
     # Two votes for 12, one for 10, one for 32. Cell 1: colour 1 has 3 of 4, colour 3 has 1.
     # Cell 2: colour 2 has 3 of 4, colour 0 has 1.
     found = vote_cells(["12", "10", "32"], np.zeros(3, dtype=int), np.array([2, 1, 1]), np.zeros(3))
-    assert found.shape_votes.tolist() == [4, 4, 4]
-    assert found.agreement.tolist() == [(3 + 3) / 8, (3 + 1) / 8, (1 + 3) / 8]
-    assert found.composed == []  # 12 is a candidate
+    assert found[0].tolist() == [4, 4, 4]
+    assert found[1].tolist() == [(3 + 3) / 8, (3 + 1) / 8, (1 + 3) / 8]
+    assert found[2] == []  # 12 is a candidate
 
 
 def test_a_composed_grid_comes_with_its_pool_votes_and_agreement():
     # Cell 1: colours 1, 0, 0; cell 2: 0, 1, 0; cell 3: 0, 0, 1: each 0 has 2 of 3.
     grids, pool = ["5", "100", "010", "001"], np.array([0, 1, 1, 1])
     found = vote_cells(grids, pool, np.array([9, 1, 1, 1]), np.zeros(4))
-    assert found.composed == [(1, "000", 3, pytest.approx(2 / 3))]
+    assert found[2] == [(1, "000", 3, pytest.approx(2 / 3))]
 
 
 def test_shapes_and_pools_vote_each_for_themselves():
     grids, pool = ["1|2", "12", "12", "34"], np.array([0, 0, 1, 1])
     found = vote_cells(grids, pool, np.array([5, 3, 2, 1]), np.zeros(4))
-    assert found.shape_votes.tolist() == [5, 3, 3, 3]
-    assert found.agreement.tolist() == pytest.approx([1, 1, 2 / 3, 1 / 3])
+    assert found[0].tolist() == [5, 3, 3, 3]
+    assert found[1].tolist() == pytest.approx([1, 1, 2 / 3, 1 / 3])
 
 
 def test_nothing_votes_for_nothing():
@@ -75,4 +75,4 @@ def test_every_count_is_that_of_a_loop(candidates, data):
             best[i] = max(count, key=count.get)  # of equal counts: the leading grid's colour
         if "".join(best) not in [other for other, _ in rivals]:
             composed[p, "".join(best)] = total
-    assert {(p, text): total for p, text, total, _ in found.composed} == composed
+    assert {(p, text): total for p, text, total, _ in found[2]} == composed
