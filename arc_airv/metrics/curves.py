@@ -34,7 +34,7 @@ def metric_curves(
     n_subsamples: int = 20,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Metrics against the number of predictions per test output.
+    """Compute metrics against the number of predictions per test output.
 
     Parameters
     ----------

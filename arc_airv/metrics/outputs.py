@@ -25,14 +25,12 @@ from arc_airv.tasks import AVERAGES, Task, average_by_task
 from arc_airv.vote.candidates import POOL, Pools, index_pools
 from arc_airv.vote.rank import rank_candidates
 
-VOTING_ACCURACY = "voting_accuracy"
-
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Chance that k of n predictions, drawn without replacement, hold one of the c right ones.
+    """Return the chance that k of n predictions, c of them right, hold a right one.
 
-    ``1 - C(n - c, k) / C(n, k)``, the unbiased estimator of Chen et al., "Evaluating Large
-    Language Models Trained on Code", 2021. A k above n counts as n.
+    They are drawn without replacement: ``1 - C(n - c, k) / C(n, k)``, the unbiased estimator of
+    Chen et al., "Evaluating Large Language Models Trained on Code", 2021. A k above n counts as n.
 
     Examples
     --------
@@ -50,7 +48,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 def score_outputs(
     predictions: pd.DataFrame | Pools, tasks: dict[str, Task], **options: Any
 ) -> pd.DataFrame:
-    """The metrics of every test output of every task, from all its N predictions.
+    """Compute the metrics of every test output of every task, from all its N predictions.
 
     Parameters
     ----------
@@ -84,7 +82,7 @@ def score_outputs(
 
 
 def average_pools(scored: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
-    """The columns of `score_outputs` that need no vote.
+    """Compute the columns of `score_outputs` that need no vote.
 
     Parameters
     ----------
@@ -154,7 +152,7 @@ def evaluate(
     average: str = "task",
     **options: Any,
 ) -> pd.Series:
-    """Every metric of the predictions, averaged over all tasks; see `score_outputs`.
+    """Average every metric of the predictions over all tasks; see `score_outputs`.
 
     Parameters
     ----------
@@ -183,7 +181,7 @@ def bootstrap_interval(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Percentile bootstrap interval over tasks of every mean in `average_outputs`.
+    """Compute the percentile bootstrap interval over tasks of every mean in `average_outputs`.
 
     Tasks are resampled whole, since the outputs of one task are not independent.
 
@@ -234,7 +232,7 @@ def _means(
     means = pd.DataFrame(sign * means + 0.0, columns=columns)  # + 0.0: no share is -0.0
     if {"vote_2", "pass_n"} <= set(columns):
         # A resample in which nothing can be voted for says nothing of the vote.
-        means[VOTING_ACCURACY] = means["vote_2"] / means["pass_n"].where(means["pass_n"] > 0)
+        means["voting_accuracy"] = means["vote_2"] / means["pass_n"].where(means["pass_n"] > 0)
     return means
 
 

@@ -13,11 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arc_airv.metrics.outputs import (
-    average_outputs,
-    bootstrap_interval,
-    score_outputs,
-)
+from arc_airv.metrics.outputs import average_outputs, bootstrap_interval, score_outputs
 from arc_airv.records import NO_REPLY, read_predictions
 from arc_airv.storage import read_run, run_path
 from arc_airv.tasks import AVERAGES, Task
@@ -33,7 +29,7 @@ def compare_runs(
     seed: int = 0,
     **options: Any,
 ) -> pd.DataFrame:
-    """Runs over the same tasks, each against the first.
+    """Compare runs over the same tasks, each with the first.
 
     Parameters
     ----------
@@ -97,7 +93,7 @@ def compare_runs(
 
 
 def describe_run(path: str | Path) -> dict[str, Any]:
-    """The settings of a store's run that a study may vary, and its seconds in the engine.
+    """Return the settings of a store's run that a study may vary, and its seconds in the engine.
 
     Raises
     ------

@@ -12,12 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arc_airv.metrics.outputs import (
-    add_votes,
-    average_outputs,
-    bootstrap_interval,
-    score_outputs,
-)
+from arc_airv.metrics.outputs import add_votes, average_outputs, bootstrap_interval, score_outputs
 from arc_airv.metrics.solutions import find_right, solutions_of
 from arc_airv.tasks import AVERAGES, Task
 from arc_airv.vote.candidates import POOL, Pools, candidate_features, index_pools
@@ -37,7 +32,7 @@ def compare_selectors(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Selectors on the same pools, each against the first.
+    """Compare selectors on the same pools, each with the first.
 
     Parameters
     ----------
@@ -63,7 +58,7 @@ def compare_selectors(
         voting_accuracy
             vote_2 / pass_n (NaN if pass_n is 0).
         gap_closed
-            How far vote_2 is on the way from two predictions drawn at random to the best possible:
+            Share of the way from two predictions drawn at random to the best possible:
             ``(vote_2 - random_2) / (pass_n - random_2)``; NaN if there is no gap.
         gain, low, high
             vote_2 less that of the baseline, and its 95% interval: both selectors on the same

@@ -138,7 +138,7 @@ def candidate_features(
         {...}_score_logprob
             Over the views that re-scored the grid (nats).
         n_scores
-            How many views re-scored it, NaN not counted.
+            The number of views that re-scored it, NaN not counted.
 
         An aggregate is over the known values, and NaN where none is known.
 
@@ -167,22 +167,22 @@ def candidate_features(
     table = pools.candidates.copy()
     votes = pools.votes
     valid = np.bincount(pools.pool_of, weights=votes, minlength=len(pools.pools))[pools.pool_of]
-    simple = {"votes": lambda: votes, "log_votes": lambda: np.log(votes)}
-    simple["share"] = lambda: votes / valid
+    counts = {"votes": votes, "share": votes / valid, "log_votes": np.log(votes)}
+    composed: list[tuple[int, str, int, float]] = []
     if compose or {"shape_votes", "agreement"} & set(features):
         logprob = np.zeros(len(table))
         if compose:
             by_token = reply_logprob(pools, per_token=True)
             logprob = aggregate(by_token, pools.candidate, len(table), "mean")
         by_cell = vote_cells(table["grid"].tolist(), pools.pool_of, votes, logprob)
-        simple["shape_votes"], simple["agreement"] = lambda: by_cell[0], lambda: by_cell[1]
+        counts["shape_votes"], counts["agreement"], composed = by_cell
     if any(map(needs_scores, features)):
         scored = _scored_candidates(pools, scores)
         known = scored[(scored >= 0) & scores["score_logprob"].notna().to_numpy()]
-        simple["n_scores"] = lambda: np.bincount(known, minlength=len(table))
+        counts["n_scores"] = np.bincount(known, minlength=len(table))
     for name in features:
-        if name in simple:
-            table[name] = simple[name]()
+        if name in counts:
+            table[name] = counts[name]
             continue
         how, what = name.split("_", 1)
         if what == "score_logprob":
@@ -190,8 +190,8 @@ def candidate_features(
         else:
             values, owners = reply_logprob(pools, per_token=what[0] == "t"), pools.candidate
         table[name] = aggregate(values, owners, len(table), how)
-    if compose and by_cell[2]:
-        pool, grid, shape_votes, agreement = zip(*by_cell[2])
+    if compose and composed:
+        pool, grid, shape_votes, agreement = zip(*composed)
         new = pools.pools.iloc[list(pool)].assign(grid=grid, votes=0)
         new = new.assign(shape_votes=shape_votes, agreement=agreement)
         table = pd.concat([table, new])[table.columns].sort_values(CANDIDATE, ignore_index=True)
@@ -199,14 +199,14 @@ def candidate_features(
 
 
 def aggregate(values: np.ndarray, owners: np.ndarray, n: int, how: str) -> np.ndarray:
-    """One number for each of n owners, from those of its values that are known.
+    """Reduce the known values of each of n owners to one number.
 
     Parameters
     ----------
     values : array-like of float
         NaN where unknown.
     owners : ndarray of int
-        Whose value it is, 0 to n - 1; -1 for nobody's.
+        The owner of each value, 0 to n - 1; -1 for none.
     n : int
     how : {"sum", "mean", "max", "min", "logsumexp"}
 
@@ -235,7 +235,7 @@ def aggregate(values: np.ndarray, owners: np.ndarray, n: int, how: str) -> np.nd
 
 
 def reply_logprob(pools: Pools, *, per_token: bool) -> np.ndarray:
-    """Log-probability of every reply: of the whole (nats), or its mean per token."""
+    """Return the log-probability of every reply: of the whole (nats), or its mean per token."""
     check_columns(pools.predictions, ["cumulative_logprob", "n_tokens"])
     logprob = pools.predictions["cumulative_logprob"]
     if per_token:
@@ -263,7 +263,7 @@ def check_columns(frame: pd.DataFrame, needed: Sequence[str], *, name: str = "pr
 
 
 def _scored_candidates(pools: Pools, scores: pd.DataFrame) -> np.ndarray:
-    """The number of the candidate of each re-score; -1 where it is none."""
+    """Number the candidate of each re-score; -1 where it is none."""
     check_columns(scores, [*CANDIDATE, "augmentation", "score_logprob"], name="scores")
     twice = scores.duplicated([*CANDIDATE, "augmentation"])
     if twice.any():

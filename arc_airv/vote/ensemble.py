@@ -32,7 +32,7 @@ def combine_predictions(
     predictions : sequence of DataFrame or path
         Runs, or their stores.
     weights : sequence of float, optional
-        What a vote of each run is worth; by default 1.
+        The worth of a vote of each run; by default 1.
     count : {"votes", "share"}, default "votes"
         "votes": a run with twice the predictions has twice the say. "share": the votes of a run
         are divided by its valid predictions of the output, so that each run has one say.

@@ -56,7 +56,7 @@ FILTERS: dict[str, Filter] = {
 
 
 def expected_shapes(task: Task, test_index: int) -> set[Shape]:
-    """The shapes (height, width) that a test output can have, judging by the demonstrations.
+    """Return the shapes (height, width) that the demonstrations leave to a test output.
 
     One for each of these patterns that fits all demonstrations: the outputs have one shape; the
     ratio of output to input is the same in all (1, a whole number or a fraction), each side with

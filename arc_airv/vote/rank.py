@@ -14,13 +14,7 @@ import pandas as pd
 
 from arc_airv.grids import Grid, parse_grid
 from arc_airv.tasks import Task, check_output
-from arc_airv.vote.candidates import (
-    CANDIDATE,
-    POOL,
-    Pools,
-    candidate_features,
-    check_columns,
-)
+from arc_airv.vote.candidates import CANDIDATE, POOL, Pools, candidate_features, check_columns
 from arc_airv.vote.filters import Filter, rule_out
 from arc_airv.vote.selectors import Selector, find_selector
 
@@ -43,7 +37,7 @@ def rank_candidates(
         As `arc_airv.records.read_predictions` gives it; needs the columns task_id, test_index,
         grid, cumulative_logprob and n_tokens. Rows without a grid are no candidates.
     method : str, dict or Selector, default "votes"
-        - "votes": how many predictions gave the grid.
+        - "votes": the number of predictions that gave the grid.
         - "logprob": the highest log-probability (nats) among the predictions of the grid.
         - "cells": vote cell by cell, see `compose` of `arc_airv.vote.candidate_features`. The
           score is the number of predictions of the candidate's shape plus the mean share (0-1) of
@@ -112,7 +106,7 @@ def rank_by_score(candidates: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_samples(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Of the samples of each view, the likeliest one: a beam search by sampling.
+    """Keep the likeliest sample of each view: a beam search by sampling.
 
     Parameters
     ----------
@@ -140,7 +134,7 @@ def best_samples(predictions: pd.DataFrame) -> pd.DataFrame:
 def select_attempts(
     ranked: pd.DataFrame, tasks: dict[str, Task], *, n_attempts: int = 2
 ) -> dict[str, list[list[Grid]]]:
-    """The best candidates of every test output of every task.
+    """Select the best candidates of every test output of every task.
 
     Parameters
     ----------

@@ -77,7 +77,7 @@ class Selector:
         return any(map(needs_scores, self.features))
 
     def score(self, features: pd.DataFrame) -> np.ndarray:
-        """The score of each row of `arc_airv.vote.candidate_features`.
+        """Score each row of `arc_airv.vote.candidate_features`.
 
         Returns
         -------
