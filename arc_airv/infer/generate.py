@@ -10,13 +10,14 @@ import itertools
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from arc_airv.augment import Plan
 from arc_airv.engines.base import Completion, Engine, Sampling, as_engine
 from arc_airv.infer.ask import Prepared, RunSummary, fill_store
-from arc_airv.infer.views import Job, Question, Renderer, count_views, plan_jobs
+from arc_airv.infer.views import Job, Question, Renderer, plan_jobs
 from arc_airv.prompts.encoders import OK
 from arc_airv.prompts.format import PromptFormat
 from arc_airv.records import Prediction, RecordStore
@@ -31,7 +32,7 @@ def generate_predictions(
     tasks: dict[str, Task],
     engine: Engine,
     *,
-    n_predictions: int | Mapping[tuple[str, int], int],
+    n_predictions: int,
     seed: int,
     store: str | Path,
     batching: str = "all",
@@ -49,9 +50,8 @@ def generate_predictions(
     ----------
     tasks : dict of str to Task
     engine : Engine
-    n_predictions : int or mapping of (task_id, test_index) to int
-        For each test output; a positive multiple of ``sampling.n``. With a mapping, an output
-        that it does not name is not asked.
+    n_predictions : int
+        For each test output; a positive multiple of ``sampling.n``.
     seed : int
         Of the augmentations, and of the sampling where the temperature is above 0.
     store : str or Path
@@ -95,7 +95,11 @@ def generate_predictions(
     engine, sampling, plan = as_engine(engine), sampling or Sampling(), Plan(seed, **kinds)
     if batching not in BATCHING:
         raise ValueError(f"batching must be one of {BATCHING}, got {batching!r}")
-    n_views = count_views(n_predictions, tasks, sampling.n)
+    if not isinstance(n_predictions, Integral) or n_predictions < 1 or n_predictions % sampling.n:
+        raise ValueError(
+            f"n_predictions must be a positive multiple of sampling.n = {sampling.n}, "
+            f"got {n_predictions!r}"
+        )
     if adapters is not None and (missing := sorted(tasks.keys() - adapters.keys())):
         raise ValueError(f"adapters must hold one for every task, there is none for {missing[:5]}")
     renderer = Renderer(
@@ -106,10 +110,10 @@ def generate_predictions(
         drop_demonstrations=drop_demonstrations,
         adapters=adapters,
     )
-    jobs = plan_jobs(tasks, n_views, sampling.n, plan)
+    jobs = plan_jobs(tasks, n_predictions // sampling.n, sampling.n, plan)
     run = {
         **renderer.describe_run(sampling=sampling.settings()),
-        "n_predictions": max(n_views.values(), default=0) * sampling.n,
+        "n_predictions": n_predictions,
         "task_ids": list(tasks),
         "batching": batching,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Re-scoring: how probable each candidate is, asked under several views of its task.
+"""Re-scoring: the probability of each candidate under several views of its task.
 
 A grid that a model finds probable under many views is more likely right than one that it wrote
 once. Every distinct grid of a pool is scored, under the same views for all of them, so that their
@@ -146,7 +146,7 @@ class _View:
 def _plan_views(
     candidates: pd.DataFrame, tasks: dict[str, Task], n_views: int, plan: Plan
 ) -> list[_View]:
-    """The views of all outputs, in the order in which they are asked."""
+    """Return the views of all outputs, in the order in which they are asked."""
     pools = dict(list(candidates.groupby(["task_id", "test_index"])["grid"]))
     for task_id, test_index in pools:
         check_output(tasks, task_id, test_index)
@@ -163,7 +163,7 @@ def _plan_views(
 
 
 def _rows(views: list[_View], known: dict[tuple, float | None]) -> Iterator[tuple]:
-    """The scores of the views that are scored as a whole, pool by pool."""
+    """Yield the scores of the views that are scored as a whole, pool by pool."""
     pools: dict[tuple[str, int], list[_View]] = {}
     for view in views:
         if all(key in known for key in view.keys()):

@@ -17,7 +17,7 @@ from arc_airv.infer.ask import Prepared, RunSummary, fill_store
 from arc_airv.infer.views import Job, Renderer, plan_jobs
 from arc_airv.prompts.format import PromptFormat
 from arc_airv.records import NO_REPLY, Prediction
-from arc_airv.tasks import Task, outputs_of
+from arc_airv.tasks import Task
 
 
 def search_predictions(
@@ -84,7 +84,7 @@ def search_predictions(
     )
     search = {"min_probability": min_probability, "max_live": max_live}
     stop = renderer.sampling.stop
-    jobs = plan_jobs(tasks, dict.fromkeys(outputs_of(tasks), n_views), 1, plan)
+    jobs = plan_jobs(tasks, n_views, 1, plan)
     # A plan that has to repeat an augmentation would only find the same replies again.
     jobs = [job for job in jobs if job.first_sample == 0]
     run = renderer.describe_run(sampling={**renderer.sampling.settings(), **search})

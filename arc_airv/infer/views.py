@@ -1,4 +1,4 @@
-"""Questions: the views that a run asks, the prompt of each, and what its replies become.
+"""Views: the plan of a run, the prompt of each view, and the predictions of its replies.
 
 Between the plan of augmentations and the engine: makes the list of jobs, renders a job when it is
 its turn, sizes its reply, sees to it that it fits the model's context, and turns replies into
@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from arc_airv.prompts.format import (
     max_output_cells,
 )
 from arc_airv.records import Prediction
-from arc_airv.tasks import Task, outputs_of
+from arc_airv.tasks import Task
 
 REPLY_SLACK = 8  # tokens of a reply beside its grid: marks, end of text
 
@@ -57,7 +56,7 @@ class Job:
         return self.task.task_id, self.test_index
 
     def keys(self, n: int) -> list[tuple[str, int, str, int]]:
-        """The keys of its n predictions in a store."""
+        """Return the keys of its n predictions in a store."""
         first = self.first_sample
         return [
             (self.task.task_id, self.test_index, self.augmentation, s)
@@ -95,7 +94,7 @@ class Question:
     def predictions(
         self, completions: list[Completion], prompt_format: PromptFormat
     ) -> list[Prediction]:
-        """The replies, parsed, their grids reverted to the original frame."""
+        """Parse the replies, and revert their grids to the original frame."""
         augmentation = Augmentation.parse(self.job.augmentation)
         predictions = []
         for sample, completion in enumerate(completions):
@@ -129,57 +128,24 @@ class Question:
         )
 
 
-def count_views(
-    n_predictions: int | Mapping[tuple[str, int], int], tasks: dict[str, Task], n_samples: int
-) -> dict[tuple[str, int], int]:
-    """How many views of each output are to be asked, for so many predictions.
+def plan_jobs(tasks: dict[str, Task], n_views: int, n_samples: int, plan: Plan) -> list[Job]:
+    """Return the jobs of a run: the first views of every test output, n_samples replies to each.
 
     Raises
     ------
     ValueError
-        If a number is no positive multiple of the replies to a view, an output is unknown, or a
-        task stands under another id than its own.
+        If a task stands under another id than its own.
     """
     if strangers := [key for key, task in tasks.items() if task.task_id != key]:
         raise ValueError(f"tasks must be keyed by their task_id, these are not: {strangers[:5]}")
-    outputs = outputs_of(tasks)
-    if isinstance(n_predictions, Mapping):
-        if unknown := sorted(n_predictions.keys() - set(outputs)):
-            raise ValueError(f"n_predictions names outputs that are not there: {unknown[:5]}")
-    else:
-        n_predictions = dict.fromkeys(outputs, n_predictions)
-    for output, n in n_predictions.items():
-        if not isinstance(n, Integral) or n < 1 or n % n_samples:
-            raise ValueError(
-                f"n_predictions must be a positive multiple of sampling.n = {n_samples}, "
-                f"got {n!r} for output {output}"
-            )
-    return {output: n // n_samples for output, n in n_predictions.items()}
-
-
-def plan_jobs(
-    tasks: dict[str, Task], n_views: Mapping[tuple[str, int], int], n_samples: int, plan: Plan
-) -> list[Job]:
-    """Return the jobs of a run: the first views of every test output.
-
-    Parameters
-    ----------
-    tasks : dict of str to Task
-    n_views : mapping of (task_id, test_index) to int
-        Views of each output; none of those that it does not name.
-    n_samples : int
-        Replies to each view.
-    plan : Plan
-    """
     jobs = []
     for task in tasks.values():
         seen: dict[str, int] = {}
-        wanted = [n_views.get((task.task_id, i), 0) for i in range(len(task.test))]
-        for view, augmentation in enumerate(plan.sample(task, max(wanted))):
+        for view, augmentation in enumerate(plan.sample(task, n_views)):
             key = str(augmentation)
             first = seen.get(key, 0)
             seen[key] = first + n_samples
-            jobs += [Job(task, i, view, key, first) for i, n in enumerate(wanted) if view < n]
+            jobs += [Job(task, i, view, key, first) for i in range(len(task.test))]
     return jobs
 
 
@@ -238,7 +204,7 @@ class Renderer:
         self.reply_tokens = lru_cache(self._reply_tokens)
 
     def render(self, job: Job) -> Question:
-        """The question of a job; with demonstrations dropped if they may be and must."""
+        """Return the question of a job, with demonstrations dropped if they may be and must."""
         view = Augmentation.parse(job.augmentation).apply_task(job.task)
         max_tokens = self.reply_tokens(max_output_cells(job.task, job.test_index))
         while True:
@@ -293,8 +259,10 @@ class Renderer:
         return self.engine.count_tokens([answer])[0] + REPLY_SLACK
 
     def _seed(self, job: Job) -> int | None:
-        """A seed that depends on the job alone: where it is all that the draw depends on (vLLM,
-        not Transformers, which draws a batch together), a resumed run draws the same."""
+        """Return a seed that depends on the job alone: a resumed run draws the same.
+
+        (In vLLM. Transformers draws a batch together.)
+        """
         if self.sampling.temperature == 0:
             return None
         base = self.plan.seed if self.sampling.seed is None else self.sampling.seed
@@ -303,7 +271,7 @@ class Renderer:
 
 
 def progress_bar(total: int, done: int, show: bool, unit: str = "prediction") -> Any:
-    """A context that gives a tqdm bar, or a stand-in where tqdm is not installed."""
+    """Open a tqdm bar, or a stand-in where tqdm is not installed."""
     try:
         from tqdm.auto import tqdm
     except ImportError:

@@ -28,7 +28,7 @@ FORMAT_FILE = "prompt_format.json"
 
 
 class ParsedReply(NamedTuple):
-    """What a reply holds: a grid in the frame of the view (or None), and a status."""
+    """The grid of a reply, in the frame of the view (or None), and a status."""
 
     grid: Grid | None
     status: str
@@ -190,14 +190,14 @@ TEMPLATES = {"plain": PlainTemplate, "chat": ChatTemplate}
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How a view is asked and a reply is read.
+    """The text of a view, and the grid of a reply.
 
     Parameters
     ----------
     encoder : GridEncoder
-        How a grid is written; see `arc_airv.prompts.make_encoder`.
+        Writes a grid; see `arc_airv.prompts.make_encoder`.
     template : PlainTemplate or ChatTemplate
-        What stands around the grids.
+        The text around the grids.
 
     Examples
     --------
@@ -212,16 +212,7 @@ class PromptFormat:
     template: Template = field(default_factory=ChatTemplate)
 
     def render(self, view: Task, test_index: int = 0, *, tokenizer: Any = None) -> str:
-        """Return the prompt that asks for one test output of a view.
-
-        Parameters
-        ----------
-        view : Task
-            A task, or a task under an augmentation.
-        test_index : int, default 0
-            Which test pair is asked.
-        tokenizer : Hugging Face tokenizer, optional
-            Needed by a chat template.
+        """Return the prompt that asks for one test output of a view; a chat needs a `tokenizer`.
 
         Raises
         ------
@@ -254,13 +245,22 @@ class PromptFormat:
         """Strings at which a reply is over, for the engine."""
         return self.template.stop(self.encoder)
 
+    def measure(self, task: Task, engine: Any) -> int:
+        """Return the tokens of a task's longest question with its answer, where that is known."""
+        texts = [
+            self.render(task, i, tokenizer=engine.tokenizer)
+            + ("" if pair.output is None else self.render_answer(pair.output))
+            for i, pair in enumerate(task.test)
+        ]
+        return max(engine.count_tokens(texts))
+
     def parse(self, reply: str, finish_reason: str | None = None) -> ParsedReply:
         """Read the grid out of a reply. Never raises.
 
         Parameters
         ----------
         reply : str
-            What the model wrote after the prompt, with anything around the grid.
+            The model's text after the prompt, with anything around the grid.
         finish_reason : {"stop", "length", None}
             "stop": the model ended the reply itself. "length": it was cut. None: not known.
 
@@ -286,7 +286,7 @@ class PromptFormat:
         return ParsedReply(None, TRUNCATED)
 
     def to_dict(self) -> dict[str, Any]:
-        """The format as plain JSON values."""
+        """Return the format as plain JSON values."""
         name = next(n for n, cls in TEMPLATES.items() if cls is type(self.template))
         return {
             "encoder": encoder_spec(self.encoder),
@@ -325,7 +325,7 @@ class PromptFormat:
 
     @classmethod
     def load(cls, folder: str | Path) -> PromptFormat | None:
-        """The format that a model folder carries, or None if it carries none.
+        """Return the format that a model folder carries, or None if it carries none.
 
         Raises
         ------
@@ -347,7 +347,7 @@ def has_chat_template(tokenizer: Any) -> bool:
 
 
 def max_output_cells(task: Task, test_index: int) -> int:
-    """How many cells the output can need: a generous bound, to size the reply's token budget.
+    """Return a generous bound of an output's cells, to size the reply's token budget.
 
     Four times the largest grid that the prompt shows, at most 30 x 30. Over the 835 test outputs
     of ARC-AGI-1 none is larger; twice the largest grid would lose three.

@@ -43,7 +43,7 @@ pools = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pools, st.data())
 def test_every_count_is_that_of_a_loop(candidates, data):
     sizes = {"min_size": len(candidates), "max_size": len(candidates)}
