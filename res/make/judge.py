@@ -1,4 +1,4 @@
-"""What an instruct LLM is worth as the judge of a pool, against votes.
+"""Measure an instruct LLM as the judge of a pool, against votes.
 
     python res/make/smollm2.py
     python res/make/judge.py --model models/smollm2 --predictions res/dumps/settings/t0.00.jsonl.gz

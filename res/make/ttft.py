@@ -1,4 +1,4 @@
-"""What fine-tuning at test time gains: the same tasks before it, after a joint one, and one a task.
+"""Measure what fine-tuning at test time gains: before it, after a joint one, after one a task.
 
     python res/make/ttft.py --model res/tiny --max-tokens 512 --minutes 10 --into runs/ttft
 
