@@ -76,13 +76,10 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def submit(args: argparse.Namespace) -> None:
     """Vote over one or several stores and write the submission of a challenges file."""
-    import pandas as pd
-
     from arc_airv.records import read_stores
-    from arc_airv.storage import read_run, run_path
     from arc_airv.submission import (
-        NO_ANSWER,
         build_submission,
+        count_answered,
         score_submission,
         validate_submission,
         write_submission,
@@ -93,14 +90,9 @@ def submit(args: argparse.Namespace) -> None:
     challenges = read_challenges(args.tasks)
     for fault in challenges.faults.values():
         warnings.warn(f"{fault}: it is answered [[0]]", stacklevel=2)
-    runs: dict[str, list[str]] = {}  # the stores of one run hold a prediction once
     for store in args.stores:
         os.stat(store)
-        settings = read_run(store).get("settings", store) if run_path(store).exists() else store
-        runs.setdefault(json.dumps(settings, sort_keys=True), []).append(store)
-    predictions = pd.concat(
-        [read_stores(stores, tasks=challenges.tasks) for stores in runs.values()]
-    )
+    predictions = read_stores(args.stores, tasks=challenges.tasks)
     if predictions.empty:
         raise ValueError(f"no prediction in {', '.join(args.stores)} is for a task of {args.tasks}")
     ranked = rank_candidates(
@@ -108,13 +100,8 @@ def submit(args: argparse.Namespace) -> None:
     )
     attempts = select_attempts(ranked, challenges.tasks)
     write_submission(build_submission(attempts, challenges.all), args.into)
-    submission = validate_submission(args.into, challenges.all)
-    answers = [answer for outputs in submission.values() for answer in outputs]
-    answered = sum(any(grid != NO_ANSWER for grid in answer.values()) for answer in answers)
-    print(
-        f"{args.into} is valid: {answered} of {len(answers)} test outputs are answered, by "
-        f"{len(predictions):,} predictions of {len(runs)} run{'s' * (len(runs) > 1)}"
-    )
+    answered = count_answered(validate_submission(args.into, challenges.all))
+    print(f"{args.into} is valid: {answered}, by {len(predictions):,} predictions")
     known = challenges.all
     if args.solutions:
         known = load_tasks(args.tasks, solutions=args.solutions)
@@ -139,14 +126,18 @@ def show(args: argparse.Namespace) -> None:
     outputs = describe_outputs(results.predictions, results.tasks, method=args.method)
     order = sort_tasks(outputs, args.metric, worst_first=args.worst_first)[: args.n_tasks]
     ranked = rank_candidates(results.predictions, method=args.method)
-    sorting = (
-        f"{len(order)} tasks, {'worst' if args.worst_first else 'best'} {order.columns[0]} first."
-    )
-    gallery = plot_gallery(order, results.tasks, ranked, n=args.candidates)
+    first = "worst" if args.worst_first else "best"
+    sorting = f"{len(order)} tasks, {first} {order.columns[0]} first."
     with progress_bar(len(order), 0, sys.stderr.isatty(), unit="task") as bar:
+
+        def counted(gallery: Iterable[Any]) -> Iterator[Any]:
+            for item in gallery:
+                yield item
+                bar.update(1)
+
         write_gallery(
             args.into,
-            _counted(gallery, bar),
+            counted(plot_gallery(order, results.tasks, ranked, n=args.candidates)),
             title=f"Predictions of {args.store}",
             notes=[*results.notes, f"Each value is the {AVERAGES['task']}.", sorting],
             table=metric_table(outputs),
@@ -155,18 +146,9 @@ def show(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Run the command, by default with the arguments of the process; return its exit code.
 
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Its arguments; by default those of the process.
-
-    Returns
-    -------
-    int
-        Exit code: 0 fine; 1 the run failed, or stopped with nothing; 2 a caller's mistake; 130
-        interrupted.
+    0: fine. 1: the run failed, or stopped with nothing. 2: a caller's mistake. 130: interrupted.
     """
     for stream in (sys.stdout, sys.stderr):  # an id or a path may hold what cannot be encoded
         if isinstance(stream, io.TextIOWrapper):
@@ -186,12 +168,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("error", error)
         return 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1
     return 0
-
-
-def _counted(items: Iterable[Any], bar: Any) -> Iterator[Any]:
-    for item in items:
-        yield item
-        bar.update(1)
 
 
 def _say(kind: str, what: Any) -> None:
@@ -223,7 +199,7 @@ def make_parser() -> argparse.ArgumentParser:
     option("--store", default="predictions.jsonl", metavar="FILE", help="default: %(default)s")
     option("--predictions", type=_count, default=8, metavar="N", help="of each output; default: 8")
     option("--limit", type=_count, metavar="N", help="ask only the first N tasks")
-    option("--minutes", type=_positive, metavar="N", help="stop cleanly after so long")
+    option("--minutes", type=_minutes, metavar="N", help="stop cleanly after so long")
     option("--seed", type=int, default=0, metavar="N", help="default: 0")
     option("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
     option("--samples", type=_count, default=1, metavar="N", help="of each view; default: 1")
@@ -267,18 +243,17 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+def _number(kind: type, least: float) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        number = kind(text)
+        if not least <= number < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+        return number
+
+    return read
 
 
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, got {number}")
-    return number
+_count, _minutes = _number(int, 1), _number(float, 0)
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -285,7 +285,7 @@ def test_submit_writes_a_valid_file_and_prints_its_score(run, generate):
     tasks = load_tasks("tasks.json")
     validate_submission("submission.json", tasks)
     score = score_submission("submission.json", tasks, average="task")
-    assert f"score {score:.1%}" in out and "16 predictions of 1 run\n" in out
+    assert f"score {score:.1%}" in out and "by 16 predictions\n" in out
     run("submit", "predictions.jsonl", "--tasks", "hidden.json", "--into", "hidden.out")
     assert Path("hidden.out").read_text() == Path("submission.json").read_text()
 
@@ -296,9 +296,9 @@ def test_stores_of_one_run_count_once_and_votes_of_several_add_up(run, generate,
         (folder / f"again{end}").write_text((folder / f"predictions{end}").read_text())
     generate("--predictions", "2", "--store", "other.jsonl", "--drop-demonstrations")
     _, out, _ = run("submit", "predictions.jsonl", "again.jsonl", "--tasks", "tasks.json")
-    assert "8 predictions of 1 run\n" in out
+    assert "by 8 predictions\n" in out
     _, out, _ = run("submit", "predictions.jsonl", "other.jsonl", "--tasks", "tasks.json")
-    assert "16 predictions of 2 runs\n" in out
+    assert "16 predictions\n" in out
 
 
 def test_a_malformed_entry_costs_its_own_answers(run, generate, folder):

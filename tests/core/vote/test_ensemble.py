@@ -113,9 +113,10 @@ def test_faults_of_the_caller(runs, options, message):
 
 
 def test_stores_of_one_plan_count_a_key_once(tmp_path):
-    with RecordStore(tmp_path / "0.jsonl") as store:
+    run = {"settings": {"model": "a"}}
+    with RecordStore(tmp_path / "0.jsonl", run) as store:
         store.append(records(["1", "2"]) + records(["5"], task_id="44f52bb0", test_index=1))
-    with RecordStore(tmp_path / "1.jsonl") as store:
+    with RecordStore(tmp_path / "1.jsonl", run) as store:
         store.append(records(["2", "3"], first=1))
         store.append(records(["7"], task_id="44f52bb0", test_index=2))  # there is no such output
         store.append(records(["7"], task_id="ffffffff"))
@@ -123,6 +124,10 @@ def test_stores_of_one_plan_count_a_key_once(tmp_path):
     paths = [tmp_path / f"{i}.jsonl" for i in range(4)]
     frame = read_stores(paths, tasks=TASKS)
     assert frame["grid"].tolist() == ["1", "2", "5", "3"]
+    with RecordStore(tmp_path / "3.jsonl", {"settings": {"model": "b"}}) as store:
+        store.append(records(["1"]))
+    frame = read_stores(paths, tasks=TASKS)  # another run has a vote of its own
+    assert frame["grid"].tolist() == ["1", "2", "5", "3", "1"]
     assert frame["test_index"].dtype == "int64"
     empty = read_stores(paths[3:], tasks=TASKS)
     assert empty.empty and list(empty) == list(frame)
