@@ -32,7 +32,6 @@ from arc_airv.augment import sample_augmentations
 from arc_airv.engines import RayEngine, Sampling, VllmEngine
 from arc_airv.engines.base import Completion
 from arc_airv.engines.cluster.dispatch import Dispatcher
-from arc_airv.engines.cluster.workers import RayPool
 from arc_airv.engines.local import numbered
 from arc_airv.engines.vllm import QUEUE_AHEAD
 from arc_airv.infer.generate import generate_predictions
@@ -144,27 +143,27 @@ def ray_costs(prompt: str) -> Costs:
     The least of several measurements, for other processes disturb them.
     """
     engine = RayEngine(Echo, 1)
-    pool: RayPool = engine._pool
+    workers = engine._workers
     run = 0
 
-    def seconds_of(parcel, n=100) -> float:
+    def seconds_of(chunk, n=100) -> float:
         nonlocal run
         start = time.process_time()
         for _ in range(n):
             run += 1
-            pool.send(0, run, "replies", [parcel])
-            (event,) = pool.wait(60.0)
-            if len(event.finished) != len(parcel):
-                raise RuntimeError(f"{len(event.finished)} of {len(parcel)} were answered")
+            workers.send(0, run, "replies", [chunk])
+            (event,) = workers.wait(60.0)
+            if len(event.answer) != len(chunk):
+                raise RuntimeError(f"{len(event.answer)} of {len(chunk)} were answered")
         return (time.process_time() - start) / n
 
-    parcel = [(i, (f"{i} {prompt}", Sampling())) for i in range(64)]
+    chunk = [(i, (f"{i} {prompt}", Sampling())) for i in range(64)]
     calls, full = [], []
     for _ in range(10):
-        calls.append(seconds_of(parcel[:1]))
-        full.append(seconds_of(parcel))
+        calls.append(seconds_of(chunk[:1]))
+        full.append(seconds_of(chunk))
     engine.close()
-    request = max(0.0, (min(full) - min(calls)) / (len(parcel) - 1))
+    request = max(0.0, (min(full) - min(calls)) / (len(chunk) - 1))
     return Costs(min(calls), request)
 
 
@@ -185,7 +184,7 @@ def simulate(
             total += needed
             yield f"{number} {prompt}", needed
 
-    pool = SimulatedWorkers(
+    workers = SimulatedWorkers(
         lambda request: request[1],
         slots=PARALLEL,
         window=QUEUE_AHEAD + PARALLEL,  # as `VllmEngine` says
@@ -194,7 +193,7 @@ def simulate(
         count_own_time=True,
     )
     limits = {"startup_seconds": 1e9, "hang_seconds": 1e9}
-    dispatcher = Dispatcher(pool, n_workers, chunk=16, **limits)
+    dispatcher = Dispatcher(workers, n_workers, chunk=16, **limits)
     n_answered, memory, start = 0, [], time.monotonic()
     for finished in dispatcher.run(
         "replies", requests(), size=lambda request: len(request[0]), give_up=lambda request: None
@@ -205,10 +204,10 @@ def simulate(
     if n_answered != n:
         raise RuntimeError(f"{n_answered} of {n} requests were answered")
     return {
-        "makespan": pool.now(),
+        "makespan": workers.now(),
         "ideal": total / (n_workers * PARALLEL),
-        "busy": pool.busy,
-        "calls": pool.n_calls,
+        "busy": workers.busy,
+        "calls": workers.n_calls,
         "first": memory[0],
         "last": memory[-1],
         "took": time.monotonic() - start,
