@@ -11,6 +11,7 @@ a call of Ray's costs, as measured here.
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import random
@@ -32,7 +33,6 @@ from arc_airv.augment import sample_augmentations
 from arc_airv.engines import RayEngine, Sampling, VllmEngine
 from arc_airv.engines.base import Completion
 from arc_airv.engines.cluster.dispatch import Dispatcher
-from arc_airv.engines.local import numbered
 from arc_airv.engines.vllm import QUEUE_AHEAD
 from arc_airv.infer.generate import generate_predictions
 
@@ -105,13 +105,14 @@ def latencies(engine: VllmEngine, n_tasks: int) -> list[float]:
         for a in sample_augmentations(task, 8, seed=1)
     ]
     sampling = Sampling(max_tokens=300, stop=tuple(engine.prompt_format.stop))
-    started, seconds = {}, []
+    started, seconds, numbers = {}, [], itertools.count()
 
     def requests():
-        for number, prompt in enumerate(prompts):
+        for prompt in prompts:
             while len(started) == PARALLEL:
+                next(numbers)
                 yield None
-            started[number] = time.monotonic()
+            started[next(numbers)] = time.monotonic()
             yield prompt, sampling
 
     for finished in engine.stream(requests()):
@@ -129,7 +130,7 @@ class Echo:
 
     def stream(self, requests):
         ready = []
-        for number, request in numbered(requests):
+        for number, request in enumerate(requests):
             if request is None:
                 yield [(n, [Completion("0123456789\n" * 20, 200, -1.0, "stop")]) for n in ready]
                 ready = []

@@ -62,9 +62,9 @@ class RayEngine(LocalEngine):
     computes together: by rounding, two tokens of almost equal probability may change places, and
     the Transformers engine draws the samples of a batch together.
 
-    A worker that dies or hangs is replaced (with a warning), and its prompts are asked again. A
-    prompt that ends every worker which holds it gets a reply of `finish_reason` "error" and no
-    text, its scores are NaN, and its searches find nothing.
+    A worker that dies or hangs is replaced (with a warning), and its prompts are asked again. One
+    that ends every worker which holds it gets a reply of `finish_reason` "error" and no text, its
+    scores are NaN, and its searches find nothing.
 
     Tokens are counted here, by the tokenizer that the first worker sends. An engine of one's own
     without a `tokenizer` counts them in a worker, when its call returns: that takes long.

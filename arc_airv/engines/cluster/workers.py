@@ -19,16 +19,8 @@ CLOSE_SECONDS = 10.0  # for the engines to tidy up
 class RayWorkers:
     """Workers as Ray's actors: see `arc_airv.engines.cluster.dispatch.Backend`.
 
-    It joins a Ray or starts one, and counts out its workers: see `RayEngine` for the parameters.
-
-    Attributes
-    ----------
-    n : int
-        Workers.
-    options : dict
-        Of the actors.
-    facts : dict
-        What the first worker that was ready told of its engine.
+    It joins a Ray or starts one, and counts out its `n` workers: see `RayEngine` for the
+    parameters. Its `facts` are what the first worker that was ready told of its engine.
     """
 
     def __init__(
