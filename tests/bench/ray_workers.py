@@ -1,4 +1,4 @@
-"""What workers on Ray are worth, and what handing out work costs.
+"""Measure what workers on Ray are worth, and what handing out work costs.
 
     python tests/bench/ray_workers.py                     # on two cores, then simulated
     python tests/bench/ray_workers.py --only simulation   # many workers, with costs measured here
@@ -57,7 +57,7 @@ def throughput(engine, n_tasks: int, n_predictions: int) -> tuple[float, float]:
 
 
 def core_seconds() -> float:
-    """What this process and all that come from it have taken of the processors."""
+    """Return the processor time of this process and of all that come from it."""
     used, parents = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -96,7 +96,7 @@ def measure(kind: str, args: argparse.Namespace) -> None:
 
 
 def latencies(engine: VllmEngine, n_tasks: int) -> list[float]:
-    """How long each answer takes where `PARALLEL` are computed at once."""
+    """Return the seconds of each answer where `PARALLEL` are computed at once."""
     tasks = pick_tasks(engine, n_tasks, 600)
     render = engine.prompt_format.render
     prompts = [
@@ -139,7 +139,7 @@ class Echo:
 
 
 def ray_costs(prompt: str) -> Costs:
-    """The processor time of this process, all its threads, for a call and for a request.
+    """Return the processor time of this process, all its threads, for a call and for a request.
 
     The least of several measurements, for other processes disturb them.
     """

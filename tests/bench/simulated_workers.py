@@ -26,7 +26,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Faults:
-    """What goes wrong. Functions of a request, or chances."""
+    """Faults to come: functions of a request, or chances."""
 
     kills: Callable[[Any], bool] = lambda request: False  # its worker, when it is answered
     hangs: Callable[[Any], bool] = lambda request: False
