@@ -1,4 +1,4 @@
-"""The tokens that an answer is made of: to keep a model from writing anything else."""
+"""The tokens of answers: to keep a model from writing anything else."""
 
 from __future__ import annotations
 
@@ -14,24 +14,16 @@ from arc_airv.prompts.format import PromptFormat
 def answer_tokens(
     engine: LocalEngine, prompt_format: PromptFormat | None = None
 ) -> tuple[int, ...]:
-    """The tokens that an answer may hold: for the `allowed_tokens` of a `Sampling`.
+    """Return the tokens that an answer may hold: for the `allowed_tokens` of a `Sampling`.
+
+    Those whose text is a piece of an answer, whatever its digits, and those that end a reply. A
+    reply of them has the letters of a grid, but not necessarily its shape.
 
     Parameters
     ----------
     engine : TransformersEngine or VllmEngine
     prompt_format : PromptFormat, optional
-        By default the one that the model folder carries.
-
-    Returns
-    -------
-    tuple of int
-        Those whose text is a piece of an answer, whatever its digits, and those that end a reply.
-        A reply of them has the letters of a grid, but not necessarily its shape.
-
-    Raises
-    ------
-    ValueError
-        If no format is given and the model carries none.
+        By default the one that the model folder carries; a ValueError if there is none.
     """
     prompt_format = prompt_format or engine.prompt_format
     if prompt_format is None:

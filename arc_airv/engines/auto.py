@@ -21,7 +21,7 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def make_engine(name: str, model: str, options: dict[str, Any]) -> Engine:
-    """An engine from the name of its class.
+    """Make an engine by name.
 
     Parameters
     ----------
@@ -30,11 +30,6 @@ def make_engine(name: str, model: str, options: dict[str, Any]) -> Engine:
         takes a model and options.
     model : str
     options : dict
-
-    Raises
-    ------
-    ValueError
-        If there is no such engine.
     """
     module, _, attribute = ENGINES.get(name, name).partition(":")
     if not attribute:
@@ -43,19 +38,14 @@ def make_engine(name: str, model: str, options: dict[str, Any]) -> Engine:
 
 
 def adapter_options(name: str, rank: int) -> dict[str, Any]:
-    """What an engine must be made with for prompts with adapters; for most engines nothing.
+    """Return the options that an engine needs for prompts with adapters; for most it is none.
 
     Parameters
     ----------
     name : str
         As for `make_engine`.
     rank : int
-        The largest of the adapters.
-
-    Raises
-    ------
-    ValueError
-        If vLLM has no room for that rank.
+        The largest of the adapters; a ValueError if vLLM has no room for it.
     """
     if name not in ("auto", "vllm"):
         return {}
@@ -66,18 +56,12 @@ def adapter_options(name: str, rank: int) -> dict[str, Any]:
 
 
 def auto_engine(model: str, **options: Any) -> Engine:
-    """The engine that uses all of this machine.
+    """Make the engine that uses all of this machine.
 
-    On one GPU, or none, it is the plain one that suits it (`arc_airv.engines.engine_options`). On
-    several it is a `RayEngine` with one such engine for each GPU, or for each few of them if the
-    model does not fit one (or a ``tensor_parallel_size`` is given). Without Ray it is a plain
-    engine on the first of them, with a warning.
-
-    Parameters
-    ----------
-    model : str
-    **options
-        Of the plain engine, beside those that suit the machine.
+    On one GPU, or none, it is the plain one that suits it (`arc_airv.engines.engine_options`),
+    with further options. On several it is a `RayEngine` with one such engine for each GPU, or for
+    each few of them if the model does not fit one (or a ``tensor_parallel_size`` is given). Without
+    Ray it is a plain engine on the first of them, with a warning.
     """
     gpus = find_gpus()
     together = options.get("tensor_parallel_size") or gpus_for_model(model, gpus)

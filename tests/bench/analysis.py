@@ -1,4 +1,4 @@
-"""How long the analysis of a large run takes: read, vote, evaluate, draw the curves.
+"""Time the analysis of a large run: read, vote, evaluate, draw the curves.
 
     python tests/bench/analysis.py
 

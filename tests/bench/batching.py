@@ -1,4 +1,4 @@
-"""The seed's first table: what batching is worth. One engine, same prompts, three ways to send.
+"""Measure what batching is worth: one engine, the same prompts, three ways to send them.
 
 python tests/bench/batching.py --model res/tiny --prompts 96
 """

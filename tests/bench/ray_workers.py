@@ -1,4 +1,4 @@
-"""What workers on Ray are worth, and what handing out work costs.
+"""Measure what workers on Ray are worth, and what handing out work costs.
 
     python tests/bench/ray_workers.py                     # on two cores, then simulated
     python tests/bench/ray_workers.py --only simulation   # many workers, with costs measured here
@@ -11,6 +11,7 @@ a call of Ray's costs, as measured here.
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import random
@@ -32,8 +33,6 @@ from arc_airv.augment import sample_augmentations
 from arc_airv.engines import RayEngine, Sampling, VllmEngine
 from arc_airv.engines.base import Completion
 from arc_airv.engines.cluster.dispatch import Dispatcher
-from arc_airv.engines.cluster.workers import RayPool
-from arc_airv.engines.local import numbered
 from arc_airv.engines.vllm import QUEUE_AHEAD
 from arc_airv.infer.generate import generate_predictions
 
@@ -58,7 +57,7 @@ def throughput(engine, n_tasks: int, n_predictions: int) -> tuple[float, float]:
 
 
 def core_seconds() -> float:
-    """What this process and all that come from it have taken of the processors."""
+    """Return the processor time of this process and of all that come from it."""
     used, parents = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -97,7 +96,7 @@ def measure(kind: str, args: argparse.Namespace) -> None:
 
 
 def latencies(engine: VllmEngine, n_tasks: int) -> list[float]:
-    """How long each answer takes where `PARALLEL` are computed at once."""
+    """Return the seconds of each answer where `PARALLEL` are computed at once."""
     tasks = pick_tasks(engine, n_tasks, 600)
     render = engine.prompt_format.render
     prompts = [
@@ -106,13 +105,14 @@ def latencies(engine: VllmEngine, n_tasks: int) -> list[float]:
         for a in sample_augmentations(task, 8, seed=1)
     ]
     sampling = Sampling(max_tokens=300, stop=tuple(engine.prompt_format.stop))
-    started, seconds = {}, []
+    started, seconds, numbers = {}, [], itertools.count()
 
     def requests():
-        for number, prompt in enumerate(prompts):
+        for prompt in prompts:
             while len(started) == PARALLEL:
+                next(numbers)
                 yield None
-            started[number] = time.monotonic()
+            started[next(numbers)] = time.monotonic()
             yield prompt, sampling
 
     for finished in engine.stream(requests()):
@@ -130,7 +130,7 @@ class Echo:
 
     def stream(self, requests):
         ready = []
-        for number, request in numbered(requests):
+        for number, request in enumerate(requests):
             if request is None:
                 yield [(n, [Completion("0123456789\n" * 20, 200, -1.0, "stop")]) for n in ready]
                 ready = []
@@ -139,32 +139,32 @@ class Echo:
 
 
 def ray_costs(prompt: str) -> Costs:
-    """The processor time of this process, all its threads, for a call and for a request.
+    """Return the processor time of this process, all its threads, for a call and for a request.
 
     The least of several measurements, for other processes disturb them.
     """
     engine = RayEngine(Echo, 1)
-    pool: RayPool = engine._pool
+    workers = engine._workers
     run = 0
 
-    def seconds_of(parcel, n=100) -> float:
+    def seconds_of(chunk, n=100) -> float:
         nonlocal run
         start = time.process_time()
         for _ in range(n):
             run += 1
-            pool.send(0, run, "replies", [parcel])
-            (event,) = pool.wait(60.0)
-            if len(event.finished) != len(parcel):
-                raise RuntimeError(f"{len(event.finished)} of {len(parcel)} were answered")
+            workers.send(0, run, "replies", [chunk])
+            (event,) = workers.wait(60.0)
+            if len(event.answer) != len(chunk):
+                raise RuntimeError(f"{len(event.answer)} of {len(chunk)} were answered")
         return (time.process_time() - start) / n
 
-    parcel = [(i, (f"{i} {prompt}", Sampling())) for i in range(64)]
+    chunk = [(i, (f"{i} {prompt}", Sampling())) for i in range(64)]
     calls, full = [], []
     for _ in range(10):
-        calls.append(seconds_of(parcel[:1]))
-        full.append(seconds_of(parcel))
+        calls.append(seconds_of(chunk[:1]))
+        full.append(seconds_of(chunk))
     engine.close()
-    request = max(0.0, (min(full) - min(calls)) / (len(parcel) - 1))
+    request = max(0.0, (min(full) - min(calls)) / (len(chunk) - 1))
     return Costs(min(calls), request)
 
 
@@ -185,7 +185,7 @@ def simulate(
             total += needed
             yield f"{number} {prompt}", needed
 
-    pool = SimulatedWorkers(
+    workers = SimulatedWorkers(
         lambda request: request[1],
         slots=PARALLEL,
         window=QUEUE_AHEAD + PARALLEL,  # as `VllmEngine` says
@@ -194,7 +194,7 @@ def simulate(
         count_own_time=True,
     )
     limits = {"startup_seconds": 1e9, "hang_seconds": 1e9}
-    dispatcher = Dispatcher(pool, n_workers, chunk=16, **limits)
+    dispatcher = Dispatcher(workers, n_workers, chunk=16, **limits)
     n_answered, memory, start = 0, [], time.monotonic()
     for finished in dispatcher.run(
         "replies", requests(), size=lambda request: len(request[0]), give_up=lambda request: None
@@ -205,10 +205,10 @@ def simulate(
     if n_answered != n:
         raise RuntimeError(f"{n_answered} of {n} requests were answered")
     return {
-        "makespan": pool.now(),
+        "makespan": workers.now(),
         "ideal": total / (n_workers * PARALLEL),
-        "busy": pool.busy,
-        "calls": pool.n_calls,
+        "busy": workers.busy,
+        "calls": workers.n_calls,
         "first": memory[0],
         "last": memory[-1],
         "took": time.monotonic() - start,

@@ -1,4 +1,4 @@
-"""Workers that take no time: a pool whose clock is simulated, for the dispatcher that Ray's has.
+"""Workers that take no time: their clock is simulated, their dispatcher is the one of Ray's.
 
 Each worker is an engine that answers several requests at once, each in the seconds that it is told.
 What the dispatcher itself takes may be measured and counted (`count_own_time`), and so may what Ray
@@ -26,7 +26,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Faults:
-    """What goes wrong. Functions of a request, or chances."""
+    """Faults to come: functions of a request, or chances."""
 
     kills: Callable[[Any], bool] = lambda request: False  # its worker, when it is answered
     hangs: Callable[[Any], bool] = lambda request: False
@@ -46,7 +46,7 @@ class _Worker:
 
 
 class SimulatedWorkers:
-    """See `arc_airv.engines.cluster.dispatch.Pool`.
+    """See `arc_airv.engines.cluster.dispatch.Backend`.
 
     Parameters
     ----------
@@ -55,14 +55,14 @@ class SimulatedWorkers:
     slots : int
         Requests that a worker answers at once.
     window : int or None
-        Requests that it takes at once; None for one that answers parcel by parcel.
+        Requests that it takes at once; None for one that answers chunk by chunk.
     startup : float
         Seconds until a worker is ready.
     n_workers : int
-        Sets how long a call goes on, as in Ray's pool.
+        Sets how long a call goes on, as with Ray.
     costs, faults : Costs, Faults
     count_own_time : bool
-        Whether the clock goes on while the dispatcher computes.
+        Let the clock go on while the dispatcher computes.
     seed : int
         Of the faults.
     """
@@ -93,58 +93,58 @@ class SimulatedWorkers:
         self.busy = 0.0  # of the clock, what the dispatcher took
         self.n_calls = self.n_events = 0
         self.workers: dict[int, _Worker] = {}
-        self.events: list[tuple[float, int, int, int, Any]] = []  # when, order, place, generation
+        self.events: list[tuple[float, int, int, int, Any]] = []  # when, order, worker, generation
         self.started = time.perf_counter()
 
     def now(self) -> float:
         return self.clock
 
-    def start(self, place: int) -> None:
-        worker = self.workers.setdefault(place, _Worker())
+    def start(self, number: int) -> None:
+        worker = self.workers.setdefault(number, _Worker())
         worker.generation += 1
         worker.is_up, worker.hangs = True, False
         worker.free, worker.done = [self.clock] * self.slots, []
-        event: Any = Ready(place, self.window)
+        event: Any = Ready(number, self.window)
         if self.random.random() < self.faults.failed_start:
-            event = Died(place, "no start")
+            event = Died(number, "no start")
         worker.returns = self.clock + self.startup
-        self._push(worker.returns, place, event)
+        self._push(worker.returns, number, event)
 
-    def send(self, place: int, run: int, kind: str, parcels: list[Finished]) -> None:
-        worker = self.workers[place]
-        n = sum(map(len, parcels))
+    def send(self, number: int, run: int, kind: str, chunks: list[Finished]) -> None:
+        worker = self.workers[number]
+        n = sum(map(len, chunks))
         self._spend(self.costs.call + n * self.costs.request)
         self.n_calls += 1
         start = max(self.clock, worker.returns)
         if worker.run < run:
             worker.run, worker.done = run, []
-        for parcel in parcels:
-            for number, request in parcel:
+        for chunk in chunks:
+            for index, request in chunk:
                 begins = max(start, heapq.heappop(worker.free))
                 ends = begins + self.seconds(request)
                 heapq.heappush(worker.free, ends)
-                heapq.heappush(worker.done, (ends, number, request))
+                heapq.heappush(worker.done, (ends, index, request))
         worker.returns = self._returns(worker, start)
         finished = []
         while worker.done and worker.done[0][0] <= worker.returns:
-            when, number, request = heapq.heappop(worker.done)
+            when, index, request = heapq.heappop(worker.done)
             worker.hangs |= self.faults.hangs(request)
             if worker.hangs:
                 return
             if self.faults.kills(request) or self.random.random() < self.faults.death:
-                self._push(when, place, Died(place, f"killed by {request}"))
+                self._push(when, number, Died(number, f"killed by {request}"))
                 worker.hangs = True  # and nothing more is heard of it
                 return
-            finished.append((number, request))
+            finished.append((index, request))
         if not worker.hangs:
-            self._push(worker.returns, place, Answered(place, run, finished))
+            self._push(worker.returns, number, Answered(number, run, finished))
 
-    def stop(self, place: int, run: int) -> None:
-        self.workers[place].done = []
+    def stop(self, number: int, run: int) -> None:
+        self.workers[number].done = []
 
-    def end(self, place: int) -> None:
-        self.workers[place].is_up = False
-        self.workers[place].generation += 1
+    def end(self, number: int) -> None:
+        self.workers[number].is_up = False
+        self.workers[number].generation += 1
 
     def wait(self, seconds: float) -> list[Any]:
         if self.count_own_time:
@@ -155,8 +155,8 @@ class SimulatedWorkers:
             self.clock += seconds
         happened = []
         while self.events and self.events[0][0] <= self.clock:
-            _, _, place, generation, event = heapq.heappop(self.events)
-            if generation == self.workers[place].generation:
+            _, _, number, generation, event = heapq.heappop(self.events)
+            if generation == self.workers[number].generation:
                 happened.append(event)
         self.started = time.perf_counter()
         return happened
@@ -173,9 +173,9 @@ class SimulatedWorkers:
         beat = start + max(BEAT, self.call_seconds)
         return max(start, min(max(first, start + self.call_seconds), half, beat, ends[-1]))
 
-    def _push(self, when: float, place: int, event: Any) -> None:
+    def _push(self, when: float, number: int, event: Any) -> None:
         self.n_events += 1
-        entry = (when, self.n_events, place, self.workers[place].generation, event)
+        entry = (when, self.n_events, number, self.workers[number].generation, event)
         heapq.heappush(self.events, entry)
 
     def _spend(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Which engine a machine gets: all of its GPUs are used, and one GPU needs no Ray."""
+"""The engine of a machine: all of its GPUs are used, and one GPU needs no Ray."""
 
 import importlib.util
 
@@ -13,7 +13,7 @@ T4 = [Gpu(i, "Tesla T4", 15.0, (7, 5)) for i in range(4)]
 
 @pytest.fixture
 def made(monkeypatch):
-    """What engines would have been made, without making them."""
+    """Note the engines that would have been made, without making them."""
     made = []
 
     def plain(model, **options):

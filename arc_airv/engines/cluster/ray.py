@@ -1,23 +1,24 @@
 """Many engines as one, on Ray: a worker for each GPU of a machine or of a cluster.
 
-What a worker does is in `arc_airv.engines.cluster.served`, who gets what in
-`arc_airv.engines.cluster.dispatch`, Ray's processes in `arc_airv.engines.cluster.workers`. The
-tokenizer's side of the contract (`LocalEngine`) stays in this process.
+`arc_airv.engines.cluster.served` runs in a worker, `arc_airv.engines.cluster.dispatch` decides who
+gets what, `arc_airv.engines.cluster.workers` holds Ray's processes. The tokenizer's side of the
+contract (`LocalEngine`) stays in this process.
 """
 
 from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from arc_airv.engines.base import Completion, Request
+import ray
+
+from arc_airv.engines.base import Completion
 from arc_airv.engines.cluster.dispatch import Dispatcher
-from arc_airv.engines.cluster.workers import open_workers
+from arc_airv.engines.cluster.workers import RayWorkers
 from arc_airv.engines.local import LocalEngine
 from arc_airv.engines.search import Search
-from arc_airv.prompts.format import PromptFormat
 
 FAILED = Completion(text=None, n_tokens=0, cumulative_logprob=None, finish_reason="error")
 
@@ -32,13 +33,12 @@ class RayEngine(LocalEngine):
         ``functools.partial(make_engine, "vllm", model, options)``.
     n_workers : int, optional
         By default as many as the GPUs are enough for; 1 where there is no GPU.
-    gpus_per_worker : float, optional
-        By default 1 where there are GPUs, else 0. More than one is for a model that does not fit
-        one GPU: its engine must be made with that ``tensor_parallel_size``.
+    gpus_per_worker, cpus_per_worker : float
+        By default 1 CPU, and 1 GPU where there are GPUs. More than one is for a model that does not
+        fit one GPU: its engine must be made with that ``tensor_parallel_size``.
     address : str, optional
         Of a Ray cluster, or "auto" for the one that this machine belongs to. By default a Ray of
         its own on this machine, which ends with the engine or with this process.
-    cpus_per_worker : float, default 1
     chunk : int, default 16
         Most prompts that are handed to a worker together. For engines that are not continuous
         (Transformers), a batch is no larger.
@@ -62,9 +62,9 @@ class RayEngine(LocalEngine):
     computes together: by rounding, two tokens of almost equal probability may change places, and
     the Transformers engine draws the samples of a batch together.
 
-    A worker that dies or hangs is replaced (with a warning), and its prompts are asked again. A
-    prompt that ends every worker which holds it gets a reply of `finish_reason` "error" and no
-    text, its scores are NaN, and its searches find nothing.
+    A worker that dies or hangs is replaced (with a warning), and its prompts are asked again. One
+    that ends every worker which holds it gets a reply of `finish_reason` "error" and no text, its
+    scores are NaN, and its searches find nothing.
 
     Tokens are counted here, by the tokenizer that the first worker sends. An engine of one's own
     without a `tokenizer` counts them in a worker, when its call returns: that takes long.
@@ -91,7 +91,7 @@ class RayEngine(LocalEngine):
                 "gpus_per_worker and cpus_per_worker must not be negative, got "
                 f"{gpus_per_worker} and {cpus_per_worker}"
             )
-        self._workers = open_workers(
+        self._workers = RayWorkers(
             engine_factory,
             address,
             n_workers=n_workers,
@@ -114,17 +114,8 @@ class RayEngine(LocalEngine):
         except BaseException:  # an interrupt, too, leaves no process behind
             self.close()
             raise
-        facts = self._workers.facts
-        self.model = facts["model"]
-        self.tokenizer = facts["tokenizer"]
-        self.max_model_len = facts["max_model_len"]
-        self.eos_ids = facts["eos_ids"]
-        self._prompt_format = facts["prompt_format"]
-
-    @property
-    def prompt_format(self) -> PromptFormat | None:
-        """The format that the model folder carries, where the workers are; or None."""
-        return self._prompt_format
+        for name in ("model", "tokenizer", "max_model_len", "eos_ids", "prompt_format"):
+            setattr(self, name, self._workers.facts[name])  # as they are where the workers are
 
     def wait_ready(self, n: int | None = None) -> None:
         """Wait until so many workers are ready: all, by default.
@@ -133,10 +124,7 @@ class RayEngine(LocalEngine):
         """
         self._dispatcher.wait_ready(self.n_workers if n is None else n)
 
-    def describe(self) -> dict[str, Any]:
-        """What a run description says of this engine."""
-        import ray
-
+    def describe(self):
         return {
             **self._workers.facts["description"],
             "workers": self.n_workers,
@@ -144,40 +132,26 @@ class RayEngine(LocalEngine):
             "ray": ray.__version__,
         }
 
-    def close(self) -> None:
-        """End all workers, and Ray if it was started for them."""
+    def close(self):
         self._finalizer()
 
-    def count_tokens(self, prompts: Sequence[str]) -> list[int]:
-        """Length of each prompt in tokens."""
+    def count_tokens(self, prompts):
         if self.tokenizer is None:
             return self._workers.count_tokens(list(prompts))
         return super().count_tokens(prompts)
 
     def stream(self, requests, *, seconds=None):
-        def checked() -> Iterator[Request]:
-            for index, (prompt, sampling) in enumerate(requests):
-                if self.tokenizer is not None:
-                    self.encode_fitting(index, prompt, sampling.max_tokens)
-                yield prompt, sampling
-
-        yield from self._dispatcher.run(
+        return self._dispatcher.run(
             "replies",
-            checked(),
+            self._checked(requests, lambda i, p, own: self.encode_fitting(i, p, own.max_tokens)),
             size=lambda request: len(request[0]) + request[1].max_tokens,
             give_up=lambda request: [FAILED] * request[1].n,
         )
 
     def stream_scores(self, requests):
-        def checked() -> Iterator[tuple[str, list[str]]]:
-            for index, (prompt, continuations) in enumerate(requests):
-                if self.tokenizer is not None:
-                    self.encode_continuations(index, prompt, continuations)
-                yield prompt, list(continuations)
-
-        yield from self._dispatcher.run(
+        return self._dispatcher.run(
             "scores",
-            checked(),
+            self._checked(requests, self.encode_continuations),
             size=lambda request: len(request[0]) + sum(map(len, request[1])),
             give_up=lambda request: [math.nan] * len(request[1]),
         )
@@ -187,9 +161,16 @@ class RayEngine(LocalEngine):
             search.live = []
             return search
 
-        yield from self._dispatcher.run(
+        return self._dispatcher.run(
             "searches",
             searches,
             size=lambda search: len(search.token_ids) + search.max_tokens,
             give_up=give_up,
         )
+
+    def _checked(self, requests: Iterable[Any], check: Callable[..., Any]) -> Iterator[Any]:
+        """Check each request, so that a mistake is an error here, before it is on its way."""
+        for index, request in enumerate(requests):
+            if self.tokenizer is not None:
+                check(index, *request)
+            yield request

@@ -19,9 +19,9 @@ from simulated_workers import Faults, SimulatedWorkers  # noqa: E402
 
 
 def make(n_workers=2, *, chunk=4, slots=4, window=16, seconds=lambda request: 1.0, **options):
-    pool = SimulatedWorkers(seconds, slots=slots, window=window, n_workers=n_workers, **options)
+    backend = SimulatedWorkers(seconds, slots=slots, window=window, n_workers=n_workers, **options)
     limits = {"startup_seconds": 50, "hang_seconds": 100}
-    return pool, Dispatcher(pool, n_workers, chunk=chunk, **limits)
+    return backend, Dispatcher(backend, n_workers, chunk=chunk, **limits)
 
 
 def run(dispatcher, requests, size=lambda request: 1):
@@ -89,10 +89,10 @@ def test_workers_that_are_evicted_now_and_then_lose_nothing(n_workers, seed):
 
 
 def test_a_request_ends_no_more_workers_than_it_may():
-    pool, dispatcher = make(3, faults=Faults(kills=lambda request: request == 50))
+    backend, dispatcher = make(3, faults=Faults(kills=lambda request: request == 50))
     deaths = Counter()
-    start = pool.start
-    pool.start = lambda place: (deaths.update(["start"]), start(place))
+    start = backend.start
+    backend.start = lambda worker: (deaths.update(["start"]), start(worker))
     assert run(dispatcher, range(100))[50] == ("given up", 50)
     assert deaths["start"] <= 2 * TRIES
 
@@ -104,17 +104,17 @@ def test_where_every_request_ends_its_worker_the_run_ends():
 
 
 def test_where_no_worker_starts_the_run_ends():
-    pool, dispatcher = make(2, faults=Faults(failed_start=1.0))
+    backend, dispatcher = make(2, faults=Faults(failed_start=1.0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(RuntimeError, match="no worker is left: no start"):
             dispatcher.wait_ready()
-    assert pool.workers[0].generation >= STARTS
+    assert backend.workers[0].generation >= STARTS
 
 
 def test_the_workers_that_start_do_the_work_of_those_that_do_not():
-    pool, dispatcher = make(3, startup=60)  # 10 s longer than it may take
-    pool.startup = 5
+    backend, dispatcher = make(3, startup=60)  # 10 s longer than it may take
+    backend.startup = 5
     assert run(dispatcher, range(60)) == dict(enumerate(range(60)))
 
 
@@ -125,15 +125,15 @@ def test_a_death_is_a_warning_that_names_the_cause():
 
 
 def test_what_takes_longest_goes_out_first_and_each_worker_gets_its_share():
-    pool, dispatcher = make(4, slots=1, window=None, chunk=1)
+    backend, dispatcher = make(4, slots=1, window=None, chunk=1)
     sent = []
-    send = pool.send
-    pool.send = lambda place, run, kind, parcels: (
-        sent.extend((place, request) for parcel in parcels for _, request in parcel),
-        send(place, run, kind, parcels),
+    send = backend.send
+    backend.send = lambda worker, run, kind, chunks: (
+        sent.extend((worker, request) for chunk in chunks for _, request in chunk),
+        send(worker, run, kind, chunks),
     )
     run(dispatcher, [1, 9, 3, 7, 5, 8, 2, 6], size=lambda request: request)
-    orders = [[request for place, request in sent if place == i] for i in range(4)]
+    orders = [[request for worker, request in sent if worker == i] for i in range(4)]
     assert sorted(orders, reverse=True) == [[9, 5], [8, 3], [7, 2], [6, 1]]
 
 
@@ -158,27 +158,27 @@ def test_requests_are_taken_when_there_is_room_for_them(window):
 
 
 def test_a_run_that_is_stopped_leaves_the_workers_free_for_the_next():
-    pool, dispatcher = make(2, seconds=lambda request: 30.0)
+    backend, dispatcher = make(2, seconds=lambda request: 30.0)
     stream = dispatcher.run("replies", range(50), size=lambda r: 1, give_up=lambda r: None)
     for _ in range(5):
         next(stream)
     stream.close()
-    assert not any(place.parcels for place in dispatcher.places)
+    assert not any(worker.chunks for worker in dispatcher.workers)
     assert run(dispatcher, range(100, 120)) == dict(enumerate(range(100, 120)))
 
 
 def test_the_caller_hears_from_it_while_nothing_is_answered():
     """Or else it would miss its deadline."""
-    pool, dispatcher = make(1, seconds=lambda request: math.inf)
+    backend, dispatcher = make(1, seconds=lambda request: math.inf)
     stream = dispatcher.run("replies", [0], size=lambda r: 1, give_up=lambda r: None)
-    times = [pool.now() for _ in itertools.islice(stream, 50)]
+    times = [backend.now() for _ in itertools.islice(stream, 50)]
     assert all(later - sooner <= 1.0 for sooner, later in itertools.pairwise(times))
 
 
 def test_many_workers_stay_busy_and_memory_stays_flat():
     seconds = [0.5 + (i * 7919 % 1000) / 500 for i in range(1000)]
     n, n_workers, slots = 24_000, 32, 8
-    pool, dispatcher = make(
+    backend, dispatcher = make(
         n_workers, slots=slots, window=24, chunk=8, seconds=lambda i: seconds[i % 1000]
     )
     ideal = sum(seconds[i % 1000] for i in range(n)) / (n_workers * slots)
@@ -191,5 +191,5 @@ def test_many_workers_stay_busy_and_memory_stays_flat():
             memory.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert n_answered == n
-    assert pool.now() < 1.05 * ideal
+    assert backend.now() < 1.05 * ideal
     assert memory[-2] < 1.2 * memory[1]
