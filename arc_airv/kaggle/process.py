@@ -99,7 +99,7 @@ class Worker:
         self.lines_before = self._store_lines()
         self.ready = False
         self.done_since: float | None = None
-        self.error = ""
+        self.error = self.summary = ""
         self.last_sign = time.monotonic()
 
     @property
@@ -118,7 +118,7 @@ class Worker:
         if self.done_since is not None:
             # It is given a moment to tidy up after itself.
             late = time.monotonic() - self.done_since > self.grace_seconds
-            return messages, End("done") if code is not None or late else None
+            return messages, End(self.summary) if code is not None or late else None
         if code is not None:
             full = self.ready and NO_ROOM.match(self.error) is not None
             return messages, End(self._cause(code), failed=True, is_over=full)
@@ -169,10 +169,8 @@ class Worker:
             if event["event"] == "ready":
                 self.ready = True
                 messages.append(f"ready after {event['seconds']} s")
-            elif event["event"] == "round":
-                messages.append(event["text"])
             elif event["event"] == "done":
-                self.done_since = time.monotonic()
+                self.done_since, self.summary = time.monotonic(), event["text"]
         return messages
 
     def _cause(self, code: int) -> str:

@@ -120,7 +120,7 @@ def supervise(
         ``<name>.jsonl``; with several devices, ``<name>.0.jsonl`` and so on. Stores that are there
         are gone on with.
     n_predictions : int
-        At most so many of every test output, see `arc_airv.kaggle.rounds.generate_rounds`.
+        At most so many of every test output; see `arc_airv.infer.generate_predictions`.
     seed : int
     devices : sequence of str or None, default (None,)
         A worker for each, with this CUDA_VISIBLE_DEVICES (None leaves it); the tasks are shared
@@ -161,10 +161,12 @@ def supervise(
         "do": "generate",
         "model": str(model),
         "n_predictions": n_predictions,
-        "seed": seed,
-        "deadline": None if deadline is None else deadline - grace_seconds,
         "sampling": asdict(sampling or Sampling()),
-        "generate": dict(generate or {}),
+        "generate": {
+            "seed": seed,
+            "deadline": None if deadline is None else deadline - grace_seconds,
+            **(generate or {}),
+        },
     }
     Path(store).parent.mkdir(parents=True, exist_ok=True)
     has_room = partial(_has_room, Path(store).parent, keep_free, account)
