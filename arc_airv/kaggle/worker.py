@@ -33,21 +33,11 @@ def generate(job: dict[str, Any]) -> None:
     start = time.monotonic()
     engine = make_engine(job["engine"], job["model"], job["options"])
     say("ready", seconds=round(time.monotonic() - start, 1))
-
     sampling = Sampling(**job["sampling"])
+    options = {"store": job["store"], "sampling": sampling, "progress": False, **job["generate"]}
     # One view of every output first: whatever happens later, each has an answer.
-    calls = [
-        generate_predictions(
-            tasks,
-            engine,
-            n_predictions=n,
-            store=job["store"],
-            sampling=sampling,
-            progress=False,
-            **job["generate"],
-        )
-        for n in dict.fromkeys([sampling.n, job["n_predictions"]])
-    ]
+    numbers = dict.fromkeys([sampling.n, job["n_predictions"]])
+    calls = [generate_predictions(tasks, engine, n_predictions=n, **options) for n in numbers]
     last, n_new, seconds = calls[-1], sum(c.n_new for c in calls), sum(c.seconds for c in calls)
     text = f"done: {last.n_stored} of {last.n_asked} predictions, {n_new} of them new"
     text += f" in {seconds:.1f} s ({n_new / seconds:.2f}/s)"
@@ -66,8 +56,7 @@ def finetune(job: dict[str, Any]) -> None:
     # The deadline is the only limit, so that a second start uses the time that it has.
     config = TrainConfig(seconds=math.inf, **job["training"])
     learn = {"joint": finetune_joint, "per_task": finetune_per_task}[job["mode"]]
-    options = {name: job[name] for name in ("max_tokens", "deadline", "seed")}
-    learn(job["model"], tasks, config, job["folder"], **options, **job["options"])
+    learn(job["model"], tasks, config, **job["finetune"])
     say("done", text="done")
 
 
