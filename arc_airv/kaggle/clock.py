@@ -35,11 +35,6 @@ class Deadline:
         """The time until the limit; negative behind it."""
         return self.at(1.0) - time.time()
 
-    @property
-    def share(self) -> float:
-        """The used part of the limit: 0 at the start, 1 at the limit."""
-        return (time.time() - self.start) / self.seconds
-
     def at(self, share: float = 1.0, *, reserve: float = 0.0) -> float:
         """Return the moment (``time.time()``) at which a share of the limit is used.
 
