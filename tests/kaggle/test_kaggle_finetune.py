@@ -26,7 +26,7 @@ def tasks(training_tasks):
 def finetune(random_model, tasks, tmp_path):
     """Fine-tune with a deadline in so many seconds; gives the model, the adapters, the log."""
 
-    def finetune(mode, seconds, model=random_model, grace=2, **options):
+    def finetune(mode, seconds, model=random_model, grace=4, **options):
         log = Log(show=False)
         start = time.time()
         found = supervise_finetuning(

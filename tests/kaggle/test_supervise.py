@@ -333,6 +333,8 @@ def test_generation_needs_a_configuration(tmp_path):
     options = {"model": "", "store": tmp_path / "s", "n_predictions": 1, "seed": 0}
     with pytest.raises(ValueError, match="at least one configuration"):
         supervise_generation(TASKS, configurations=[], **options)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'drop_demonstration'"):
+        supervise_generation(TASKS, configurations=[scripted()], drop_demonstration=True, **options)
 
 
 # The log -----------------------------------------------------------------------------------------
