@@ -2,10 +2,14 @@
 
 import os
 
+import hypothesis
 import pytest
 
 from arc_airv.tasks import load_tasks
 
+# A busy machine is no fault of an example.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 # Results must not depend on which tests ran before, nor on a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

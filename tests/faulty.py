@@ -109,7 +109,7 @@ class FragileEngine(LocalEngine):
     def run_searches(self, searches):
         for number, search in enumerate(searches):
             self.die_of(self.tokenizer.decode(search.token_ids))
-            search.advance([[(ord("."), -0.5)]])
+            search.advance([[(ord("."), -0.5)]], self.is_over)
             yield [(number, search)]
 
     def die_of(self, prompt):

@@ -29,8 +29,7 @@ def _answers(task, n_views, plan, prompt_format):
         for i, pair in enumerate(view.test):
             for n_train in range(1, len(view.train) + 1):  # some may be dropped to make it fit
                 shown = replace(view, train=view.train[:n_train])
-                encode = prompt_format.encoder.encode
-                answers[prompt_format.template.question(shown, i, encode)] = pair.output
+                answers[prompt_format.render(shown, i)] = pair.output
     return answers
 
 

@@ -8,7 +8,7 @@ import importlib.util
 import warnings
 from typing import Any
 
-from arc_airv.engines.base import Engine
+from arc_airv.engines.base import Engine, as_engine
 from arc_airv.engines.gpus import engine_options, find_gpus, gpus_for_model
 
 ENGINES = {
@@ -39,7 +39,7 @@ def make_engine(name: str, model: str, options: dict[str, Any]) -> Engine:
     module, _, attribute = ENGINES.get(name, name).partition(":")
     if not attribute:
         raise ValueError(f"engine must be one of {sorted(ENGINES)} or 'module:name', got {name!r}")
-    return getattr(importlib.import_module(module), attribute)(model, **options)
+    return as_engine(getattr(importlib.import_module(module), attribute)(model, **options))
 
 
 def adapter_options(name: str, rank: int) -> dict[str, Any]:

@@ -1,13 +1,9 @@
 """Inference: ask an engine about every view of every task, and store what it says."""
 
-from arc_airv.infer.generate import RunSummary, generate_predictions
-from arc_airv.infer.rescoring import read_scores, rescore
-from arc_airv.infer.threshold import harvest_predictions
+from arc_airv.infer.ask import RunSummary
+from arc_airv.infer.generate import generate_predictions
+from arc_airv.infer.rescoring import rescore
+from arc_airv.infer.threshold import search_predictions
+from arc_airv.records import read_scores
 
-__all__ = [
-    "RunSummary",
-    "generate_predictions",
-    "harvest_predictions",
-    "read_scores",
-    "rescore",
-]
+__all__ = ["RunSummary", "generate_predictions", "read_scores", "rescore", "search_predictions"]

@@ -1,35 +1,28 @@
 """Threshold search over a data set: every reply to every view that is probable enough, stored.
 
-Where `arc_airv.infer.generate` draws a fixed number of replies, this takes all above a probability:
-of the few that an ARC model finds likely, none is drawn twice and none is missed. The store is one
-of predictions, so that selectors and metrics read it as any other. A grid comes at most once from a
-view, so a vote counts views; ``weights="sum_of_probabilities"`` counts how sure they are.
+Where generation draws a fixed number of replies, this takes all above a probability: of the few
+that an ARC model finds likely, none is drawn twice and none is missed. The store is one of
+predictions, so that selectors and metrics read it as any other. A grid comes at most once from a
+view, so a vote counts views; the method "sum_of_probabilities" counts how sure they are.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
-from arc_airv.engines.base import Completion, Sampling
-from arc_airv.engines.local import LocalEngine
-from arc_airv.engines.threshold import stream_harvests
-from arc_airv.infer.generate import RunSummary
-from arc_airv.infer.views import Question, Renderer, choose_format, plan_jobs, progress_bar
+from arc_airv.augment import Plan
+from arc_airv.engines.base import Engine, Sampling, as_engine
+from arc_airv.engines.threshold import SearchResult, stream_threshold_search
+from arc_airv.infer.ask import Prepared, RunSummary, fill_store
+from arc_airv.infer.views import Job, Renderer, plan_jobs
 from arc_airv.prompts.format import PromptFormat
-from arc_airv.records import PredictionStore
-from arc_airv.storage import add_call
+from arc_airv.records import NO_REPLY, Prediction
 from arc_airv.tasks import Task
 
-# What stands for a view without any reply that is probable enough: an answer that is none.
-NOTHING = Completion(text="", n_tokens=0, cumulative_logprob=None, finish_reason="stop")
 
-
-def harvest_predictions(
+def search_predictions(
     tasks: dict[str, Task],
-    engine: LocalEngine,
+    engine: Engine,
     *,
     n_views: int,
     min_probability: float,
@@ -38,11 +31,9 @@ def harvest_predictions(
     max_live: int = 64,
     deadline: float | None = None,
     prompt_format: PromptFormat | None = None,
-    geometric: bool = True,
-    colors: bool = True,
-    train_order: bool = True,
     drop_demonstrations: bool = False,
     progress: bool = True,
+    **kinds: bool,
 ) -> RunSummary:
     """Fill a store with every reply to `n_views` of each test output that is probable enough.
 
@@ -55,7 +46,7 @@ def harvest_predictions(
     min_probability : float
         In (0, 1]: of the whole reply, under its view.
     seed : int
-        Of the plan, see `arc_airv.augment.sample_augmentations`.
+        Of the plan of views.
     store : str or Path
         ``<name>.jsonl``. If it exists, the run goes on with the views that it lacks.
     max_live : int, default 64
@@ -64,18 +55,19 @@ def harvest_predictions(
         Moment (``time.time()`` seconds) at which to stop cleanly.
     prompt_format : PromptFormat, optional
         By default the one that the model folder carries; another one is a warning.
-    geometric, colors, train_order : bool, default True
-        Kinds of augmentation.
     drop_demonstrations : bool, default False
         See `arc_airv.infer.generate_predictions`.
     progress : bool, default True
         Show a progress bar (of views), if tqdm is installed.
+    **kinds
+        geometric, colors, train_order: see `arc_airv.augment.Plan`.
 
     Returns
     -------
     RunSummary
-        `n_asked` and `n_stored` count views, `n_new` predictions. A view's replies are its samples,
-        the most probable first; a view without any has one prediction that holds no grid.
+        `n_asked` and `n_stored` count views, `n_new` rows of the store. A view's replies are its
+        samples, the most probable first; a view without any has one row with the status "no_reply",
+        which no metric counts as a prediction.
 
     Raises
     ------
@@ -84,60 +76,38 @@ def harvest_predictions(
     RuntimeError
         If another process is writing the store.
     """
-    start = time.monotonic()
     if n_views < 1:
         raise ValueError(f"n_views must be at least 1, got {n_views}")
-    prompt_format = choose_format(engine, prompt_format)
+    engine, plan = as_engine(engine), Plan(seed, **kinds)
     renderer = Renderer(
-        engine, prompt_format, Sampling(), seed=seed, drop_demonstrations=drop_demonstrations
+        engine, prompt_format, plan, Sampling(), drop_demonstrations=drop_demonstrations
     )
-    plan = {"seed": seed, "geometric": geometric, "colors": colors, "train_order": train_order}
     search = {"min_probability": min_probability, "max_live": max_live}
+    stop = renderer.sampling.stop
+    jobs = plan_jobs(tasks, n_views, 1, plan)
     # A plan that has to repeat an augmentation would only find the same replies again.
-    jobs = [job for job in plan_jobs(tasks, n_views, 1, **plan) if job.first_sample == 0]
-    run = renderer.describe_run(plan, sampling={**renderer.sampling.settings(), **search})
-    run["task_ids"] = list(tasks)
-    with PredictionStore(store, run) as opened:
-        before = len(opened)
+    jobs = [job for job in jobs if job.first_sample == 0]
+    run = renderer.describe_run(sampling={**renderer.sampling.settings(), **search})
 
-        def is_stored(job) -> bool:
-            return job.keys(1)[0] in opened.prompt_hashes
+    def prepare(job: Job) -> Prepared:
+        question = renderer.render(job)
+        if not question.fits:
+            return None, lambda _: question.unsent()
 
-        todo = [job for job in jobs if not is_stored(job)]
-        sent: list[Question] = []
+        def receive(result: SearchResult) -> list[Prediction]:
+            if not result.completions:
+                return question.unsent(NO_REPLY)
+            # The first sample tells that a view is done, so it is written last.
+            return question.predictions(result.completions, renderer.format)[::-1]
 
-        def requests() -> Iterator[tuple[str, int]]:
-            for job in todo:
-                question = renderer.render(job)
-                if question.fits:
-                    sent.append(question)
-                    yield question.prompt, question.sampling.max_tokens
-                else:
-                    opened.append(question.too_long())
+        return (question.prompt, question.sampling.max_tokens), receive
 
-        options = {**search, "stop": renderer.sampling.stop}
-        finished = True
-        with (
-            progress_bar(len(jobs), len(jobs) - len(todo), progress, unit="view") as bar,
-            closing(stream_harvests(engine, requests(), **options)) as harvests,
-        ):
-            for index, harvest in harvests:
-                replies = harvest.completions or [NOTHING]
-                opened.append(sent[index].predictions(replies, prompt_format))
-                bar.update(1)
-                if deadline is not None and time.time() >= deadline:
-                    finished = False
-                    break
-        n_stored = sum(map(is_stored, jobs))
-        seconds = time.monotonic() - start
-        summary = RunSummary(
-            n_asked=len(jobs),
-            n_stored=n_stored,
-            n_new=len(opened) - before,
-            seconds=seconds,
-            engine_seconds=seconds,
-            stopped="done" if finished or n_stored == len(jobs) else "deadline",
-        )
-        if summary.n_new:
-            add_call(store, vars(summary))
-        return summary
+    return fill_store(
+        store,
+        {**run, "task_ids": list(tasks)},
+        jobs,
+        lambda requests: stream_threshold_search(engine, requests, stop=stop, **search),
+        prepare,
+        deadline=deadline,
+        progress=progress,
+    )

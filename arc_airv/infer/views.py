@@ -1,4 +1,4 @@
-"""Questions: the views that a run asks, the prompt of each, and what its replies become.
+"""Views: the plan of a run, the prompt of each view, and the predictions of its replies.
 
 Between the plan of augmentations and the engine: makes the list of jobs, renders a job when it is
 its turn, sizes its reply, sees to it that it fits the model's context, and turns replies into
@@ -8,25 +8,30 @@ predictions in the original frame.
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import arc_airv
-from arc_airv.augment import Augmentation, sample_augmentations
-from arc_airv.engines.base import Completion, Sampling
+from arc_airv.augment import Augmentation, Plan
+from arc_airv.engines.base import Completion, Engine, Sampling
 from arc_airv.grids import MAX_SIDE, N_COLORS, format_grid
 from arc_airv.prompts.encoders import PROMPT_TOO_LONG, UNPARSED
-from arc_airv.prompts.format import PlainTemplate, PromptFormat, max_output_cells
+from arc_airv.prompts.format import (
+    PlainTemplate,
+    PromptFormat,
+    has_chat_template,
+    max_output_cells,
+)
 from arc_airv.records import Prediction
-from arc_airv.tasks import Task, outputs_of
+from arc_airv.tasks import Task
 
 REPLY_SLACK = 8  # tokens of a reply beside its grid: marks, end of text
 
@@ -45,8 +50,13 @@ class Job:
     augmentation: str
     first_sample: int
 
+    @property
+    def output(self) -> tuple[str, int]:
+        """The test output that it asks for."""
+        return self.task.task_id, self.test_index
+
     def keys(self, n: int) -> list[tuple[str, int, str, int]]:
-        """The keys of its n predictions in a store."""
+        """Return the keys of its n predictions in a store."""
         first = self.first_sample
         return [
             (self.task.task_id, self.test_index, self.augmentation, s)
@@ -84,7 +94,7 @@ class Question:
     def predictions(
         self, completions: list[Completion], prompt_format: PromptFormat
     ) -> list[Prediction]:
-        """The replies, parsed, their grids reverted to the original frame."""
+        """Parse the replies, and revert their grids to the original frame."""
         augmentation = Augmentation.parse(self.job.augmentation)
         predictions = []
         for sample, completion in enumerate(completions):
@@ -97,11 +107,11 @@ class Question:
             )
         return predictions
 
-    def too_long(self) -> list[Prediction]:
-        """The predictions of a question that does not fit and is not sent."""
+    def unsent(self, status: str = PROMPT_TOO_LONG) -> list[Prediction]:
+        """Return what stands for the replies to a question that has none."""
         nothing = Completion(text=None, n_tokens=0, cumulative_logprob=None, finish_reason=None)
         return [
-            self._prediction(sample, grid=None, status=PROMPT_TOO_LONG, **asdict(nothing))
+            self._prediction(sample, grid=None, status=status, **asdict(nothing))
             for sample in range(self.sampling.n)
         ]
 
@@ -118,74 +128,34 @@ class Question:
         )
 
 
-def count_views(
-    n_predictions: int | Mapping[tuple[str, int], int], tasks: dict[str, Task], n_samples: int
-) -> dict[tuple[str, int], int]:
-    """How many views of each output are to be asked, for so many predictions.
+def plan_jobs(tasks: dict[str, Task], n_views: int, n_samples: int, plan: Plan) -> list[Job]:
+    """Return the jobs of a run: the first views of every test output, n_samples replies to each.
 
     Raises
     ------
     ValueError
-        If a number is no positive multiple of the replies to a view, an output is unknown, or a
-        task stands under another id than its own.
+        If a task stands under another id than its own.
     """
     if strangers := [key for key, task in tasks.items() if task.task_id != key]:
         raise ValueError(f"tasks must be keyed by their task_id, these are not: {strangers[:5]}")
-    outputs = outputs_of(tasks)
-    if isinstance(n_predictions, Mapping):
-        if unknown := sorted(n_predictions.keys() - set(outputs)):
-            raise ValueError(f"n_predictions names outputs that are not there: {unknown[:5]}")
-    else:
-        n_predictions = dict.fromkeys(outputs, n_predictions)
-    for output, n in n_predictions.items():
-        if not isinstance(n, Integral) or n < 1 or n % n_samples:
-            raise ValueError(
-                f"n_predictions must be a positive multiple of sampling.n = {n_samples}, "
-                f"got {n!r} for output {output}"
-            )
-    return {output: n // n_samples for output, n in n_predictions.items()}
-
-
-def plan_jobs(
-    tasks: dict[str, Task],
-    n_views: int | Mapping[tuple[str, int], int],
-    n_samples: int,
-    **plan: Any,
-) -> list[Job]:
-    """The jobs of a run: the first views of every test output.
-
-    Parameters
-    ----------
-    tasks : dict of str to Task
-    n_views : int or mapping of (task_id, test_index) to int
-        Views of each output; with a mapping, none of those that it does not name.
-    n_samples : int
-        Replies to each view.
-    **plan
-        Passed to `arc_airv.augment.sample_augmentations`.
-    """
     jobs = []
     for task in tasks.values():
         seen: dict[str, int] = {}
-        wanted = [
-            n_views.get((task.task_id, i), 0) if isinstance(n_views, Mapping) else n_views
-            for i in range(len(task.test))
-        ]
-        for view, augmentation in enumerate(sample_augmentations(task, max(wanted), **plan)):
+        for view, augmentation in enumerate(plan.sample(task, n_views)):
             key = str(augmentation)
             first = seen.get(key, 0)
             seen[key] = first + n_samples
-            jobs += [Job(task, i, view, key, first) for i, n in enumerate(wanted) if view < n]
+            jobs += [Job(task, i, view, key, first) for i in range(len(task.test))]
     return jobs
 
 
-def choose_format(engine: Any, prompt_format: PromptFormat | None) -> PromptFormat:
-    """The given format, or the engine's own; both, if they differ, are a warning."""
-    own = getattr(engine, "prompt_format", None)
+def choose_format(engine: Engine, prompt_format: PromptFormat | None) -> PromptFormat:
+    """Return the given format, or the engine's own; both, if they differ, are a warning."""
+    own = engine.prompt_format
     if prompt_format is None:
         if own is not None:
             return own
-        chat = getattr(getattr(engine, "tokenizer", None), "chat_template", None)
+        chat = has_chat_template(engine.tokenizer)
         return PromptFormat() if chat else PromptFormat(template=PlainTemplate())
     if own is not None and own != prompt_format:
         warnings.warn(
@@ -203,10 +173,11 @@ class Renderer:
     ----------
     engine : Engine
         Counts tokens; its `max_model_len`, if it has one, is the context to fit.
-    prompt_format : PromptFormat
+    prompt_format : PromptFormat or None
+        None: the engine's own.
+    plan : Plan
+        Its seed is the base of the sampling seeds, used where the temperature is above 0.
     sampling : Sampling
-    seed : int
-        Base of the sampling seeds, used where the temperature is above 0.
     drop_demonstrations : bool
         Drop the last demonstrations of a view until it fits.
     adapters : mapping of str to path, optional
@@ -215,31 +186,29 @@ class Renderer:
 
     def __init__(
         self,
-        engine: Any,
-        prompt_format: PromptFormat,
+        engine: Engine,
+        prompt_format: PromptFormat | None,
+        plan: Plan,
         sampling: Sampling,
         *,
-        seed: int,
         drop_demonstrations: bool,
         adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
         self.engine = engine
-        self.format = prompt_format
-        self.seed = seed
-        self.sampling = replace(sampling, stop=(*sampling.stop, *prompt_format.stop))
+        self.format = choose_format(engine, prompt_format)
+        self.plan = plan
+        self.sampling = replace(sampling, stop=(*sampling.stop, *self.format.stop))
         self.drop_demonstrations = drop_demonstrations
         self.adapters = {task_id: str(path) for task_id, path in (adapters or {}).items()}
-        self.context = getattr(engine, "max_model_len", None) or float("inf")
+        self.context = engine.max_model_len or math.inf
         self.reply_tokens = lru_cache(self._reply_tokens)
 
     def render(self, job: Job) -> Question:
-        """The question of a job; with demonstrations dropped if they may be and must."""
+        """Return the question of a job, with demonstrations dropped if they may be and must."""
         view = Augmentation.parse(job.augmentation).apply_task(job.task)
         max_tokens = self.reply_tokens(max_output_cells(job.task, job.test_index))
         while True:
-            prompt = self.format.render(
-                view, job.test_index, tokenizer=getattr(self.engine, "tokenizer", None)
-            )
+            prompt = self.format.render(view, job.test_index, tokenizer=self.engine.tokenizer)
             n_tokens = self.engine.count_tokens([prompt])[0]
             fits = n_tokens + max_tokens <= self.context
             if fits or not self.drop_demonstrations or len(view.train) == 1:
@@ -260,27 +229,23 @@ class Renderer:
             fits,
         )
 
-    def describe_run(self, plan: dict[str, Any], **settings: Any) -> dict[str, Any]:
-        """What made the records of a store, for its run description.
+    def describe_run(self, **settings: Any) -> dict[str, Any]:
+        """Return what made the records of a store, for its run description.
 
         Parameters
         ----------
-        plan : dict
-            Options of `arc_airv.augment.sample_augmentations`.
         **settings
             Further ones that records of one store must share.
         """
-        engine = self.engine
-        describe = getattr(engine, "describe", None)
         return {
             "settings": {
-                "model": Path(getattr(engine, "model", type(engine).__name__)).name,
+                "model": Path(self.engine.model).name,
                 "prompt_format": self.format.to_dict(),
-                "plan": plan,
+                "plan": asdict(self.plan),
                 "drop_demonstrations": self.drop_demonstrations,
                 **settings,
             },
-            "engine": describe() if describe else type(engine).__name__,
+            "engine": self.engine.describe(),
             "arc_airv": arc_airv.__version__,
         }
 
@@ -294,17 +259,19 @@ class Renderer:
         return self.engine.count_tokens([answer])[0] + REPLY_SLACK
 
     def _seed(self, job: Job) -> int | None:
-        """A seed that depends on the job alone: where it is all that the draw depends on (vLLM,
-        not Transformers, which draws a batch together), a resumed run draws the same."""
+        """Return a seed that depends on the job alone: a resumed run draws the same.
+
+        (In vLLM. Transformers draws a batch together.)
+        """
         if self.sampling.temperature == 0:
             return None
-        base = self.seed if self.sampling.seed is None else self.sampling.seed
+        base = self.plan.seed if self.sampling.seed is None else self.sampling.seed
         text = f"{base}/{job.keys(1)[0]}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % 2**31
 
 
 def progress_bar(total: int, done: int, show: bool, unit: str = "prediction") -> Any:
-    """A context that gives a tqdm bar, or a stand-in where tqdm is not installed."""
+    """Open a tqdm bar, or a stand-in where tqdm is not installed."""
     try:
         from tqdm.auto import tqdm
     except ImportError:

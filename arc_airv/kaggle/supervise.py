@@ -8,7 +8,6 @@ whatever happens here.
 
 from __future__ import annotations
 
-import inspect
 import math
 import shutil
 import time
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from arc_airv.engines.base import Sampling
-from arc_airv.infer.generate import generate_predictions
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits, Share, Worker
 from arc_airv.records import mend_store
@@ -144,12 +142,9 @@ def supervise_generation(
     ------
     ValueError
         If there is no configuration or no device.
-    TypeError
-        If `generate_predictions` has no such option.
     """
     if not configurations or not devices:
         raise ValueError("supervise_generation needs at least one configuration and one device")
-    inspect.signature(generate_predictions).bind_partial(**options)
     job = {
         "do": "generate",
         "model": str(model),

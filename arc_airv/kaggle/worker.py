@@ -42,8 +42,7 @@ def generate(job: dict[str, Any]) -> None:
     text = f"done: {last.n_stored} of {last.n_asked} predictions, {n_new} of them new"
     text += f" in {seconds:.1f} s ({n_new / seconds:.2f}/s)"
     say("done", text=text if last.stopped == "done" else f"{text}, stopped at the {last.stopped}")
-    if hasattr(engine, "close"):
-        engine.close()
+    engine.close()
 
 
 def finetune(job: dict[str, Any]) -> None:

@@ -22,13 +22,13 @@ from arc_airv.prompts.encoders import (
     encoder_spec,
     make_encoder,
 )
-from arc_airv.tasks import Task
+from arc_airv.tasks import Pair, Task
 
 FORMAT_FILE = "prompt_format.json"
 
 
 class ParsedReply(NamedTuple):
-    """What a reply holds: a grid in the frame of the view (or None), and a status."""
+    """The grid of a reply, in the frame of the view (or None), and a status."""
 
     grid: Grid | None
     status: str
@@ -41,8 +41,32 @@ class Segment(NamedTuple):
     is_answer: bool
 
 
+class Template:
+    """The text around the grids; a subclass fills a prompt and says how a reply begins and ends."""
+
+    def render(self, view: Task, test_index: int, encoder: GridEncoder, tokenizer: Any) -> str:
+        """Return the prompt that asks for one test output of a view."""
+        raise TypeError(f"{type(self).__name__} renders no prompt")
+
+    def answer(self, grid: Grid, encoder: GridEncoder) -> str:
+        """Return the reply of a perfect model."""
+        return encoder.encode(grid)
+
+    def segments(self, view: Task, prompt: str, encoder: GridEncoder) -> list[Segment]:
+        """Cut a prompt into stretches with and without loss."""
+        return [Segment(prompt, False)]
+
+    def stop(self, encoder: GridEncoder) -> list[str]:
+        """Return the strings at which a reply is over."""
+        return []
+
+    def cut(self, reply: str, finish_reason: str | None) -> tuple[str, str | None]:
+        """Return the part of a reply that may hold the answer, and how it ended."""
+        return reply, finish_reason
+
+
 @dataclass(frozen=True)
-class PlainTemplate:
+class PlainTemplate(Template):
     """Marks around bare grids, for a model trained from scratch.
 
     A pair is ``input_mark + input + output_mark + output + end_mark``; the prompt ends with the
@@ -58,17 +82,42 @@ class PlainTemplate:
             if not isinstance(mark, str) or not mark:
                 raise ValueError(f"{name} must be a string that is not empty, got {mark!r}")
 
-    def question(self, task: Task, test_index: int, encode) -> str:
-        """The prompt: every demonstration, then the test input."""
+    def render(self, view, test_index, encoder, tokenizer):
+        """Return every demonstration, then the test input."""
         pairs = "".join(
-            self.input_mark + encode(p.input) + self.output_mark + encode(p.output) + self.end_mark
-            for p in task.train
+            self._question(pair, encoder) + self.answer(pair.output, encoder) for pair in view.train
         )
-        return pairs + self.input_mark + encode(task.test[test_index].input) + self.output_mark
+        return pairs + self._question(view.test[test_index], encoder)
+
+    def _question(self, pair: Pair, encoder: GridEncoder) -> str:
+        return self.input_mark + encoder.encode(pair.input) + self.output_mark
+
+    def answer(self, grid, encoder):
+        return encoder.encode(grid) + self.end_mark
+
+    def segments(self, view, prompt, encoder):
+        """Take the loss on every demonstration after the first, too.
+
+        Each is a question whose context is the demonstrations before it.
+        """
+        segments = []
+        for i, pair in enumerate(view.train):
+            question = self._question(pair, encoder)
+            demonstration = self.answer(pair.output, encoder)
+            segments += [Segment(question, False), Segment(demonstration, i > 0)]
+            prompt = prompt.removeprefix(question + demonstration)
+        return [*segments, Segment(prompt, False)]
+
+    def stop(self, encoder):
+        return [self.end_mark]  # base models never stop alone
+
+    def cut(self, reply, finish_reason):
+        before, mark, _ = reply.partition(self.end_mark)
+        return before, "stop" if mark else finish_reason
 
 
 @dataclass(frozen=True)
-class ChatTemplate:
+class ChatTemplate(Template):
     """A Markdown question in a model's own chat template, for an instruction-tuned model.
 
     The assistant's turn is prefilled with `prefill`, so that the model goes on with the grid.
@@ -81,24 +130,28 @@ class ChatTemplate:
     )
     prefill: str = "### Output\n\n```grid"
 
-    def question(self, task: Task, test_index: int, encode) -> str:
-        """The user's message."""
+    def render(self, view, test_index, encoder, tokenizer):
+        return self.chat(self.question(view, test_index, encoder), tokenizer)
+
+    def question(self, view: Task, test_index: int, encoder: GridEncoder) -> str:
+        """Return the user's message."""
+        encode = encoder.encode
         parts = [self.intro]
-        for i, pair in enumerate(task.train, start=1):
+        for i, pair in enumerate(view.train, start=1):
             parts.append(f"## Example {i}\n\n### Input\n\n{encode(pair.input)}")
             parts.append(f"### Output\n\n{encode(pair.output)}")
-        parts.append(f"## Test case\n\n### Input\n\n{encode(task.test[test_index].input)}")
+        parts.append(f"## Test case\n\n### Input\n\n{encode(view.test[test_index].input)}")
         return "\n\n".join(parts)
 
-    def render(self, question: str, tokenizer: Any) -> str:
-        """The prompt text, by the tokenizer's chat template.
+    def chat(self, question: str, tokenizer: Any) -> str:
+        """Return the prompt text of a message, by the tokenizer's chat template.
 
         Raises
         ------
         ValueError
             If the tokenizer is missing or has no chat template.
         """
-        if not getattr(tokenizer, "chat_template", None):
+        if not has_chat_template(tokenizer):
             raise ValueError(
                 "this prompt format needs a tokenizer with a chat template; "
                 "use PlainTemplate for a model that has none"
@@ -117,20 +170,34 @@ class ChatTemplate:
             text = tokenizer.apply_chat_template([user], **options)
         return text + self.prefill
 
+    def answer(self, grid, encoder):
+        """Leave out the beginning of the block that the prefill holds."""
+        answer = encoder.encode(grid)
+        if encoder.closing:
+            for k in range(min(len(answer), len(self.prefill)), 0, -1):
+                if self.prefill.endswith(answer[:k]):
+                    return answer[k:]
+        return answer
+
+    def stop(self, encoder):
+        # With no prefilled fence, the first fence of the reply opens the block.
+        prefilled = encoder.closing and encoder.closing in self.prefill
+        return [f"\n{encoder.closing}"] if prefilled else []
+
 
 TEMPLATES = {"plain": PlainTemplate, "chat": ChatTemplate}
 
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How a view is asked and a reply is read.
+    """The text of a view, and the grid of a reply.
 
     Parameters
     ----------
     encoder : GridEncoder
-        How a grid is written; see `arc_airv.prompts.make_encoder`.
+        Writes a grid; see `arc_airv.prompts.make_encoder`.
     template : PlainTemplate or ChatTemplate
-        What stands around the grids.
+        The text around the grids.
 
     Examples
     --------
@@ -142,19 +209,10 @@ class PromptFormat:
     encoder: GridEncoder = field(
         default_factory=lambda: make_encoder(["grid_shape", "row_number", "minimal"])
     )
-    template: PlainTemplate | ChatTemplate = field(default_factory=ChatTemplate)
+    template: Template = field(default_factory=ChatTemplate)
 
     def render(self, view: Task, test_index: int = 0, *, tokenizer: Any = None) -> str:
-        """The prompt that asks for one test output of a view.
-
-        Parameters
-        ----------
-        view : Task
-            A task, or a task under an augmentation.
-        test_index : int, default 0
-            Which test pair is asked.
-        tokenizer : Hugging Face tokenizer, optional
-            Needed by a chat template.
+        """Return the prompt that asks for one test output of a view; a chat needs a `tokenizer`.
 
         Raises
         ------
@@ -165,53 +223,36 @@ class PromptFormat:
             raise ValueError(
                 f"task {view.task_id} has {len(view.test)} test pairs, there is none {test_index}"
             )
-        question = self.template.question(view, test_index, self.encoder.encode)
-        if isinstance(self.template, ChatTemplate):
-            return self.template.render(question, tokenizer)
-        return question
+        return self.template.render(view, test_index, self.encoder, tokenizer)
 
     def training_segments(
         self, view: Task, test_index: int = 0, *, tokenizer: Any = None
     ) -> list[Segment]:
-        """The prompt and its answer, cut into stretches with and without loss.
-
-        The plain template also takes the loss on every demonstration after the first: each is a
-        question whose context is the demonstrations before it.
-        """
+        """Return the prompt and its answer, cut into stretches with and without loss."""
         output = view.test[test_index].output
         if output is None:
             raise ValueError(f"task {view.task_id}: test output {test_index} is hidden")
-        answer = self.render_answer(output)
         prompt = self.render(view, test_index, tokenizer=tokenizer)
-        if isinstance(self.template, ChatTemplate):
-            return [Segment(prompt, False), Segment(answer, True)]
-        segments = []
-        for i, pair in enumerate(view.train):
-            demonstration = self.render_answer(pair.output)
-            before, _, prompt = prompt.partition(self.template.output_mark + demonstration)
-            segments.append(Segment(before + self.template.output_mark, False))
-            segments.append(Segment(demonstration, i > 0))
-        return [*segments, Segment(prompt, False), Segment(answer, True)]
+        segments = self.template.segments(view, prompt, self.encoder)
+        return [*segments, Segment(self.render_answer(output), True)]
 
     def render_answer(self, grid: Grid) -> str:
-        """The reply of a perfect model: what a continuation is scored or trained on."""
-        answer = self.encoder.encode(grid)
-        if isinstance(self.template, PlainTemplate):
-            return answer + self.template.end_mark
-        if self.encoder.closing:  # the prefill may hold the beginning of its block
-            for k in range(min(len(answer), len(self.template.prefill)), 0, -1):
-                if self.template.prefill.endswith(answer[:k]):
-                    return answer[k:]
-        return answer
+        """Return the reply of a perfect model: what a continuation is scored or trained on."""
+        return self.template.answer(grid, self.encoder)
 
     @property
     def stop(self) -> list[str]:
-        """Strings at which a reply is over, for the engine: base models never stop alone."""
-        if isinstance(self.template, PlainTemplate):
-            return [self.template.end_mark]
-        # With no prefilled fence, the first fence of the reply opens the block.
-        prefilled = self.encoder.closing and self.encoder.closing in self.template.prefill
-        return [f"\n{self.encoder.closing}"] if prefilled else []
+        """Strings at which a reply is over, for the engine."""
+        return self.template.stop(self.encoder)
+
+    def measure(self, task: Task, engine: Any) -> int:
+        """Return the tokens of a task's longest question with its answer, where that is known."""
+        texts = [
+            self.render(task, i, tokenizer=engine.tokenizer)
+            + ("" if pair.output is None else self.render_answer(pair.output))
+            for i, pair in enumerate(task.test)
+        ]
+        return max(engine.count_tokens(texts))
 
     def parse(self, reply: str, finish_reason: str | None = None) -> ParsedReply:
         """Read the grid out of a reply. Never raises.
@@ -219,7 +260,7 @@ class PromptFormat:
         Parameters
         ----------
         reply : str
-            What the model wrote after the prompt, with anything around the grid.
+            The model's text after the prompt, with anything around the grid.
         finish_reason : {"stop", "length", None}
             "stop": the model ended the reply itself. "length": it was cut. None: not known.
 
@@ -233,9 +274,7 @@ class PromptFormat:
         """
         if not isinstance(reply, str):
             return ParsedReply(None, UNPARSED)
-        mark = getattr(self.template, "end_mark", None)
-        if mark and mark in reply:
-            reply, finish_reason = reply.partition(mark)[0], "stop"
+        reply, finish_reason = self.template.cut(reply, finish_reason)
         try:
             grid, ended = self.encoder.decode(reply)
         except ReplyError as error:
@@ -247,7 +286,7 @@ class PromptFormat:
         return ParsedReply(None, TRUNCATED)
 
     def to_dict(self) -> dict[str, Any]:
-        """The format as plain JSON values."""
+        """Return the format as plain JSON values."""
         name = next(n for n, cls in TEMPLATES.items() if cls is type(self.template))
         return {
             "encoder": encoder_spec(self.encoder),
@@ -286,7 +325,7 @@ class PromptFormat:
 
     @classmethod
     def load(cls, folder: str | Path) -> PromptFormat | None:
-        """The format that a model folder carries, or None if it carries none.
+        """Return the format that a model folder carries, or None if it carries none.
 
         Raises
         ------
@@ -302,8 +341,13 @@ class PromptFormat:
             raise ValueError(f"{path}: {error}") from None
 
 
+def has_chat_template(tokenizer: Any) -> bool:
+    """Tell if a tokenizer (or None) has a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
 def max_output_cells(task: Task, test_index: int) -> int:
-    """How many cells the output can need: a generous bound, to size the reply's token budget.
+    """Return a generous bound of an output's cells, to size the reply's token budget.
 
     Four times the largest grid that the prompt shows, at most 30 x 30. Over the 835 test outputs
     of ARC-AGI-1 none is larger; twice the largest grid would lose three.

@@ -1,4 +1,4 @@
-"""How a tokenizer reads grids: what a cell costs, and whether neighbours melt into one token.
+"""A tokenizer on grids: the tokens of a cell, and neighbours that melt into one token.
 
 A model that sees "12" as one token has to learn a hundred pairs instead of ten digits, and cannot
 point at a cell. Run this check before choosing a grid encoder for a model.
@@ -17,16 +17,16 @@ from arc_airv.prompts.encoders import GridCodeBlock, GridEncoder, RowNumber
 
 @dataclass(frozen=True)
 class TokenReport:
-    """What `tokenization_report` found.
+    """The cost of a 30 x 30 grid, the longest output there is.
 
     Attributes
     ----------
     tokens_per_cell : float
-        Over a 30 x 30 grid, with all that the encoder puts around it.
+        With all that the encoder puts around the cells.
     max_grid_tokens : int
-        Tokens of that grid: what the longest output takes.
+        Of the whole grid.
     merges_cells : bool
-        Whether some token covers more than one cell.
+        True if some token covers more than one cell.
     example : str
         The beginning of a row, its tokens separated by ``·``.
     """
@@ -38,17 +38,7 @@ class TokenReport:
 
 
 def tokenization_report(tokenizer: Any, encoder: GridEncoder) -> TokenReport:
-    """How `tokenizer` reads the grids of `encoder`.
-
-    Parameters
-    ----------
-    tokenizer : Hugging Face tokenizer
-    encoder : GridEncoder
-
-    Returns
-    -------
-    TokenReport
-    """
+    """Report how `tokenizer` reads the grids of `encoder`."""
     rng = np.random.default_rng(0)
     grid = rng.integers(N_COLORS, size=(MAX_SIDE, MAX_SIDE), dtype=np.int8)
     grid[: MAX_SIDE // 2] = 0  # runs of one digit merge most

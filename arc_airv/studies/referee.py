@@ -79,14 +79,14 @@ class JudgeTemplate:
             If it has a chat template, the prompt is a chat.
         """
         chat = ChatTemplate(self.system, self.intro, prefill="")
-        parts = [chat.question(view, test_index, encoder.encode)]
+        parts = [chat.question(view, test_index, encoder)]
         names = [""] if len(proposed) == 1 else [" A", " B"]
         for name, grid in zip(names, proposed):
             parts.append(f"### Proposed output{name}\n\n{encoder.encode(grid)}")
         parts.append(self.yes_no if len(proposed) == 1 else self.a_or_b)
         message = "\n\n".join(parts)
         if getattr(tokenizer, "chat_template", None):
-            return chat.render(message, tokenizer)
+            return chat.chat(message, tokenizer)
         return f"{message}\n\n{self.cue}"
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from arc_airv.engines import Sampling, TransformersEngine
-from arc_airv.grids import format_grid
-from arc_airv.infer.views import Renderer, plan_jobs
+from arc_airv.engines import TransformersEngine
+from arc_airv.infer import generate_predictions
+from arc_airv.metrics import score_predictions
+from arc_airv.records import read_predictions
 from arc_airv.tasks import Task
 from arc_airv.training.examples import IGNORED, ExampleStream
 
@@ -62,15 +65,10 @@ class HeldOut:
 
     def _exact(self, model: Any) -> float:
         engine = TransformersEngine(model, tokenizer=self.stream.tokenizer)
-        prompt_format = self.stream.format
-        renderer = Renderer(engine, prompt_format, Sampling(), seed=0, drop_demonstrations=False)
-        questions = [renderer.render(job) for job in plan_jobs(self.tasks, 1, 1, seed=0)]
-        sent = [question for question in questions if question.fits]
-        n_exact = 0
-        for replies in engine.stream((q.prompt, q.sampling) for q in sent):
-            for index, completions in replies:
-                job = sent[index].job
-                (prediction,) = sent[index].predictions(completions, prompt_format)
-                solution = job.task.test[job.test_index].output
-                n_exact += prediction.grid == format_grid(solution)
-        return n_exact / len(questions)
+        options = {"prompt_format": self.stream.format, "progress": False}
+        with TemporaryDirectory() as folder:
+            store = Path(folder) / "predictions.jsonl"
+            generate_predictions(
+                self.tasks, engine, n_predictions=1, seed=0, store=store, **options
+            )
+            return float(score_predictions(read_predictions(store), self.tasks)["correct"].mean())

@@ -20,7 +20,7 @@ from arc_airv.augment import sample_augmentations
 from arc_airv.grids import MAX_SIDE, N_COLORS, Grid, format_grid
 from arc_airv.metrics.curves import metric_curves
 from arc_airv.metrics.outputs import evaluate
-from arc_airv.records import Prediction, PredictionStore, read_predictions
+from arc_airv.records import Prediction, RecordStore, read_predictions
 from arc_airv.studies.selection import fit_selector
 from arc_airv.tasks import Pair, Task, load_tasks
 from arc_airv.vote.candidates import candidate_features
@@ -88,7 +88,7 @@ def draw_mistake(pair: Pair, rng: np.random.Generator) -> str:
 def write_store(path: Path, tasks: dict[str, Task], n: int) -> None:
     """Write a synthetic pool of n predictions for every test output."""
     rng = np.random.default_rng(0)
-    with PredictionStore(path, {"task_ids": list(tasks), "settings": {"synthetic": n}}) as store:
+    with RecordStore(path, {"task_ids": list(tasks), "settings": {"synthetic": n}}) as store:
         for task in tasks.values():
             for index in range(len(task.test)):
                 store.append(draw_pool(task, index, n, rng))

@@ -26,7 +26,7 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 from batching import pick_tasks
-from simulated_workers import Costs, SimulatedPool
+from simulated_workers import Costs, SimulatedWorkers
 
 from arc_airv.augment import sample_augmentations
 from arc_airv.engines import RayEngine, Sampling, VllmEngine
@@ -126,7 +126,7 @@ def latencies(engine: VllmEngine, n_tasks: int) -> list[float]:
 class Echo:
     """An engine that takes no time."""
 
-    continuous, window = True, 512
+    window = 512
 
     def stream(self, requests):
         ready = []
@@ -185,7 +185,7 @@ def simulate(
             total += needed
             yield f"{number} {prompt}", needed
 
-    pool = SimulatedPool(
+    pool = SimulatedWorkers(
         lambda request: request[1],
         slots=PARALLEL,
         window=QUEUE_AHEAD + PARALLEL,  # as `VllmEngine` says

@@ -45,7 +45,7 @@ class _Worker:
     hangs: bool = False
 
 
-class SimulatedPool:
+class SimulatedWorkers:
     """See `arc_airv.engines.cluster.dispatch.Pool`.
 
     Parameters

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from arc_airv.grids import as_grid, format_grid, parse_grid, same_grid, stack_grids
 
-quick = settings(max_examples=50, deadline=None)
+quick = settings(max_examples=50)
 shapes = array_shapes(min_dims=2, max_dims=2, max_side=30)
 grids = arrays(np.int8, shapes, elements=st.integers(0, 9))
 

@@ -38,9 +38,9 @@ def test_analysis_needs_no_file_locks(tmp_path):
     code = (
         "import sys; sys.modules['fcntl'] = None\n"  # as on Windows
         "import arc_airv.metrics, arc_airv.vote, arc_airv.plots, arc_airv.submission\n"
-        "from arc_airv.records import PredictionStore, read_predictions\n"
+        "from arc_airv.records import RecordStore, read_predictions\n"
         f"open({str(store)!r}, 'w').close(); print(len(read_predictions({str(store)!r})))\n"
-        f"try: PredictionStore({str(store)!r})\n"
+        f"try: RecordStore({str(store)!r})\n"
         "except RuntimeError as error: print('locked' in str(error))"
     )
     assert python(code).split() == ["0", "True"]

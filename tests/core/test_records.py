@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from arc_airv.records import BLOCK, COLUMNS, Prediction, PredictionStore, read_predictions, to_frame
+from arc_airv.records import BLOCK, COLUMNS, Prediction, RecordStore, read_predictions, to_frame
 from arc_airv.storage import run_path, write_atomically
 
 RUN = {"settings": {"model": "tiny", "plan": {"seed": 0}}, "n_predictions": 8}
@@ -52,7 +52,7 @@ def path(tmp_path):
 
 
 def fill(path, predictions, run=RUN):
-    with PredictionStore(path, run) as store:
+    with RecordStore(path, run) as store:
         store.append(predictions)
 
 
@@ -62,7 +62,7 @@ def fill(path, predictions, run=RUN):
 def test_what_is_appended_is_read_back(path):
     first = [make_prediction(sample_index=i) for i in range(3)]
     then = [unanswered(sample_index=3), make_prediction(test_index=1, cumulative_logprob=None)]
-    with PredictionStore(path, RUN) as store:
+    with RecordStore(path, RUN) as store:
         store.append(first)
         store.append([])
         store.append(iter(then))
@@ -81,8 +81,8 @@ def test_ids_stay_strings(path):
     ids = ["22806e14", "97999447", "00576224"]  # for pandas: a number, a number, 576224
     fill(path, [make_prediction(task_id) for task_id in ids])
     assert read_predictions(path)["task_id"].tolist() == ids
-    with PredictionStore(path) as store:
-        assert [key[0] for key in store.prompt_hashes] == ids
+    with RecordStore(path) as store:
+        assert [key[0] for key in store.known] == ids
 
 
 def test_the_types_of_the_columns_do_not_depend_on_what_is_in_them(path):
@@ -100,7 +100,7 @@ def test_the_types_of_the_columns_do_not_depend_on_what_is_in_them(path):
 def test_any_reply_is_kept_as_it_was(path, text):
     fill(path, [make_prediction(text=text), make_prediction(sample_index=1)])
     assert read_predictions(path)["text"].tolist() == [text, "012\n345<end>"]
-    with PredictionStore(path) as store:
+    with RecordStore(path) as store:
         assert len(store) == 2
 
 
@@ -137,7 +137,7 @@ def test_a_compressed_store_reads_the_same(path, tmp_path):
 
 
 def test_a_file_that_is_being_written_reads_without_its_half_line(path):
-    with PredictionStore(path) as store:
+    with RecordStore(path) as store:
         store.append([make_prediction()])
         assert len(read_predictions(path)) == 1  # on disk when append returns
         store.append([make_prediction(sample_index=1)])
@@ -164,8 +164,8 @@ def test_a_store_cut_at_any_byte_of_its_last_lines_keeps_exactly_the_whole_ones(
         n_whole = (content[:size] + b"\n").count(b"}\n")  # a last one may lack its end
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            with PredictionStore(path) as store:
-                assert list(store.prompt_hashes) == [p.key for p in predictions[:n_whole]]
+            with RecordStore(path) as store:
+                assert list(store.known) == [p.key for p in predictions[:n_whole]]
                 store.append([new])
         is_whole = content[:size].endswith((b"\n", b"}"))
         assert len(warned) == (0 if is_whole else 1)
@@ -176,7 +176,7 @@ def test_a_store_cut_at_any_byte_of_its_last_lines_keeps_exactly_the_whole_ones(
 def test_a_store_of_half_a_line_is_empty(path):
     path.write_bytes(b'{"task_id"')
     assert read_predictions(path).empty
-    with pytest.warns(UserWarning, match="half-written"), PredictionStore(path) as store:
+    with pytest.warns(UserWarning, match="half-written"), RecordStore(path) as store:
         assert len(store) == 0
     assert path.read_bytes() == b""
 
@@ -193,7 +193,7 @@ def test_a_broken_line_is_an_error_that_names_it(path, broken):
     with pytest.raises(ValueError, match=r"predictions\.jsonl: line 2 "):
         read_predictions(path)
     with pytest.raises(ValueError, match=r"predictions\.jsonl: line 2 "):
-        PredictionStore(path)
+        RecordStore(path)
     assert path.read_bytes() == content
 
 
@@ -225,7 +225,7 @@ def test_a_record_of_another_program_may_lack_what_is_no_part_of_the_format(path
 def test_a_file_that_is_no_store_is_left_as_it_is(path, content):
     path.write_text(content)
     with pytest.raises(ValueError, match=r"is no store|line 1 lacks"):
-        PredictionStore(path)
+        RecordStore(path)
     assert path.read_text() == content
 
 
@@ -233,7 +233,7 @@ def test_a_compressed_store_is_not_written_to(path, tmp_path):
     compressed = tmp_path / "predictions.jsonl.gz"
     compressed.write_bytes(gzip.compress(b""))
     with pytest.raises(ValueError, match="compressed store cannot be appended to"):
-        PredictionStore(compressed)
+        RecordStore(compressed)
 
 
 def test_a_store_whose_run_description_is_gone_is_gone_on_with_and_told(path):
@@ -251,7 +251,7 @@ def test_a_long_store_is_read_in_blocks_that_do_not_show(path, broken):
     lines = [json.dumps(asdict(make_prediction(sample_index=i))) for i in range(2 * BLOCK + 2)]
     path.write_text("\n".join(lines) + "\n")
     assert read_predictions(path)["sample_index"].tolist() == list(range(len(lines)))
-    with PredictionStore(path) as store:
+    with RecordStore(path) as store:
         assert len(store) == len(lines)
     lines[broken] = lines[broken][:-1]
     path.write_text("\n".join(lines) + "\n")
@@ -274,21 +274,21 @@ def test_lines_that_are_json_only_together_are_broken(path, lines):
 
 def test_a_duplicate_is_refused_and_nothing_is_written(path):
     a, b, c = (make_prediction(sample_index=i) for i in range(3))
-    with PredictionStore(path) as store:
+    with RecordStore(path) as store:
         store.append([a])
         for batch in ([b, replace(a, grid="0")], [b, c, replace(b, text="other")]):
             before = path.read_bytes()
             with pytest.raises(ValueError, match="22806e14.*already"):
                 store.append(batch)
             assert path.read_bytes() == before
-            assert list(store.prompt_hashes) == [a.key]
+            assert list(store.known) == [a.key]
         store.append([b, c])
     assert len(read_predictions(path)) == 3
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_number_that_json_has_not_is_never_written(path, value):
-    with PredictionStore(path) as store:
+    with RecordStore(path) as store:
         with pytest.raises(ValueError):
             store.append([make_prediction(), make_prediction("97999447", cumulative_logprob=value)])
         assert path.read_bytes() == b""
@@ -299,9 +299,9 @@ def test_a_number_that_json_has_not_is_never_written(path, value):
 def test_a_second_writer_is_refused_until_the_first_is_done(path):
     script = (
         "import sys\n"
-        "from arc_airv.records import PredictionStore\n"
+        "from arc_airv.records import RecordStore\n"
         "try:\n"
-        "    PredictionStore(sys.argv[1]).close()\n"
+        "    RecordStore(sys.argv[1]).close()\n"
         "except RuntimeError as error:\n"
         "    print('refused', error)\n"
     )
@@ -310,11 +310,11 @@ def test_a_second_writer_is_refused_until_the_first_is_done(path):
         command = [sys.executable, "-c", script, str(path)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    with PredictionStore(path) as store:
+    with RecordStore(path) as store:
         store.append([make_prediction()])
         assert try_in_another_process().startswith("refused")
         with pytest.raises(RuntimeError, match="another process is writing"):
-            PredictionStore(path)
+            RecordStore(path)
         store.append([make_prediction(sample_index=1)])
     assert try_in_another_process() == ""
     assert len(read_predictions(path)) == 2
@@ -325,7 +325,7 @@ def test_other_settings_are_refused_and_named(path):
     content, description = path.read_bytes(), run_path(path).read_bytes()
     other = {"settings": {"model": "tiny", "plan": {"seed": 1}, "extra": True}}
     with pytest.raises(ValueError) as error:
-        PredictionStore(path, other)
+        RecordStore(path, other)
     message = str(error.value)
     assert "plan: {'seed': 0}, now {'seed': 1}" in message
     assert "extra: None, now True" in message

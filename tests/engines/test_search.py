@@ -70,6 +70,10 @@ def every_reply(tiny_engine):
     return tables
 
 
+def never(tokens, stop):
+    return False
+
+
 def found(completions):
     return {(c.text, c.finish_reason): c.cumulative_logprob for c in completions}
 
@@ -142,14 +146,14 @@ def test_replies_do_not_depend_on_batches_and_room(tiny_engine, monkeypatch, bat
     monkeypatch.setattr("arc_airv.engines.kv_cache.ROOM", room)
     greedy = engine.generate(prompts, sampling)
     beams = engine.beam_search(prompts, 5, 9)
-    harvests = threshold_search(engine, prompts, **threshold)
-    for i, ((reply,), (few,), (harvest,)) in enumerate(alone):
+    results = threshold_search(engine, prompts, **threshold)
+    for i, ((reply,), (few,), (result,)) in enumerate(alone):
         assert found(greedy[i]) == pytest.approx(found(reply), abs=1e-5)
         assert list(found(beams[i])) == list(found(few))
         assert found(beams[i]) == pytest.approx(found(few), abs=1e-5)
-        assert found(harvests[i].completions) == pytest.approx(found(harvest.completions), abs=1e-5)
-        assert harvests[i].mass == pytest.approx(harvest.mass)
-        assert harvests[i].cut == pytest.approx(harvest.cut)
+        assert found(results[i].completions) == pytest.approx(found(result.completions), abs=1e-5)
+        assert results[i].mass == pytest.approx(result.mass)
+        assert results[i].cut == pytest.approx(result.cut)
 
 
 def test_no_batch_of_searches_is_larger_than_it_may_be(tiny_engine, monkeypatch):
@@ -172,18 +176,21 @@ def test_no_batch_of_searches_is_larger_than_it_may_be(tiny_engine, monkeypatch)
 
 
 def test_a_search_ends_when_nothing_can_change_any_more():
-    search = BeamSearch([0], 1000, lambda tokens: tokens[-1] == 0, width=2)
-    search.advance([[(1, math.log(0.6)), (0, math.log(0.3)), (2, math.log(0.1))]])
+    def is_over(tokens, stop):
+        return tokens[-1] == 0
+
+    search = BeamSearch([0], 1000, width=2)
+    search.advance([[(1, math.log(0.6)), (0, math.log(0.3)), (2, math.log(0.1))]], is_over)
     assert [p.tokens for p in search.live] == [(1,), (2,)]
-    search.advance([[(0, math.log(0.9)), (1, math.log(0.1))], [(0, math.log(0.5))]])
+    search.advance([[(0, math.log(0.9)), (1, math.log(0.1))], [(0, math.log(0.5))]], is_over)
     assert search.live == []
     assert [p.tokens for p in search.replies()] == [(1, 0), (0,)]
 
 
 def test_an_overflowing_model_ends_a_search_without_a_probability(tiny_engine):
-    search = BeamSearch([0], 2, lambda tokens: False, width=1)
-    search.advance([[(1, math.nan), (2, math.nan)]])
-    search.advance([[(1, math.nan), (2, math.nan)]])
+    search = BeamSearch([0], 2, width=1)
+    search.advance([[(1, math.nan), (2, math.nan)]], never)
+    search.advance([[(1, math.nan), (2, math.nan)]], never)
     with pytest.warns(UserWarning, match="nan"):
         (completion,) = tiny_engine.completions(search)
     assert completion.cumulative_logprob is None
@@ -209,18 +216,18 @@ def test_a_sampling_that_makes_no_sense_is_refused(options, message):
 
 @pytest.mark.parametrize("p", [0.3, 0.1, 0.03, 0.004, 1e-6])
 def test_a_threshold_finds_every_reply_above_it(tiny_engine, every_reply, p):
-    harvests = threshold_search(
+    results = threshold_search(
         tiny_engine, PROMPTS, min_probability=p, max_tokens=LONGEST, max_live=1000
     )
-    for prompt, harvest in zip(PROMPTS, harvests):
+    for prompt, result in zip(PROMPTS, results):
         table = {k: v for k, v in every_reply[prompt].items() if math.exp(v) >= p}
-        assert list(found(harvest.completions)) == list(table)
-        assert found(harvest.completions) == pytest.approx(table, abs=1e-5)
+        assert list(found(result.completions)) == list(table)
+        assert found(result.completions) == pytest.approx(table, abs=1e-5)
         mass = {end: sum(math.exp(v) for (_, e), v in table.items() if e == end)
                 for end in ("stop", "length")}  # fmt: skip
-        assert harvest.mass == pytest.approx(mass["stop"], abs=1e-5)
-        assert harvest.cut == pytest.approx(mass["length"], abs=1e-5)
-        assert harvest.dropped == 0
+        assert result.mass == pytest.approx(mass["stop"], abs=1e-5)
+        assert result.cut == pytest.approx(mass["length"], abs=1e-5)
+        assert result.dropped == 0
 
 
 def test_the_budget_keeps_the_most_probable_and_says_what_it_dropped(tiny_engine):
@@ -234,12 +241,12 @@ def test_the_budget_keeps_the_most_probable_and_says_what_it_dropped(tiny_engine
 
 
 def test_no_more_prefixes_are_live_than_the_threshold_allows():
-    search = ThresholdSearch([0], 9, lambda t: False, min_probability=0.2, max_live=64)
+    search = ThresholdSearch([0], 9, min_probability=0.2, max_live=64)
     assert search.n_next == 5
-    search.advance([[(t, math.log(0.25)) for t in range(4)]])
+    search.advance([[(t, math.log(0.25)) for t in range(4)]], never)
     assert len(search.live) == 4
     assert search.n_next == 1
-    search.advance([[(0, math.log(0.7)), (1, math.log(0.3))]] * 4)
+    search.advance([[(0, math.log(0.7)), (1, math.log(0.3))]] * 4, never)
     assert not search.live and not search.replies()
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from scripted import BARE, GARBAGE, ScriptedEngine, StreamingEngine
 
-import arc_airv.infer.generate
+import arc_airv.infer.ask
 from arc_airv.augment import Augmentation, sample_augmentations
-from arc_airv.engines.base import Completion, Sampling, stream_replies
+from arc_airv.engines.base import Completion, Sampling, as_engine
 from arc_airv.grids import format_grid, parse_grid, same_grid
 from arc_airv.infer.generate import BATCHING, generate_predictions
 from arc_airv.metrics.outputs import evaluate, score_outputs
@@ -30,6 +30,7 @@ from arc_airv.tasks import hide_outputs, load_tasks
 ARC = load_tasks("arc-agi-1/training")
 TASKS = {i: ARC[i] for i in ("6150a2bd", "44f52bb0", "27a28665", "d631b094")}
 OUTPUTS = [(i, k) for i, task in TASKS.items() for k in range(len(task.test))]  # 1 + 2 + 3 + 1
+HERE = Path(__file__).parent
 SAMPLED = Sampling(n=4, temperature=1.0)
 NO_KIND = {"geometric": False, "colors": False, "train_order": False}
 
@@ -195,7 +196,7 @@ def test_a_view_that_was_stored_in_part_is_completed(store, faulty):
 
 def run_slowly(store, batching):
     """What the killed process runs."""
-    arc_airv.infer.generate.FLUSH_SECONDS = 0.0
+    arc_airv.infer.ask.FLUSH_SECONDS = 0.0
     engine = {"all": StreamingEngine}.get(batching, ScriptedEngine)
     ask(engine(TASKS, wrong=0.3, garbage=0.2, delay=0.01), store, 16, batching=batching)
 
@@ -203,8 +204,11 @@ def run_slowly(store, batching):
 def test_a_run_that_is_killed_again_and_again_loses_and_repeats_nothing(store, tmp_path, faulty):
     store.touch()
     for batching, n_lines in (("prompt", 1), ("all", 9), ("task", 30), ("all", 70)):
-        command = f"from test_infer import run_slowly; run_slowly({str(store)!r}, {batching!r})"
-        process = subprocess.Popen([sys.executable, "-c", command], cwd=Path(__file__).parents[1])
+        command = (
+            f"import sys; sys.path.append({str(HERE.parent)!r})\n"
+            f"from test_generate import run_slowly; run_slowly({str(store)!r}, {batching!r})"
+        )
+        process = subprocess.Popen([sys.executable, "-c", command], cwd=HERE)
         while process.poll() is None and store.read_bytes().count(b"\n") < n_lines:
             time.sleep(0.01)
         assert process.poll() is None, "it was to be killed before it was done"
@@ -303,7 +307,7 @@ def test_a_call_holds_what_fits_together():
     engine = Small({}, max_model_len=20)
     asked = [("a" * 10, 10), ("b" * 8, 9), ("c" * 2, 18), ("d", 2)]
     requests = [(prompt, Sampling(max_tokens=n)) for prompt, n in asked]
-    replies = dict(pair for group in stream_replies(engine, requests) for pair in group)
+    replies = dict(pair for group in as_engine(engine).stream(requests) for pair in group)
     assert [replies[i][0].text for i in range(4)] == [prompt for prompt, _ in asked]
     assert list(map(len, engine.calls)) == [2, 2]
 
@@ -324,7 +328,7 @@ def clock(monkeypatch):
     """The time of day that the deadline is compared with."""
     clock = SimpleNamespace(now=1000.0)
     fake = SimpleNamespace(time=lambda: clock.now, monotonic=time.monotonic)
-    monkeypatch.setattr("arc_airv.infer.generate.time", fake)
+    monkeypatch.setattr("arc_airv.infer.ask.time", fake)
     return clock
 
 
@@ -374,6 +378,30 @@ def test_every_output_gets_its_first_eight_views_before_any_gets_its_ninth(store
     ask(faulty, store, 20, batching=batching)
     rounds = [view // 8 for view in views(read_predictions(store))]
     assert rounds == sorted(rounds) == [0] * 56 + [1] * 56 + [2] * 28
+
+
+def test_outputs_without_a_valid_grid_go_first_after_the_first_eight_views(
+    store, tmp_path, monkeypatch
+):
+    class Puzzled(StreamingEngine):
+        """Has no answer to the task whose prompts are the shortest."""
+
+        def _complete(self, prompt, sample, max_tokens):
+            completion = super()._complete(prompt, sample, max_tokens)
+            return replace(completion, text="?") if prompt in hard else completion
+
+    monkeypatch.setattr("arc_airv.infer.ask.FLUSH_SECONDS", 0.0)
+    ask(ScriptedEngine(TASKS), tmp_path / "longest_first.jsonl", 1)
+    last = read_predictions(tmp_path / "longest_first.jsonl")["task_id"].iloc[-1]
+    hard = set(ScriptedEngine({last: TASKS[last]}).answers)
+    engine = Puzzled(TASKS)
+    ask(engine, store, 16)
+    frame = read_predictions(store)
+    outputs = list(zip(frame["task_id"], frame["test_index"]))
+    n_hard = 8 * len(TASKS[last].test)
+    then = [task_id for task_id, _ in outputs[8 * len(OUTPUTS) :]]
+    # The engine takes a few requests ahead of what is known.
+    assert then[:n_hard].count(last) >= n_hard - engine.room
 
 
 # Prompts that do not fit -------------------------------------------------------------------------
@@ -593,7 +621,7 @@ class WatchedEngine(StreamingEngine):
 def test_a_stream_takes_prompts_as_it_needs_them_and_its_answers_are_stored_meanwhile(
     store, monkeypatch
 ):
-    monkeypatch.setattr(arc_airv.infer.generate, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("arc_airv.infer.ask.FLUSH_SECONDS", 0.0)
     engine = WatchedEngine(TASKS)
     engine.store = store
     ask(engine, store, 40)

@@ -12,7 +12,7 @@ from scripted import BARE
 
 from arc_airv.augment import Augmentation, sample_augmentations
 from arc_airv.grids import format_grid, parse_grid
-from arc_airv.infer.rescoring import COLUMNS, read_scores, rescore
+from arc_airv.infer import read_scores, rescore
 from arc_airv.tasks import hide_outputs, load_tasks
 from arc_airv.vote import rank_candidates
 
@@ -20,6 +20,9 @@ ARC = load_tasks("arc-agi-1/training")
 TASKS = {i: ARC[i] for i in ("6150a2bd", "44f52bb0")}  # of one and of two test outputs
 SOLUTIONS = {(i, k): format_grid(p.output) for i, t in TASKS.items() for k, p in enumerate(t.test)}
 WRONG = ["12|34", "111|000|222", "5"]
+
+
+COLUMNS = ["task_id", "test_index", "grid", "augmentation", "score_logprob"]
 
 
 def pool(task_id, test_index, grids):
@@ -216,7 +219,7 @@ def test_other_settings_need_another_store(engine, store):
 
 def test_a_broken_line_is_named(engine, store):
     store.write_text('{"task_id": "a"}\n')
-    with pytest.raises(ValueError, match="scores.jsonl: line 1 is not a score"):
+    with pytest.raises(ValueError, match="scores.jsonl: line 1 lacks"):
         run(engine, n_views=1, store=store)
 
 

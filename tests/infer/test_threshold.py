@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 from arc_airv.augment import Augmentation, sample_augmentations
 from arc_airv.engines import TransformersEngine, threshold_search
-from arc_airv.infer.threshold import harvest_predictions
+from arc_airv.infer import search_predictions
 from arc_airv.metrics.outputs import evaluate
 from arc_airv.records import read_predictions
 from arc_airv.storage import run_path
@@ -38,7 +38,7 @@ def tasks():
 @pytest.fixture(scope="module")
 def store(engine, tasks, tmp_path_factory):
     store = tmp_path_factory.mktemp("harvest") / "harvest.jsonl"
-    summary = harvest_predictions(tasks, engine, n_views=4, store=store, **OPTIONS)
+    summary = search_predictions(tasks, engine, n_views=4, store=store, **OPTIONS)
     assert (summary.n_asked, summary.n_stored, summary.stopped) == (8, 8, "done")
     return store
 
@@ -50,7 +50,7 @@ def test_each_view_holds_what_the_search_finds_reverted(engine, tasks, store):
         prompt = engine.prompt_format.render(augmentation.apply_task(task))
         (harvest,) = threshold_search(engine, [prompt], min_probability=0.05, max_tokens=400)
         rows = predictions[predictions["task_id"] == task.task_id]
-        rows = rows[rows["augmentation"] == str(augmentation)]
+        rows = rows[rows["augmentation"] == str(augmentation)].sort_values("sample_index")
         assert rows["text"].tolist() == [reply.text for reply in harvest.completions]
         for row, reply in zip(rows.itertuples(), harvest.completions):
             assert row.cumulative_logprob == pytest.approx(reply.cumulative_logprob, abs=1e-3)
@@ -77,14 +77,14 @@ def test_selectors_metrics_and_studies_read_it(store, tasks):
     assert row["seconds"] > 0 and row["predictions"] == len(predictions)
 
 
-def test_a_view_without_a_probable_reply_is_an_invalid_prediction(engine, tasks, tmp_path):
+def test_a_view_without_a_probable_reply_has_a_row_that_is_no_prediction(engine, tasks, tmp_path):
     options = {**OPTIONS, "min_probability": 0.999999}
-    harvest_predictions(tasks, engine, n_views=1, store=tmp_path / "s.jsonl", **options)
+    search_predictions(tasks, engine, n_views=1, store=tmp_path / "s.jsonl", **options)
     predictions = read_predictions(tmp_path / "s.jsonl")
     assert len(predictions) == len(tasks)
-    assert set(predictions["status"]) <= {"unparsed", "ok"} and "unparsed" in set(
-        predictions["status"]
-    )
+    empty = predictions[predictions["status"] == "no_reply"]
+    assert set(predictions["status"]) <= {"no_reply", "ok"} and len(empty)
+    assert empty[["grid", "text", "cumulative_logprob"]].isna().all(axis=None)
 
 
 def test_it_goes_on_with_the_views_that_are_missing(engine, tasks, store, tmp_path):
@@ -94,7 +94,7 @@ def test_it_goes_on_with_the_views_that_are_missing(engine, tasks, store, tmp_pa
     kept = [line for line in whole if json.loads(line)["augmentation"] != last["augmentation"]]
     part.write_text("".join(kept))
     run_path(part).write_text(run_path(store).read_text())
-    summary = harvest_predictions(tasks, engine, n_views=4, store=part, **OPTIONS)
+    summary = search_predictions(tasks, engine, n_views=4, store=part, **OPTIONS)
     assert summary.n_new == len(whole) - len(kept) > 0
     key = [*VIEW, "sample_index"]
     again, before = (read_predictions(path).sort_values(key) for path in (part, store))
@@ -103,7 +103,7 @@ def test_it_goes_on_with_the_views_that_are_missing(engine, tasks, store, tmp_pa
 
 def test_a_prompt_that_does_not_fit_is_stored_as_such(tasks, tmp_path):
     short = TransformersEngine(MODEL, device="cpu", max_model_len=64)
-    harvest_predictions(tasks, short, n_views=1, store=tmp_path / "s.jsonl", **OPTIONS)
+    search_predictions(tasks, short, n_views=1, store=tmp_path / "s.jsonl", **OPTIONS)
     assert set(read_predictions(tmp_path / "s.jsonl")["status"]) == {"prompt_too_long"}
 
 
@@ -113,4 +113,4 @@ def test_values_out_of_range_are_refused(engine, tasks, tmp_path):
         ({"n_views": 1, "min_probability": 0}, r"min_probability must be in \(0, 1\], got 0"),
     ]:
         with pytest.raises(ValueError, match=message):
-            harvest_predictions(tasks, engine, store=tmp_path / "s.jsonl", **{**OPTIONS, **options})
+            search_predictions(tasks, engine, store=tmp_path / "s.jsonl", **{**OPTIONS, **options})

@@ -17,7 +17,7 @@ from arc_airv.infer.generate import generate_predictions
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits
 from arc_airv.kaggle.supervise import degrade, split_tasks, store_paths, supervise_generation
-from arc_airv.records import KEY, PredictionStore, mend_store, read_predictions, read_stores
+from arc_airv.records import KEY, RecordStore, mend_store, read_predictions, read_stores
 from arc_airv.submission import build_submission, score_submission, write_submission
 from arc_airv.tasks import hide_outputs, load_tasks, save_tasks
 from arc_airv.vote.rank import rank_candidates, select_attempts
@@ -201,7 +201,7 @@ def test_engines_end_with_the_process_that_runs_them(tmp_path):
     kernel.wait()
     wait_until(lambda: not is_running(int(child.read_text())))
     wait_until(lambda: not is_locked(store))
-    with PredictionStore(store) as opened:
+    with RecordStore(store) as opened:
         assert len(opened) > 0
 
 
@@ -333,8 +333,6 @@ def test_generation_needs_a_configuration(tmp_path):
     options = {"model": "", "store": tmp_path / "s", "n_predictions": 1, "seed": 0}
     with pytest.raises(ValueError, match="at least one configuration"):
         supervise_generation(TASKS, configurations=[], **options)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'drop_demonstration'"):
-        supervise_generation(TASKS, configurations=[scripted()], drop_demonstration=True, **options)
 
 
 # The log -----------------------------------------------------------------------------------------

@@ -122,7 +122,6 @@ def test_the_example_of_wikipedia():
     assert bradley_terry(wins, prior=1e-9) == pytest.approx(expected, abs=5e-4)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.1, 10), min_size=2, max_size=7))
 def test_known_strengths_are_recovered_from_expected_wins(strengths):
     s = np.array(strengths)

@@ -199,7 +199,7 @@ def test_nearly_every_task_can_be_changed_and_in_every_way():
 
 
 @given(SEEDS, st.sampled_from(list(BAGS)), st.integers(2, 6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_state_of_the_generator_fixes_the_change(seed, task_id, n):
     pairs = BAGS[task_id][:n]
     one, other = (change_rule(pairs, np.random.default_rng(seed)) for _ in range(2))
@@ -207,7 +207,7 @@ def test_the_state_of_the_generator_fixes_the_change(seed, task_id, n):
 
 
 @given(SEEDS, st.sampled_from(list(BAGS)))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_change_and_a_recolouring_augmentation_leave_a_task(seed, task_id):
     _, changed = change_rule(BAGS[task_id], np.random.default_rng(seed))
     task = Task(task_id, tuple(changed[:-1]), (changed[-1],))

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from arc_airv.engines.base import Completion, Request
 from arc_airv.engines.cluster.dispatch import Dispatcher
-from arc_airv.engines.cluster.workers import RayPool, close_pool, connect, count_gpus
-from arc_airv.engines.local import EndsOf, LocalEngine
+from arc_airv.engines.cluster.workers import open_workers
+from arc_airv.engines.local import LocalEngine
 from arc_airv.engines.search import Search
 from arc_airv.prompts.format import PromptFormat
 
@@ -91,25 +91,21 @@ class RayEngine(LocalEngine):
                 "gpus_per_worker and cpus_per_worker must not be negative, got "
                 f"{gpus_per_worker} and {cpus_per_worker}"
             )
-        is_own = connect(address, (n_workers or 1) * cpus_per_worker, ray_options or {})
-        pool = RayPool(engine_factory)
-        self._finalizer = weakref.finalize(self, close_pool, pool, is_own)
+        self._workers = open_workers(
+            engine_factory,
+            address,
+            n_workers=n_workers,
+            gpus=gpus_per_worker,
+            cpus=cpus_per_worker,
+            ray_options=ray_options or {},
+            worker_options=worker_options or {},
+        )
+        self._finalizer = weakref.finalize(self, self._workers.close)
+        self.n_workers = self._workers.n
         try:
-            n_gpus = count_gpus()
-            if gpus_per_worker is None:
-                gpus_per_worker = 1 if n_gpus else 0
-            if n_workers is None:
-                n_workers = max(1, int(n_gpus // gpus_per_worker)) if gpus_per_worker else 1
-            pool.options = {
-                **(worker_options or {}),
-                "num_gpus": gpus_per_worker,
-                "num_cpus": cpus_per_worker,
-            }
-            self.n_workers = n_workers
-            self._pool = pool
             self._dispatcher = Dispatcher(
-                pool,
-                n_workers,
+                self._workers,
+                self.n_workers,
                 chunk=chunk,
                 startup_seconds=startup_seconds,
                 hang_seconds=hang_seconds,
@@ -118,11 +114,11 @@ class RayEngine(LocalEngine):
         except BaseException:  # an interrupt, too, leaves no process behind
             self.close()
             raise
-        facts = pool.facts
-        self.model = facts["model"] or "ray"
+        facts = self._workers.facts
+        self.model = facts["model"]
         self.tokenizer = facts["tokenizer"]
         self.max_model_len = facts["max_model_len"]
-        self.eos_ids = facts["eos_ids"] or set()
+        self.eos_ids = facts["eos_ids"]
         self._prompt_format = facts["prompt_format"]
 
     @property
@@ -142,9 +138,9 @@ class RayEngine(LocalEngine):
         import ray
 
         return {
-            **self._pool.facts["description"],
+            **self._workers.facts["description"],
             "workers": self.n_workers,
-            "gpus_per_worker": self._pool.options["num_gpus"],
+            "gpus_per_worker": self._workers.options["num_gpus"],
             "ray": ray.__version__,
         }
 
@@ -155,10 +151,10 @@ class RayEngine(LocalEngine):
     def count_tokens(self, prompts: Sequence[str]) -> list[int]:
         """Length of each prompt in tokens."""
         if self.tokenizer is None:
-            return self._pool.count_tokens(list(prompts))
+            return self._workers.count_tokens(list(prompts))
         return super().count_tokens(prompts)
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, list[Completion]]]]:
+    def stream(self, requests, *, seconds=None):
         def checked() -> Iterator[Request]:
             for index, (prompt, sampling) in enumerate(requests):
                 if self.tokenizer is not None:
@@ -172,9 +168,7 @@ class RayEngine(LocalEngine):
             give_up=lambda request: [FAILED] * request[1].n,
         )
 
-    def stream_scores(
-        self, requests: Iterable[tuple[str, Sequence[str]]]
-    ) -> Iterator[list[tuple[int, list[float]]]]:
+    def stream_scores(self, requests):
         def checked() -> Iterator[tuple[str, list[str]]]:
             for index, (prompt, continuations) in enumerate(requests):
                 if self.tokenizer is not None:
@@ -188,21 +182,14 @@ class RayEngine(LocalEngine):
             give_up=lambda request: [math.nan] * len(request[1]),
         )
 
-    def run_searches(self, searches: Iterable[Search]) -> Iterator[list[tuple[int, Search]]]:
-        def unbound() -> Iterator[tuple[Search, tuple[str, ...]]]:
-            for search in searches:
-                if not isinstance(search.ends, EndsOf):
-                    raise ValueError("a search that moves to a worker needs the ends of an engine")
-                stop, search.ends = search.ends.stop, None
-                yield search, stop
-
-        def give_up(request: tuple[Search, tuple[str, ...]]) -> Search:
-            request[0].live = []
-            return request[0]
+    def run_searches(self, searches):
+        def give_up(search: Search) -> Search:
+            search.live = []
+            return search
 
         yield from self._dispatcher.run(
             "searches",
-            unbound(),
-            size=lambda request: len(request[0].token_ids) + request[0].max_tokens,
+            searches,
+            size=lambda search: len(search.token_ids) + search.max_tokens,
             give_up=give_up,
         )

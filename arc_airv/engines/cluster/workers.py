@@ -14,24 +14,33 @@ from arc_airv.engines.cluster.served import ServedEngine, call_seconds
 CLOSE_SECONDS = 10.0  # for the engines to tidy up
 
 
-class RayPool:
-    """The workers as Ray's actors: see `arc_airv.engines.cluster.dispatch.Pool`.
+class RayWorkers:
+    """The workers as Ray's actors: see `arc_airv.engines.cluster.dispatch.Workers`.
 
     Parameters
     ----------
     factory : function without arguments
+        Makes the engine of a worker, there.
+    n : int
+        Workers.
+    options : dict
+        Of the actors.
+    owns_ray : bool
+        End Ray with the workers.
 
     Attributes
     ----------
-    options : dict
-        Of the actors.
     facts : dict
         What the first worker that was ready told of its engine.
     """
 
-    def __init__(self, factory: Callable[[], Any]) -> None:
+    def __init__(
+        self, factory: Callable[[], Any], n: int, options: dict[str, Any], *, owns_ray: bool
+    ) -> None:
         self.factory = factory
-        self.options: dict[str, Any] = {}
+        self.n = n
+        self.options = options
+        self.owns_ray = owns_ray
         self.facts: dict[str, Any] = {}
         self.actors: dict[int, Any] = {}
         self.ready: set[int] = set()
@@ -110,9 +119,51 @@ class RayPool:
                 continue
         raise RuntimeError("no worker is left to count tokens")
 
+    def close(self) -> None:
+        """End the workers; also called when the engine is forgotten, or the process ends."""
+        import ray
 
-def connect(address: str | None, n_cpus: float, options: Mapping[str, Any]) -> bool:
-    """See to it that there is a Ray; True if it was started here."""
+        if not ray.is_initialized():
+            return
+        closing = [self.actors[place].close.remote() for place in self.ready]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
+        for place in list(self.actors):
+            self.end(place)
+        if self.owns_ray:
+            ray.shutdown()
+
+
+def open_workers(
+    factory: Callable[[], Any],
+    address: str | None,
+    *,
+    n_workers: int | None,
+    gpus: float | None,
+    cpus: float,
+    ray_options: Mapping[str, Any],
+    worker_options: Mapping[str, Any],
+) -> RayWorkers:
+    """Join a Ray or start one, and count out its workers; see `RayEngine` for the parameters."""
+    owns_ray = _connect(address, (n_workers or 1) * cpus, ray_options)
+    import ray
+
+    try:
+        n_gpus = ray.cluster_resources().get("GPU", 0)  # on all its machines
+        if gpus is None:
+            gpus = 1 if n_gpus else 0
+        if n_workers is None:
+            n_workers = max(1, int(n_gpus // gpus)) if gpus else 1
+        options = {**worker_options, "num_gpus": gpus, "num_cpus": cpus}
+        return RayWorkers(factory, n_workers, options, owns_ray=owns_ray)
+    except BaseException:
+        if owns_ray:
+            ray.shutdown()
+        raise
+
+
+def _connect(address: str | None, n_cpus: float, options: Mapping[str, Any]) -> bool:
+    """See to it that there is a Ray; return if it was started here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # by default they would yield to all others
     import ray
@@ -132,28 +183,6 @@ def connect(address: str | None, n_cpus: float, options: Mapping[str, Any]) -> b
     }
     ray.init(**{**own, **options})
     return True
-
-
-def count_gpus() -> float:
-    """How many GPUs Ray knows of, on all its machines."""
-    import ray
-
-    return ray.cluster_resources().get("GPU", 0)
-
-
-def close_pool(pool: RayPool, is_own: bool) -> None:
-    """End the workers; also called when the engine is forgotten, or the process ends."""
-    import ray
-
-    if not ray.is_initialized():
-        return
-    closing = [pool.actors[place].close.remote() for place in pool.ready]
-    if closing:
-        ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
-    for place in list(pool.actors):
-        pool.end(place)
-    if is_own:
-        ray.shutdown()
 
 
 def _cause(error: Exception) -> str:

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from arc_airv.grids import as_grid, format_grid, same_grid
 from arc_airv.prompts.encoders import ENCODERS, ReplyError, encoder_spec, make_encoder
 
-quick = settings(max_examples=15, deadline=None)
+quick = settings(max_examples=15)
 shapes = array_shapes(min_dims=2, max_dims=2, max_side=30)
 grids = arrays(np.int8, shapes, elements=st.integers(0, 9))
 

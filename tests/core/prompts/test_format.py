@@ -155,7 +155,7 @@ def test_a_hidden_output_cannot_be_trained_on():
 
 @every_format
 def test_the_answer_to_a_prompt_parses_to_its_grid(format):
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     @given(grids, st.sampled_from(["stop", None]))
     def check(grid, finish_reason):
         reply = format.render_answer(grid)
@@ -179,7 +179,7 @@ def test_parse_never_raises(format, stopped):
     pieces = ["```", "grid", " shape: 2x2", "1 01", "01", "\n", "0a1b", "<end>", long, f"{long} 1"]
     pieces += [f"shape: {long}x2\n"]
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.text() | st.lists(st.sampled_from(pieces) | st.text(max_size=3)).map("".join))
     def check(reply):
         grid, status = format.parse(reply, stopped)

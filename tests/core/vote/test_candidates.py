@@ -128,7 +128,7 @@ rows = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(rows, max_size=20), st.data())
 def test_the_order_of_the_rows_does_not_matter(predictions, data):
     frame = pd.DataFrame(predictions, columns=COLUMNS).astype({"cumulative_logprob": float})

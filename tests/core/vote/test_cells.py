@@ -42,7 +42,7 @@ pools = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pools, st.data())
 def test_every_count_is_that_of_a_loop(candidates, data):
     votes = data.draw(st.lists(st.integers(1, 4), min_size=len(candidates), max_size=12))

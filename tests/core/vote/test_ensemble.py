@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pandas as pd
 import pytest
 
-from arc_airv.records import Prediction, PredictionStore, read_stores, to_frame
+from arc_airv.records import Prediction, RecordStore, read_stores, to_frame
 from arc_airv.submission import combine_submissions, validate_submission, write_submission
 from arc_airv.tasks import load_tasks
 from arc_airv.vote.ensemble import combine_predictions
@@ -86,7 +86,7 @@ def test_nothing_given_is_changed(tmp_path):
 
 def test_stores_combine_as_their_tables_do(tmp_path):
     for name, grids in (("a", ["1", "1", "1", "2", None]), ("b", ["2", "2", "3"])):
-        with PredictionStore(tmp_path / f"{name}.jsonl") as store:
+        with RecordStore(tmp_path / f"{name}.jsonl") as store:
             store.append(records(grids))
     paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     pd.testing.assert_frame_equal(combine_predictions(paths), combine_predictions([A, B]))
@@ -113,9 +113,9 @@ def test_faults_of_the_caller(runs, options, message):
 
 
 def test_stores_of_one_plan_count_a_key_once(tmp_path):
-    with PredictionStore(tmp_path / "0.jsonl") as store:
+    with RecordStore(tmp_path / "0.jsonl") as store:
         store.append(records(["1", "2"]) + records(["5"], task_id="44f52bb0", test_index=1))
-    with PredictionStore(tmp_path / "1.jsonl") as store:
+    with RecordStore(tmp_path / "1.jsonl") as store:
         store.append(records(["2", "3"], first=1))
         store.append(records(["7"], task_id="44f52bb0", test_index=2))  # there is no such output
         store.append(records(["7"], task_id="ffffffff"))

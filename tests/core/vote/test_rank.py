@@ -223,7 +223,7 @@ rows = st.tuples(
 
 
 @every_method
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data(), predictions=st.lists(rows, max_size=20))
 def test_the_order_of_the_rows_does_not_matter(method, data, predictions):
     columns = ["task_id", "test_index", "grid", "cumulative_logprob", "n_tokens"]

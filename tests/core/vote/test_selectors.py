@@ -270,7 +270,7 @@ rows = st.tuples(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     predictions=st.lists(rows, max_size=15), rescored=st.lists(rows, max_size=15), data=st.data()
 )

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from arc_airv.engines.cluster.dispatch import STARTS, TRIES, Dispatcher
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-from simulated_workers import Faults, SimulatedPool  # noqa: E402
+from simulated_workers import Faults, SimulatedWorkers  # noqa: E402
 
 
 def make(n_workers=2, *, chunk=4, slots=4, window=16, seconds=lambda request: 1.0, **options):
-    pool = SimulatedPool(seconds, slots=slots, window=window, n_workers=n_workers, **options)
+    pool = SimulatedWorkers(seconds, slots=slots, window=window, n_workers=n_workers, **options)
     limits = {"startup_seconds": 50, "hang_seconds": 100}
     return pool, Dispatcher(pool, n_workers, chunk=chunk, **limits)
 
@@ -38,7 +38,7 @@ def run(dispatcher, requests, size=lambda request: 1):
     return answers
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     n=st.integers(0, 700),
     n_workers=st.integers(1, 9),
@@ -54,7 +54,7 @@ def test_every_request_is_answered_once_by_any_number_of_workers(n, n_workers, c
     assert run(dispatcher, range(n, 0, -1)) == dict(enumerate(range(n, 0, -1)))  # and once more
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     n=st.integers(1, 300),
     n_workers=st.integers(1, 6),
@@ -78,7 +78,7 @@ def test_only_what_ends_its_workers_is_given_up(
     assert answers == {i: ("given up", i) if i in faulty else i for i in range(n)}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(n_workers=st.integers(2, 6), seed=st.integers(0, 10**6))
 def test_workers_that_are_evicted_now_and_then_lose_nothing(n_workers, seed):
     _, dispatcher = make(n_workers, faults=Faults(death=0.01), seed=seed)
