@@ -14,7 +14,7 @@ export PYTHONPATH := .
 .PHONY: demo test rehearse bench bench-ray study clean
 
 demo: $(READY)
-	$(BIN)/python notebooks/demo.py --into demo
+	@$(BIN)/python notebooks/demo.py --into demo
 
 test: $(READY)
 	$(BIN)/ruff check .

@@ -3,7 +3,8 @@
     python notebooks/demo.py --into demo
 
 Leaves predictions.jsonl, the rendered notebooks (the gallery is 02_visualize_predictions.html) and
-submission.json in one folder, and prints what voting gains over a single prediction.
+submission.json in one folder, and prints what voting gains over a single prediction. What the
+engines write is in the notebooks' logs there.
 """
 
 import argparse
@@ -13,8 +14,8 @@ from pathlib import Path
 
 from run_notebook import run_notebook
 
-from arc_airv.metrics.outputs import average_outputs, bootstrap_interval, score_outputs
-from arc_airv.prompts.format import PromptFormat
+from arc_airv.metrics import average_outputs, bootstrap_interval, score_outputs
+from arc_airv.prompts import PromptFormat
 from arc_airv.records import read_predictions
 from arc_airv.submission import score_submission
 from arc_airv.tasks import Task, hide_outputs, load_tasks, save_tasks
@@ -79,19 +80,16 @@ def main() -> None:
         **common,
     )
     outputs = score_outputs(read_predictions(store), tasks)
-    table = bootstrap_interval(outputs, average="output")
     print(f"\n{len(tasks)} ARC-AGI-1 tasks, {args.predictions} views of each, {args.model}")
-    print(f"{'solved test outputs':<46} share   95% interval")
-    for metric, label in ROWS.items():
-        value, low, high = table.loc[metric]
-        print(f"{label:<46} {value:6.1%}  {low:6.1%} - {high:.1%}")
+    print(f"{'solved, averaged by task':<46} share   95% interval")
+    for metric, (value, low, high) in bootstrap_interval(outputs).loc[list(ROWS)].iterrows():
+        print(f"{ROWS[metric]:<46} {value:6.1%}  {low:6.1%} – {high:.1%}")
     # Half of the tasks are training tasks, whose answers a model may have learnt.
-    evaluation = load_tasks("arc-agi-1/evaluation")
-    fresh = outputs[outputs["task_id"].isin(evaluation)]
-    print(f"of these, the {len(fresh)} outputs of evaluation tasks alone: ", end="")
-    means = average_outputs(fresh, average="output")
+    fresh = outputs[outputs["task_id"].isin(load_tasks("arc-agi-1/evaluation"))]
+    means = average_outputs(fresh)
+    print(f"of these, the {fresh['task_id'].nunique()} evaluation tasks alone: ", end="")
     print(", ".join(f"{metric} {means[metric]:.1%}" for metric in ROWS))
-    print(f"score of {submission}: {score_submission(submission, tasks):.1%}")
+    print(f"score of {submission}: {score_submission(submission, tasks, average='task'):.1%}")
     print(f"gallery: {gallery}   ({time.monotonic() - start:.0f} s)")
 
 

@@ -3,16 +3,24 @@
     python notebooks/run_notebook.py notebooks/01_generate_predictions.ipynb --into demo N_TASKS=4
 
 Each NAME=VALUE is a Python literal (or else a string), set after the cell tagged "parameters".
+Prints each section that it comes to, and what it is at every half minute. What the kernel and the
+processes below it write goes to <notebook>.log, which an exception names.
 """
 
 import argparse
 import ast
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+
+HEARTBEAT = 30.0  # seconds
 
 
 def run_notebook(path: str | Path, into: str | Path, **parameters: Any) -> Path:
@@ -30,15 +38,56 @@ def run_notebook(path: str | Path, into: str | Path, **parameters: Any) -> Path:
     cell = nbformat.v4.new_code_cell("\n".join(["# Set from outside:", *lines]))
     notebook.cells.insert(tagged[0] + 1, cell)
     into.mkdir(parents=True, exist_ok=True)
-    client = NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": "."}})
-    try:
-        client.execute()
-    finally:  # a notebook that failed shows where
-        nbformat.write(notebook, into / path.name)
+    log = into / f"{path.stem}.log"
+    with open(log, "wb") as file, _progress(notebook.cells) as on_cell_start:
+        client = NotebookClient(
+            notebook,
+            timeout=3600,
+            resources={"metadata": {"path": "."}},
+            on_cell_start=on_cell_start,
+        )
+        try:
+            client.execute(stdout=file, stderr=file)
+        except Exception as error:
+            tail = log.read_text(errors="replace").splitlines()[-20:]
+            error.add_note("\n".join([f"{log} ends:", *tail]))
+            raise
+        finally:  # a notebook that failed shows where
+            nbformat.write(notebook, into / path.name)
     page, _ = HTMLExporter().from_notebook_node(notebook)
     html = into / f"{path.stem}.html"
     html.write_text(page)
     return html
+
+
+@contextmanager
+def _progress(cells: list[Any]) -> Iterator[Any]:
+    """Print the heading of the cell that runs: a new one at once, the same one as a heartbeat.
+
+    Gives what is to be called with the number of each cell.
+    """
+    start, over, heading = time.monotonic(), threading.Event(), ""
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - start:5.0f} s  {text}", flush=True)
+
+    def on_cell_start(cell: Any, cell_index: int) -> None:
+        nonlocal heading
+        above = [c.source for c in cells[:cell_index] if c.cell_type == "markdown"]
+        titles = [text.splitlines()[0].strip("# ") for text in above if text.startswith("#")]
+        if titles and titles[-1] != heading:
+            heading = titles[-1]
+            say(heading)
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT):
+            say(f"... {heading}")
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield on_cell_start
+    finally:
+        over.set()
 
 
 def _literal(text: str) -> Any:

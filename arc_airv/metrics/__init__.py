@@ -14,18 +14,32 @@ from arc_airv.metrics.outputs import (
     size_score,
 )
 from arc_airv.metrics.solutions import score_predictions
+from arc_airv.metrics.tables import (
+    Results,
+    describe_outputs,
+    metric_table,
+    read_results,
+    sort_tasks,
+    status_table,
+)
 
 __all__ = [
     "AVERAGES",
+    "Results",
     "average_outputs",
     "bootstrap_interval",
+    "describe_outputs",
     "evaluate",
     "exact_score",
     "expected_best",
     "metric_curves",
+    "metric_table",
     "pass_at_k",
     "pixel_score",
+    "read_results",
     "score_outputs",
     "score_predictions",
     "size_score",
+    "sort_tasks",
+    "status_table",
 ]

@@ -1,7 +1,7 @@
 """Charts of metrics: curves, distributions, agreement, output sizes.
 
-Draws the tables that `arc_airv.vote.rank` and `metrics` give, and computes no metric. Shows no
-figure and saves none. `arc_airv.studies.charts` has the charts of studies.
+Draws the tables that `arc_airv.metrics` gives, and computes no metric. Shows no figure and saves
+none. `arc_airv.studies.charts` has the charts of studies.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from arc_airv.grids import parse_grid, same_grid
 from arc_airv.plots.grids import FAINT, INK, MUTED, RIGHT, UNKNOWN, WRONG
 from arc_airv.tasks import Task
-from arc_airv.vote.rank import POOL
+from arc_airv.vote.candidates import POOL
 
 METRIC_COLORS = {  # so that a metric has one colour in every plot
     **{"pass_n": "#1A9850", "vote_2": "#2166AC", "vote_1": "#74ADD1", "random_2": "#B2ABD2"},
@@ -37,7 +36,8 @@ def plot_curves(
     curves : DataFrame
         As `arc_airv.metrics.metric_curves` gives it: columns metric, n, value, low, high.
     metrics : sequence of str, optional
-        Which of them; by default all.
+        Which of them; by default all. One without a value at any n is left out, as voting_accuracy
+        where nothing is right.
     ax : Axes, optional
         By default the current one.
 
@@ -46,12 +46,13 @@ def plot_curves(
     Axes
         Its x axis is logarithmic, of base 2; each line ends in its name and last value.
     """
-    by_metric = dict(list(curves.sort_values("n").groupby("metric", sort=False)))
-    metrics = list(by_metric) if metrics is None else list(metrics)
-    check_metrics(metrics, by_metric)
+    known = list(curves["metric"].unique())
+    metrics = known if metrics is None else list(metrics)
+    check_metrics(metrics, known)
+    by_metric = curves.dropna(subset="value").sort_values("n").set_index("metric")
     ax = plt.gca() if ax is None else ax
-    for metric in metrics:
-        n, value, low, high = by_metric[metric][["n", "value", "low", "high"]].to_numpy().T
+    for metric in [metric for metric in metrics if metric in by_metric.index]:
+        n, value, low, high = by_metric.loc[[metric], ["n", "value", "low", "high"]].to_numpy().T
         style = {"linewidth": 1.6, "markersize": 3, "clip_on": False}
         (line,) = ax.plot(n, value, "o-", label=metric, color=METRIC_COLORS.get(metric), **style)
         ax.fill_between(n, low, high, color=line.get_color(), alpha=0.1, linewidth=0)
@@ -61,6 +62,8 @@ def plot_curves(
     ax.set_xticks([], minor=True)
     ax.set_xlabel("predictions per output")
     ax.margins(x=0.01)
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(max(bottom, 0), max(top, 0.1))  # a share is never below 0, nor are all of them 0
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     label_ends(tidy(ax))
@@ -84,6 +87,8 @@ def plot_metric_distribution(outputs: pd.DataFrame, metric: str, *, ax: Axes | N
     Axes
     """
     check_metrics([metric], outputs.columns)
+    if outputs.empty:
+        raise ValueError("no test outputs to draw")
     ax = _plot_shares([outputs[metric]], [METRIC_COLORS.get(metric, UNKNOWN)], 20, ax)
     mean = outputs.groupby("task_id")[metric].mean().mean()
     ax.axvline(mean, color=INK, linewidth=0.8)
@@ -91,31 +96,29 @@ def plot_metric_distribution(outputs: pd.DataFrame, metric: str, *, ax: Axes | N
     return ax
 
 
-def plot_agreement(ranked: pd.DataFrame, tasks: dict[str, Task], *, ax: Axes | None = None) -> Axes:
-    """Draw which share of the votes the first candidates have, and whether they are right.
+def plot_agreement(outputs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the share of the predictions that give the first candidate, and whether it is right.
 
     Parameters
     ----------
-    ranked : DataFrame
-        As `arc_airv.vote.rank_candidates` gives it.
-    tasks : dict of str to Task
+    outputs : DataFrame
+        As `arc_airv.metrics.describe_outputs` gives it.
     ax : Axes, optional
         By default the current one.
 
     Returns
     -------
     Axes
-        With stacked bars: green for right, red for wrong, grey where the solution is hidden.
+        With stacked bars: green for right, red for wrong, grey where the solution is hidden, light
+        grey for the outputs without any grid.
     """
-    share = ranked["votes"] / ranked.groupby(POOL)["votes"].transform("sum")
-    shares = {"right": [], "wrong": [], "hidden": []}
-    for row in ranked.assign(share=share)[ranked["rank"] == 1].itertuples():
-        solution = tasks[row.task_id].test[row.test_index].output
-        right = "right" if same_grid(solution, parse_grid(row.grid)) else "wrong"
-        shares["hidden" if solution is None else right].append(row.share)
-    ax = _plot_shares(list(shares.values()), [RIGHT, WRONG, UNKNOWN], 10, ax)
-    ax.set_title("share of the votes of the first candidate", fontsize=9, color=INK)
-    bars = {kind: bar for kind, bar in zip(shares, ax.containers) if shares[kind]}
+    right = outputs["vote_1"].map({1: "right", 0: "wrong"}) if "vote_1" in outputs else "hidden"
+    kind = pd.Series(right, outputs.index).where(outputs["unanswered"] < 1, "unanswered")
+    kinds = ("right", "wrong", "hidden", "unanswered")
+    shares = [outputs["agreement"][kind == name] for name in kinds]
+    ax = _plot_shares(shares, [RIGHT, WRONG, UNKNOWN, FAINT], 10, ax)
+    ax.set_title("share of the predictions that give the first candidate", fontsize=9, color=INK)
+    bars = {name: bar for name, bar, share in zip(kinds, ax.containers, shares) if len(share)}
     style = {"loc": "upper left", "frameon": False, "fontsize": 8, "labelcolor": MUTED}
     ax.legend(bars.values(), bars, bbox_to_anchor=(1, 1), **style)
     return ax

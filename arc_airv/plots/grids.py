@@ -27,6 +27,7 @@ INK, MUTED, FAINT = "#222222", "#6B6B6B", "#D3D3D3"
 # Inches: a figure of grids, the largest cell and grid in it, the space between grids, the lines
 # of text above a grid (heading, shape) and a line below.
 WIDTH, CELL, SIDE, GAP, HEAD, SHAPE, LINE = 9.0, 0.22, 1.45, 0.24, 0.24, 0.23, 0.17
+Box = tuple[float, float, float, float]  # left, top, width and height
 
 
 def plot_grid(
@@ -63,40 +64,36 @@ def plot_grid(
     return ax
 
 
-def plot_task(task: Task, *, width: float = WIDTH) -> Figure:
+def plot_task(
+    task: Task, *, ranked: pd.DataFrame | None = None, n: int = 8, width: float = WIDTH
+) -> Figure:
     """Draw the pairs of a task: inputs over outputs, the demonstrations and then the tests.
 
     Parameters
     ----------
     task : Task
         A hidden output is drawn as "?".
+    ranked : DataFrame, optional
+        Draw the candidates of each test output below, see `plot_candidates`.
+    n : int, default 8
+        Candidates of each output at most.
     width : float, default 9
         Of the figure, in inches.
 
     Returns
     -------
     Figure
-        A cell has one size throughout: the largest with which everything fits.
+        A cell of the pairs has one size throughout: the largest with which everything fits.
     """
-    pairs = [*task.train, *task.test]
-    names = [f"train {i}" for i in range(len(task.train))]
-    names += [f"test {i}" for i in range(len(task.test))]
-    rows = [pair.input for pair in pairs], [pair.output for pair in pairs]
-    margin, split = 0.3, 0.2  # for the names of the rows; between demonstrations and tests
-    pitch = (width - margin - split) / len(pairs)
-    cell, widest, _ = _fit([*rows[0], *rows[1]], pitch - GAP)
-    pitch = min(pitch, max(widest, 0.5) + GAP)
-    heights = [_fit(row, pitch - GAP, cell)[2] for row in rows]
-    tops = HEAD + SHAPE, HEAD + 2 * SHAPE + heights[0] + 0.05
-    figure = plt.figure(figsize=(width, tops[1] + heights[1] + 0.1))
-    for i, name in enumerate(names):
-        x = margin + i * pitch + split * (i >= len(task.train))
-        _write(figure, x + (pitch - GAP) / 2, 0.06, name, weight="bold")
-        for row, y, height in zip(rows, tops, heights):
-            _place(figure, row[i], (x, y, pitch - GAP, height), cell)
-    for name, y, height in zip(("input", "output"), tops, heights):
-        _write(figure, 0.1, y + height / 2, name, rotation=90, va="center", color=MUTED)
-    return figure
+    sheet = _Sheet(width)
+    _draw_pairs(sheet, task)
+    for i in range(len(task.test) if ranked is not None else 0):
+        sheet.height += 0.12
+        if len(task.test) > 1:
+            sheet.write(0.1, 0, f"test {i}", weight="bold", ha="left")
+            sheet.height += 0.13
+        _draw_candidates(sheet, ranked, task, i, n)
+    return sheet.figure()
 
 
 def plot_candidates(
@@ -121,6 +118,66 @@ def plot_candidates(
         Under each candidate its votes and its mean log-probability (nats per token). Its frame
         is green if it is right and red if it is wrong; there is none if the solution is hidden.
     """
+    sheet = _Sheet(width)
+    _draw_candidates(sheet, ranked, task, test_index, n)
+    return sheet.figure()
+
+
+class _Sheet:
+    """Grids and texts in inches from the left and the top of a figure that grows downwards.
+
+    What is added goes below `height`; who adds it then adds to that.
+    """
+
+    def __init__(self, width: float) -> None:
+        self.width, self.height = width, 0.0
+        self.texts: list[tuple[float, float, str, dict[str, object]]] = []
+        self.grids: list[tuple[Grid | None, Box, float, str | None]] = []
+
+    def write(self, x: float, y: float, text: str, **style: object) -> None:
+        self.texts.append((x, self.height + y, text, style))
+
+    def place(self, grid: Grid | None, box: Box, cell: float, frame: str | None = None) -> None:
+        """Draw a grid, or "?", at the top of a box."""
+        x, y, width, height = box
+        self.grids.append((grid, (x, self.height + y, width, height), cell, frame))
+
+    def figure(self) -> Figure:
+        size = np.array([self.width, self.height])
+        figure = plt.figure(figsize=size)
+        for x, y, text, style in self.texts:
+            style = {"ha": "center", "va": "top", "fontsize": 8, "color": INK, **style}
+            figure.text(*((x, self.height - y) / size), text, **style)
+        for grid, (x, y, width, height), cell, frame in self.grids:
+            corner, extent = (x, self.height - y - height) / size, (width, height) / size
+            _draw_grid(figure.add_axes((*corner, *extent)), grid, (width, height), cell, frame)
+        return figure
+
+
+def _draw_pairs(sheet: _Sheet, task: Task) -> None:
+    pairs = [*task.train, *task.test]
+    names = [f"train {i}" for i in range(len(task.train))]
+    names += [f"test {i}" for i in range(len(task.test))]
+    rows = [pair.input for pair in pairs], [pair.output for pair in pairs]
+    margin, split = 0.3, 0.2  # for the names of the rows; between demonstrations and tests
+    pitch = (sheet.width - margin - split) / len(pairs)
+    cell, widest, _ = _fit([*rows[0], *rows[1]], pitch - GAP)
+    pitch = min(pitch, max(widest, 0.5) + GAP)
+    heights = [_fit(row, pitch - GAP, cell)[2] for row in rows]
+    tops = HEAD + SHAPE, HEAD + 2 * SHAPE + heights[0] + 0.05
+    for i, name in enumerate(names):
+        x = margin + i * pitch + split * (i >= len(task.train))
+        sheet.write(x + (pitch - GAP) / 2, 0.06, name, weight="bold")
+        for row, y, height in zip(rows, tops, heights):
+            sheet.place(row[i], (x, y, pitch - GAP, height), cell)
+    for name, y, height in zip(("input", "output"), tops, heights):
+        sheet.write(0.1, y + height / 2, name, rotation=90, va="center", color=MUTED)
+    sheet.height += tops[1] + heights[1] + 0.1
+
+
+def _draw_candidates(
+    sheet: _Sheet, ranked: pd.DataFrame, task: Task, test_index: int, n: int
+) -> None:
     if n < 1 or not 0 <= test_index < len(task.test):
         raise ValueError(
             f"need n >= 1 and a test output of {task}, got n={n}, test_index={test_index}"
@@ -140,19 +197,18 @@ def plot_candidates(
         caption = f"{row.votes} vote{'s' * (row.votes != 1)}", logprob.replace("-", "−")
         columns.append((f"#{row.rank}", parse_grid(row.grid), frame, caption))
 
-    pitch = width / (n + (solution is not None))
+    pitch = sheet.width / (n + (solution is not None))
     cell, _, height = _fit([grid for _, grid, _, _ in columns], pitch - GAP)
     top = HEAD + SHAPE
-    figure = plt.figure(figsize=(width, top + height + 2 * LINE + 0.2))
     for i, (name, grid, frame, caption) in enumerate(columns):
         middle = (i + 0.5) * pitch
-        _write(figure, middle, 0.06, name, weight="bold")
-        _place(figure, grid, (middle - (pitch - GAP) / 2, top, pitch - GAP, height), cell, frame)
+        sheet.write(middle, 0.06, name, weight="bold")
+        sheet.place(grid, (middle - (pitch - GAP) / 2, top, pitch - GAP, height), cell, frame)
         for line, (text, color) in enumerate(zip(caption, (INK, MUTED))):
-            _write(figure, middle, top + height + 0.1 + line * LINE, text, color=color)
+            sheet.write(middle, top + height + 0.1 + line * LINE, text, color=color)
     if shown.empty:
-        _write(figure, len(columns) * pitch + GAP / 2, top, "no candidates", ha="left")
-    return figure
+        sheet.write(len(columns) * pitch + GAP / 2, top, "no candidates", ha="left")
+    sheet.height += top + height + 2 * LINE + 0.2
 
 
 def _fit(
@@ -164,17 +220,11 @@ def _fit(
     return cell, cell * widest, cell * height
 
 
-def _place(
-    figure: Figure,
-    grid: Grid | None,
-    box: tuple[float, float, float, float],
-    cell: float,
-    frame: str | None = None,
+def _draw_grid(
+    ax: Axes, grid: Grid | None, size: tuple[float, float], cell: float, frame: str | None
 ) -> None:
-    """Draw a grid, or "?", at the top of a box: left, top, width and height in inches."""
-    (x, y, width, height), (full_width, full_height) = box, figure.get_size_inches()
-    bottom = 1 - (y + height) / full_height
-    ax = figure.add_axes((x / full_width, bottom, width / full_width, height / full_height))
+    """Draw a grid, or "?", at the top of axes of this width and height (inches)."""
+    width, height = size
     if grid is None:
         cell, middle = min(width, height), 0.0
         style = {"facecolor": "#F4F4F4", "edgecolor": FAINT, "linewidth": 0.6, "clip_on": False}
@@ -186,10 +236,3 @@ def _place(
         plot_grid(grid, ax=ax, frame=frame)
     ax.set_xlim(middle - width / cell / 2, middle + width / cell / 2)
     ax.set_ylim(height / cell - 0.5, -0.5)
-
-
-def _write(figure: Figure, x: float, y: float, text: str, **style: object) -> None:
-    """Write at inches from the left and the top."""
-    width, height = figure.get_size_inches()
-    style = {"ha": "center", "va": "top", "fontsize": 8, "color": INK, **style}
-    figure.text(x / width, 1 - y / height, text, **style)

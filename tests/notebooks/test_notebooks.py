@@ -2,12 +2,17 @@
 
 import gzip
 import json
+import re
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from nbclient.exceptions import CellExecutionError
 
+from arc_airv.metrics import describe_outputs, sort_tasks
 from arc_airv.records import read_predictions
 from arc_airv.submission import validate_submission
 from arc_airv.tasks import hide_outputs, load_tasks, read_challenges, save_tasks
@@ -52,8 +57,17 @@ def test_a_notebook_is_clean(path):
     assert "".join(notebook["cells"][0]["source"]).startswith("# ")
 
 
-def test_01_generates_predictions(run, folder):
-    run(
+def outputs_of(page):
+    """The text and the kinds of all outputs of a notebook that was run, in order."""
+    cells = json.loads(page.with_suffix(".ipynb").read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    data = [output.get("data", {"stream": output.get("text", "")}) for output in outputs]
+    texts = [item.get("text/html") or item.get("text/plain") or item.get("stream") for item in data]
+    return "\n".join("".join(text) for text in texts), [set(item) for item in data]
+
+
+def test_01_generates_predictions(run, folder, capfd):
+    page = run(
         "01_generate_predictions",
         MODEL=MODEL,
         TASKS=str(folder / "tasks.json"),
@@ -62,16 +76,94 @@ def test_01_generates_predictions(run, folder):
         ENGINE="transformers",
     )
     assert len(read_predictions(folder / "predictions.jsonl")) == 3 * len(SMALL)
+    text, _ = outputs_of(page)
+    assert "The reply holds a grid." in text
+    printed, errors = capfd.readouterr()
+    assert [line.split(" s  ")[1] for line in printed.splitlines() if "..." not in line] == [
+        "1. Generate predictions",
+        "The tasks",
+        "The engine",
+        "One question first",
+        "All prompts in one batch",
+    ]
+    assert not errors
 
 
-def test_02_shows_them(run, folder):
+def test_01_shows_the_question_and_the_reply_of_a_model_without_a_format(run, folder, random_model):
+    model = folder / "no format"
+    shutil.copytree(random_model, model)
+    (model / "prompt_format.json").unlink()
+    page = run(
+        "01_generate_predictions",
+        MODEL=str(model),
+        TASKS=str(folder / "tasks.json"),
+        N_TASKS=1,
+        N_PREDICTIONS=1,
+        STORE=str(folder / "unformatted.jsonl"),
+        ENGINE="transformers",
+    )
+    (reply,) = read_predictions(folder / "unformatted.jsonl").itertuples()
+    text, _ = outputs_of(page)
+    assert "<in>" in text and reply.text in text and f"status: {reply.status};" in text
+
+
+def test_02_shows_them_sorted_by_a_metric_before_all_else(run, folder):
     page = run(
         "02_visualize_predictions",
         PREDICTIONS=str(folder / "predictions.jsonl"),
         TASKS=str(folder / "tasks.json"),
+        METRIC="accuracy",
+        WORST_FIRST=False,
         N_TASKS=2,
     )
-    assert page.read_text().count("data:image/png") >= 4
+    text, kinds = outputs_of(page)
+    assert "2 tasks, best accuracy first:" in text
+    outputs = describe_outputs(
+        read_predictions(folder / "predictions.jsonl"), load_tasks(folder / "tasks.json")
+    )
+    best = sort_tasks(outputs, "accuracy", worst_first=False).index[:2]
+    assert re.findall("<h3>(.*?)</h3>", text) == list(best)
+    pictures = [i for i, kind in enumerate(kinds) if "image/png" in kind]
+    assert pictures[:2] == [2, 4] and len(pictures) == 2 + 4  # after the notes, each with a caption
+    assert text.index("<h3>") < text.index("voting_accuracy") and "nan%" not in text
+
+
+def test_02_shows_predictions_of_hidden_tasks(run, folder):
+    page = run(
+        "02_visualize_predictions",
+        PREDICTIONS=str(folder / "predictions.jsonl"),
+        TASKS=str(folder / "hidden.json"),
+        METHOD="cells",
+    )
+    text, kinds = outputs_of(page)
+    assert "worst agreement first" in text and "Solutions are hidden" in text
+    assert sum("image/png" in kind for kind in kinds) == len(SMALL) + 1
+    assert "accuracy" not in text
+
+
+def test_02_reads_like_a_page():
+    notebook = json.loads((ROOT / "notebooks" / "02_visualize_predictions.ipynb").read_text())
+    code = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert sum(len(source) for source in code) <= 80
+
+
+def test_a_failure_names_the_log_and_shows_its_end(run, folder):
+    with pytest.raises(CellExecutionError) as error:
+        run("02_visualize_predictions", PREDICTIONS=str(folder / "nothing.jsonl"))
+    (note,) = error.value.__notes__
+    log = folder / "html" / "02_visualize_predictions.log"
+    assert note.startswith(f"{log} ends:") and log.exists()
+
+
+def test_the_demo_prints_its_own_lines_alone(folder):
+    command = [sys.executable, "notebooks/demo.py", "--into", str(folder / "demo")]
+    small = ["--engine", "transformers", "--tasks", "2", "--predictions", "2", "--longest", "400"]
+    result = subprocess.run([*command, *small], capture_output=True, text=True, cwd=ROOT)
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert all(re.match(r" +\d+ s  ", line) for line in lines[: lines.index("")] if line[:1] == " ")
+    assert "2 ARC-AGI-1 tasks, 2 views of each, res/tiny" in lines
+    assert sum(line.startswith("score of ") for line in lines) == 1
 
 
 # In a kernel and with real engines, notebook 03 is played by test_rehearsal.

@@ -1,5 +1,7 @@
 """What the plots and charts show. How they look is for the eye: notebook 02 is their gallery."""
 
+from dataclasses import replace
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -15,12 +17,14 @@ from matplotlib.figure import Figure
 from arc_airv.grids import as_grid, format_grid
 from arc_airv.metrics.curves import metric_curves
 from arc_airv.metrics.outputs import score_outputs
+from arc_airv.metrics.tables import describe_outputs, metric_table, sort_tasks
 from arc_airv.plots.charts import (
     plot_agreement,
     plot_curves,
     plot_metric_distribution,
     plot_output_sizes,
 )
+from arc_airv.plots.gallery import metrics_html, plot_gallery, write_gallery
 from arc_airv.plots.grids import COLORMAP, NORM, RIGHT, WRONG, plot_candidates, plot_grid, plot_task
 from arc_airv.studies.charts import (
     plot_calibration,
@@ -150,6 +154,17 @@ def test_every_cell_of_a_figure_has_one_size_and_every_grid_fits(draw):
         assert np.ptp(sizes) < 1e-6
 
 
+def test_a_task_with_its_candidates_is_one_figure():
+    ranked = rank_candidates(pools())
+    figure = plot_task(TASK, ranked=ranked, n=2)
+    heading = [text.get_text() for text in figure.texts if text.get_ha() == "left"]
+    assert heading == ["test 0", "test 1", "no candidates", "test 2", "no candidates"]
+    below = [ax.get_position().y1 for ax in figure.axes[8 * 2 + 3 * 2 :]]
+    assert max(below) < min(ax.get_position().y0 for ax in figure.axes[: 8 * 2 + 3 * 2])
+    assert frames(figure).count(RIGHT) == frames(figure).count(WRONG) == 1
+    assert all(0 <= text.get_position()[1] <= 1 for text in figure.texts)
+
+
 # Candidates ---------------------------------------------------------------------------------------
 
 EMPTY = rank_candidates(predictions([]))
@@ -212,6 +227,16 @@ def test_a_curve_ends_in_its_name_and_value():
     assert len(other.lines) == curves["metric"].nunique()
 
 
+def test_curves_of_nothing_right_begin_at_0_and_none_is_nan():
+    curves = metric_curves(pools().assign(grid="0"), TASKS)
+    assert curves[curves["metric"] == "voting_accuracy"]["value"].isna().all()
+    ax = plot_curves(curves)
+    assert len(ax.lines) == curves["metric"].nunique() - 1
+    assert not any("nan%" in text.get_text() for text in ax.texts)
+    bottom, top = ax.get_ylim()
+    assert bottom == 0 and top > 0.05
+
+
 def test_labels_of_curves_that_end_together_do_not_overlap():
     curves = pd.DataFrame(
         [[metric, n, 0.5, 0.4, 0.6] for metric in "abc" for n in (1, 2)],
@@ -239,15 +264,29 @@ def test_output_sizes_are_columns_across_and_rows_up_one_disc_a_size():
     assert discs.get_array().tolist() == [1, 1]
 
 
-def test_agreement_tells_right_from_wrong_from_hidden():
-    ranked = rank_candidates(pools())
-    ax = plot_agreement(ranked, TASKS)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["right", "wrong"]
-    right = [bar for bar in ax.containers[0] if bar.get_height()]
-    assert [round(bar.get_center()[0], 2) for bar in right] == [0.75]  # 3 votes of 4
+def test_agreement_tells_right_from_wrong_from_hidden_and_counts_the_unanswered():
+    def legend(ax):
+        return [text.get_text() for text in ax.get_legend().get_texts()]
+
+    ax = plot_agreement(describe_outputs(pools(), TASKS))
+    assert legend(ax) == ["right", "wrong", "unanswered"]
+    right, wrong, _, unanswered = ax.containers
+    bars = [
+        [round(bar.get_center()[0], 2) for bar in b if bar.get_height()] for b in (right, wrong)
+    ]
+    assert bars == [[0.75], [0.55]]  # 3 of 4 predictions; 2 of 4, one of which has no grid
+    assert [bar.get_height() for bar in unanswered if bar.get_height()] == [4]
     _, other = plt.subplots()
-    plot_agreement(ranked, HIDDEN, ax=other)
-    assert [text.get_text() for text in other.get_legend().get_texts()] == ["hidden"]
+    assert legend(plot_agreement(describe_outputs(pools(), HIDDEN), ax=other)) == [
+        "hidden",
+        "unanswered",
+    ]
+
+
+def test_no_outputs_have_no_mean():
+    outputs = score_outputs(pools(), TASKS).iloc[:0]
+    with pytest.raises(ValueError, match="no test outputs"):
+        plot_metric_distribution(outputs, "accuracy")
 
 
 @pytest.mark.parametrize(
@@ -304,3 +343,40 @@ def test_the_line_of_the_costs_joins_the_runs_that_no_cheaper_one_reaches():
     ax = plot_costs(table, "vote_2", ax=plt.figure().add_subplot())
     assert ax.get_lines()[0].get_xdata().tolist() == [10, 20, 40]
     assert [text.get_text() for text in ax.texts] == ["a", "b", "d"]
+
+
+# The gallery --------------------------------------------------------------------------------------
+
+
+def test_the_gallery_is_a_figure_a_task_in_the_order_given():
+    order = sort_tasks(describe_outputs(pools(), TASKS), "vote_1", worst_first=False)
+    shown = list(plot_gallery(order, TASKS, rank_candidates(pools())))
+    assert [task_id for task_id, _, _ in shown] == ["ff28f65a", "007bbfb7", "25ff71a9"]
+    assert shown[0][1] == "vote_1 33% · pass_n 33% · vote_2 33% · agreement 25% · unanswered 67%"
+    assert not plt.get_fignums()  # all closed
+
+
+def test_a_gallery_is_one_page_whose_text_is_no_markup(tmp_path):
+    hostile = "<script>alert(1)</script>"
+    tasks = {hostile: replace(TASK, task_id=hostile), "\ud800": replace(TASK, task_id="\ud800")}
+    frame = predictions(["1"], hostile)
+    outputs = describe_outputs(frame, tasks)
+    gallery = plot_gallery(sort_tasks(outputs), tasks, rank_candidates(frame))
+    path = write_gallery(
+        tmp_path / "page.html",
+        gallery,
+        title=hostile,
+        notes=[hostile, "{curly}"],
+        table=metric_table(outputs),
+    )
+    page = path.read_text()
+    assert page.count("&lt;script&gt;") == 5 and "<script" not in page
+    assert page.count('src="data:image/png;base64,') == 2
+    assert "Content-Security-Policy" in page and "{curly}" in page and "http:" not in page
+
+
+def test_a_mean_that_there_is_not_has_no_bar():
+    page = metrics_html(metric_table(describe_outputs(pools().assign(grid="0"), TASKS)))
+    assert "nan%" not in page
+    (row,) = [line for line in page.splitlines() if "voting_accuracy" in line]
+    assert "#BCD0E5 0.0%" in row and ">–<" in row

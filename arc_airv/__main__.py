@@ -1,0 +1,299 @@
+"""The command ``arc-airv``: generate, evaluate, submit, show; each is the core of its notebook.
+
+Imports a library when a subcommand needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import arc_airv
+
+AVERAGED = {
+    "task": "Averaged over the outputs of each task, then over tasks.",
+    "output": "Averaged over all test outputs.",
+}
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Ask a model about every test output under many augmentations, into a store."""
+    from arc_airv.engines import Sampling, make_engine
+    from arc_airv.infer import generate_predictions
+    from arc_airv.metrics import status_table
+    from arc_airv.metrics.tables import align
+    from arc_airv.records import read_predictions
+    from arc_airv.tasks import load_tasks, outputs_of
+
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    if not args.debug:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    deadline = None if args.minutes is None else time.time() + 60 * args.minutes
+    sampling = Sampling(n=args.samples, temperature=args.temperature)
+    tasks = dict(list(load_tasks(args.tasks).items())[: args.limit])
+    print(
+        f"{args.model}: {args.predictions} predictions of each of {len(outputs_of(tasks))} test "
+        f"outputs, {len(tasks)} tasks of {args.tasks}, into {args.store}",
+        flush=True,
+    )
+    engine = make_engine(args.engine, args.model, dict(args.option))
+    summary = generate_predictions(
+        tasks,
+        engine,
+        n_predictions=args.predictions,
+        seed=args.seed,
+        store=args.store,
+        sampling=sampling,
+        drop_demonstrations=args.drop_demonstrations,
+        deadline=deadline,
+        progress=sys.stderr.isatty(),
+    )
+    print(
+        f"{summary.stopped}: {summary.n_stored} of {summary.n_asked} predictions are stored, "
+        f"{summary.n_new} of them new, in {summary.seconds:.0f} s"
+    )
+    if not summary.n_stored:
+        raise RuntimeError("the deadline came before the first prediction")
+    predictions = read_predictions(args.store)
+    print(align(status_table(predictions[predictions["task_id"].isin(tasks)])))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Print every metric of a store with its interval."""
+    from arc_airv.metrics import describe_outputs, metric_table, read_results
+    from arc_airv.metrics.tables import align, format_metrics
+    from arc_airv.tasks import load_tasks
+
+    results = read_results(args.store, load_tasks(args.tasks, solutions=args.solutions))
+    outputs = describe_outputs(results.predictions, results.tasks, method=args.method)
+    table = metric_table(outputs, average=args.average)
+    print(*results.notes, AVERAGED[args.average], "", sep="\n")
+    print(align(format_metrics(table)))
+
+
+def submit(args: argparse.Namespace) -> None:
+    """Vote over one or several stores and write the submission of a challenges file."""
+    import pandas as pd
+
+    from arc_airv.metrics.tables import has_hidden
+    from arc_airv.records import read_stores
+    from arc_airv.storage import read_run, run_path
+    from arc_airv.submission import (
+        NO_ANSWER,
+        build_submission,
+        score_submission,
+        validate_submission,
+        write_submission,
+    )
+    from arc_airv.tasks import load_tasks, read_challenges
+    from arc_airv.vote import rank_candidates, select_attempts
+
+    challenges = read_challenges(args.tasks)
+    for fault in challenges.faults.values():
+        warnings.warn(f"{fault}: it is answered [[0]]", stacklevel=2)
+    runs: dict[str, list[str]] = {}  # the stores of one run hold a prediction once
+    for store in args.stores:
+        os.stat(store)
+        settings = read_run(store).get("settings", store) if run_path(store).exists() else store
+        runs.setdefault(json.dumps(settings, sort_keys=True), []).append(store)
+    predictions = pd.concat(
+        [read_stores(stores, tasks=challenges.tasks) for stores in runs.values()]
+    )
+    if predictions.empty:
+        raise ValueError(f"no prediction in {', '.join(args.stores)} is for a task of {args.tasks}")
+    ranked = rank_candidates(
+        predictions, method=args.method, filters=args.filter, tasks=challenges.tasks
+    )
+    attempts = select_attempts(ranked, challenges.tasks)
+    write_submission(build_submission(attempts, challenges.all), args.into)
+    submission = validate_submission(args.into, challenges.all)
+    answers = [answer for outputs in submission.values() for answer in outputs]
+    answered = sum(any(grid != NO_ANSWER for grid in answer.values()) for answer in answers)
+    print(
+        f"{args.into} is valid: {answered} of {len(answers)} test outputs are answered, by "
+        f"{len(predictions):,} predictions of {len(runs)} run{'s' * (len(runs) > 1)}"
+    )
+    known = challenges.all
+    if args.solutions:
+        known = load_tasks(args.tasks, solutions=args.solutions)
+    if has_hidden(known):
+        print("Solutions are hidden: no score.")
+    else:
+        print(f"score {score_submission(args.into, known, average='task'):.1%}. {AVERAGED['task']}")
+
+
+def show(args: argparse.Namespace) -> None:
+    """Write the tasks of a store with their candidates, sorted by a metric, as one HTML file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from arc_airv.infer.views import progress_bar
+    from arc_airv.metrics import describe_outputs, metric_table, read_results, sort_tasks
+    from arc_airv.plots import plot_gallery, write_gallery
+    from arc_airv.tasks import load_tasks
+    from arc_airv.vote import rank_candidates
+
+    results = read_results(args.store, load_tasks(args.tasks, solutions=args.solutions))
+    outputs = describe_outputs(results.predictions, results.tasks, method=args.method)
+    order = sort_tasks(outputs, args.metric, worst_first=args.worst_first)[: args.n_tasks]
+    ranked = rank_candidates(results.predictions, method=args.method)
+    sorting = (
+        f"{len(order)} tasks, {'worst' if args.worst_first else 'best'} {order.columns[0]} first."
+    )
+    gallery = plot_gallery(order, results.tasks, ranked, n=args.candidates)
+    with progress_bar(len(order), 0, sys.stderr.isatty(), unit="task") as bar:
+        write_gallery(
+            args.into,
+            _counted(gallery, bar),
+            title=f"Predictions of {args.store}",
+            notes=[*results.notes, AVERAGED["task"], sorting],
+            table=metric_table(outputs),
+        )
+    print(f"{args.into}: {sorting}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Its arguments; by default those of the process.
+
+    Returns
+    -------
+    int
+        Exit code: 0 fine; 1 the run failed, or stopped with nothing; 2 a caller's mistake; 130
+        interrupted.
+    """
+    for stream in (sys.stdout, sys.stderr):  # an id or a path may hold what cannot be encoded
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    args = make_parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _say("warning", message)
+            args.run(args)
+    except KeyboardInterrupt:
+        kept = f" {args.store} keeps what is finished: the same command goes on."
+        _say("interrupted", kept if args.run is generate else "")
+        return 130
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        if args.debug:
+            raise
+        _say("error", error)
+        return 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1
+    return 0
+
+
+def _counted(items: Iterable[Any], bar: Any) -> Iterator[Any]:
+    for item in items:
+        yield item
+        bar.update(1)
+
+
+def _say(kind: str, what: Any) -> None:
+    print(f"arc-airv: {kind}:", *str(what).split(), file=sys.stderr)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command and its four subcommands."""
+    parser = argparse.ArgumentParser(prog="arc-airv", description=arc_airv.__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"arc_airv {arc_airv.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(run: Callable[[argparse.Namespace], None]) -> Callable[..., Any]:
+        text = run.__doc__
+        command = commands.add_parser(run.__name__, help=text, description=text)
+        command.set_defaults(run=run)
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        data = "a data set (arc-agi-1/evaluation), challenges file or folder"
+        command.add_argument("--tasks", required=True, metavar="NAME", help=data)
+        return command.add_argument
+
+    store = {"metavar": "STORE", "help": "predictions, as generate leaves them"}
+    solutions = {"metavar": "FILE", "help": "Kaggle solutions, where --tasks holds none"}
+    method = {"metavar": "NAME", "help": "rank by votes (the default), logprob, cells, ..."}
+    method["default"] = "votes"
+
+    option = add(generate)
+    option("model", metavar="MODEL", help="a Hugging Face model folder")
+    option("--store", default="predictions.jsonl", metavar="FILE", help="default: %(default)s")
+    option("--predictions", type=_count, default=8, metavar="N", help="of each output; default: 8")
+    option("--limit", type=_count, metavar="N", help="ask only the first N tasks")
+    option("--minutes", type=_positive, metavar="N", help="stop cleanly after so long")
+    option("--seed", type=int, default=0, metavar="N", help="default: 0")
+    option("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
+    option("--samples", type=_count, default=1, metavar="N", help="of each view; default: 1")
+    option("--drop-demonstrations", action="store_true", help="to make long prompts fit")
+    option("--engine", default="auto", metavar="NAME", help="auto (default), vllm, transformers")
+    example = "of the engine, such as gpu_memory_utilization=0.9"
+    pairs = {"type": _option, "nargs": "+", "action": "extend", "default": []}
+    option("--option", metavar="NAME=VALUE", help=example, **pairs)
+
+    option = add(evaluate)
+    option("store", **store)
+    option("--solutions", **solutions)
+    option("--method", **method)
+    option("--average", choices=AVERAGED, default="task", help="default: task, as Kaggle does")
+
+    option = add(submit)
+    option(
+        "stores", nargs="+", metavar="STORE", help="of one run or of several: their votes add up"
+    )
+    option("--into", default="submission.json", metavar="FILE", help="default: %(default)s")
+    option("--solutions", **solutions)
+    option("--method", **method)
+    names = "put last: copy (the default), shape, colors, or nothing"
+    option("--filter", nargs="*", default=["copy"], metavar="NAME", help=names)
+
+    option = add(show)
+    option("store", **store)
+    option("--into", default="gallery.html", metavar="FILE", help="default: %(default)s")
+    option("--metric", default="correct_pixels", metavar="NAME", help="default: %(default)s")
+    option("--worst-first", action="store_true", default=True, help="the default")
+    option("--best-first", dest="worst_first", action="store_false")
+    option("--n-tasks", type=_count, default=24, metavar="N", help="default: 24")
+    option("--candidates", type=_count, default=8, metavar="N", help="of each output; default: 8")
+    option("--solutions", **solutions)
+    option("--method", **method)
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {number}")
+    return number
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """NAME=VALUE; the value in JSON or Python, or else a string."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return name, read(value)
+        except (ValueError, SyntaxError):
+            pass
+    return name, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

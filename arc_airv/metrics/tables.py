@@ -1,0 +1,273 @@
+"""Tables for a reader: what a store holds, what each metric is the share of, tasks in order.
+
+Between a store and what is shown of it: notebooks, the command, the gallery. Where solutions are
+hidden there are fewer metrics, not none: how far the predictions agree, and how many hold no grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from arc_airv.metrics.outputs import bootstrap_interval, score_outputs
+from arc_airv.records import read_predictions
+from arc_airv.storage import read_run, run_path
+from arc_airv.tasks import Task, outputs_of
+from arc_airv.vote.candidates import POOL
+from arc_airv.vote.rank import rank_candidates
+
+SHARE_OF = {  # each metric is the share of these, in the order of a table
+    "accuracy": "predictions that are right",
+    "correct_pixels": "cells that are right, none if the shape is not",
+    "correct_size": "predictions of the right shape",
+    "best_correct_pixels": "cells that are right in the best prediction",
+    "best_correct_size": "outputs with a prediction of the right shape",
+    "unanswered": "predictions without a grid",
+    "agreement": "predictions that give the first candidate",
+    "pass_n": "outputs with a right prediction",
+    "random_2": "outputs solved by two predictions drawn at random",
+    "vote_1": "outputs solved by the first candidate",
+    "vote_2": "outputs solved by the first two, as in a submission",
+    "voting_accuracy": "outputs with a right prediction that vote_2 solves",
+}
+CAPTION = ["pass_n", "vote_1", "vote_2", "agreement", "unanswered"]  # of a task, where known
+STATUS_MEANINGS = {
+    "ok": "The reply holds a grid.",
+    "unparsed": "The reply holds no row of a grid, or the prompt was given up.",
+    "ragged": "The rows differ in length, are misnumbered, or are not of the shape declared.",
+    "too_large": "A side of the grid is longer than 30.",
+    "truncated": "The reply reached its length limit before the grid was whole.",
+    "prompt_too_long": "The prompt does not fit the model's context with room to reply: not sent.",
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """A store, read against a data set.
+
+    Attributes
+    ----------
+    predictions : DataFrame
+        Those for the outputs of `tasks`.
+    tasks : dict of str to Task
+        Those that the run asked for, in the order of the data set: each counts, answered or not.
+    notes : list of str
+        Sentences that say what the metrics are over and what was left out.
+    """
+
+    predictions: pd.DataFrame
+    tasks: dict[str, Task]
+    notes: list[str]
+
+
+def has_hidden(tasks: dict[str, Task]) -> bool:
+    """Return True if a test output of these tasks is hidden."""
+    return any(pair.output is None for task in tasks.values() for pair in task.test)
+
+
+def read_results(store: str | Path, tasks: dict[str, Task]) -> Results:
+    """Read a store against a data set: the predictions and tasks that its metrics are over.
+
+    Parameters
+    ----------
+    store : str or Path
+        ``<name>.jsonl`` or ``<name>.jsonl.gz``. Its run description tells which tasks were asked;
+        without one, those with predictions count.
+    tasks : dict of str to Task
+        The whole data set.
+
+    Raises
+    ------
+    ValueError
+        If a file is broken, or the store holds no prediction for these tasks.
+    """
+    predictions = read_predictions(store)
+    run = read_run(store) if run_path(store).exists() else {}
+    outputs = set(outputs_of(tasks))
+    keys = predictions[POOL].itertuples(index=False, name=None)
+    known = np.fromiter((key in outputs for key in keys), dtype=bool, count=len(predictions))
+    strangers, predictions = predictions[~known], predictions[known]
+    if predictions.empty:
+        raise ValueError(f"{store} holds no prediction for these {len(tasks)} tasks")
+    asked = {*run.get("task_ids", ()), *predictions["task_id"]}
+    counted = {task_id: task for task_id, task in tasks.items() if task_id in asked}
+
+    n_outputs, pools = len(outputs_of(counted)), predictions.groupby(POOL).size()
+    low, high = pools.min(), pools.max()
+    model = run.get("settings", {}).get("model", "an unknown model")
+    notes = [
+        f"{len(predictions):,} predictions by {model} for {len(pools)} test outputs, "
+        f"{low if low == high else f'{low} to {high}'} each.",
+        f"Every number is over {len(counted)} tasks with {n_outputs} test outputs.",
+    ]
+    if "task_ids" not in run:
+        notes.append(
+            "No run description tells which tasks were asked: those with predictions count."
+        )
+    if len(counted) < len(tasks):
+        notes.append(f"These are the tasks that were asked, not all {len(tasks)} of the data set.")
+    if len(pools) < n_outputs:
+        notes.append(f"Outputs without predictions, which count as 0: {n_outputs - len(pools)}.")
+    if len(strangers):
+        ids = strangers["task_id"].unique()
+        notes.append(
+            f"Left out: {len(strangers)} predictions for outputs of {len(ids)} tasks that the data "
+            f"set lacks, such as {list(ids[:3])}."
+        )
+    if has_hidden(counted):
+        notes.append("Solutions are hidden: no metric that needs them.")
+    return Results(predictions, counted, notes)
+
+
+def describe_outputs(
+    predictions: pd.DataFrame, tasks: dict[str, Task], *, method: str = "votes", **options: Any
+) -> pd.DataFrame:
+    """Compute what is known of every test output, whether its solution is hidden or not.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    tasks : dict of str to Task
+    method : str, default "votes"
+        How candidates are ranked, see `arc_airv.vote.rank_candidates`.
+    **options
+        More of its options: weights, scores, filters.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `arc_airv.metrics.score_outputs`, and agreement: the share of the N
+        predictions that give the first candidate (0 where there is none). If a solution is hidden,
+        only n_predictions, unanswered and agreement.
+    """
+    pools = predictions["grid"].notna().groupby([predictions[name] for name in POOL])
+    if has_hidden(tasks):
+        outputs = pd.DataFrame(outputs_of(tasks), columns=POOL)
+        counted = outputs.join(pools.agg(n_predictions="size", unanswered="mean"), on=POOL)
+        outputs["n_predictions"] = counted["n_predictions"].fillna(0).astype(int)
+        outputs["unanswered"] = 1.0 - counted["unanswered"].fillna(0.0)
+    else:
+        outputs = score_outputs(predictions, tasks, method=method, **options)
+    ranked = rank_candidates(predictions, method=method, tasks=tasks, **options)
+    first = ranked[ranked["rank"] == 1].set_index(POOL)["votes"]
+    share = (first / pools.size()).rename("agreement")
+    outputs["agreement"] = outputs.join(share, on=POOL)["agreement"].fillna(0.0)
+    return outputs
+
+
+def metric_table(outputs: pd.DataFrame, *, average: str = "task") -> pd.DataFrame:
+    """Average every metric of the outputs, with its 95% interval and what it is the share of.
+
+    Parameters
+    ----------
+    outputs : DataFrame
+        As of `describe_outputs` or `arc_airv.metrics.score_outputs`.
+    average : {"task", "output"}, default "task"
+
+    Returns
+    -------
+    DataFrame
+        Indexed by metric, with the columns value, low, high (NaN where it has none, as
+        voting_accuracy of pools without a right grid) and share_of.
+    """
+    table = bootstrap_interval(outputs, average=average)
+    table = table.loc[sorted(table.index, key=[*SHARE_OF, *table.index].index)]
+    return table.assign(share_of=[SHARE_OF.get(metric, "") for metric in table.index])
+
+
+def sort_tasks(
+    outputs: pd.DataFrame, metric: str = "correct_pixels", *, worst_first: bool = True
+) -> pd.DataFrame:
+    """Sort tasks by the mean of a metric over their outputs.
+
+    Parameters
+    ----------
+    outputs : DataFrame
+        As of `describe_outputs`.
+    metric : str, default "correct_pixels"
+        If it needs solutions and they are hidden, agreement takes its place.
+    worst_first : bool, default True
+        The lowest first; of unanswered, the highest.
+
+    Returns
+    -------
+    DataFrame
+        One row a task, indexed by task_id; its first column is the metric sorted by, the others
+        are for a caption. Equal tasks keep their order.
+
+    Raises
+    ------
+    ValueError
+        If the metric is unknown.
+    """
+    known = [name for name in SHARE_OF if name in outputs]
+    if "accuracy" not in known and metric in SHARE_OF and metric not in known:
+        metric = "agreement"
+    if metric not in known:
+        raise ValueError(f"no metric {metric!r} in {known}")
+    shown = dict.fromkeys([metric, *(name for name in CAPTION if name in known)])
+    by_task = outputs.groupby("task_id", sort=False)[list(shown)].mean()
+    ascending = worst_first != (metric == "unanswered")
+    return by_task.sort_values(metric, ascending=ascending, kind="stable")
+
+
+def status_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Count the statuses of predictions, with a sentence of what each means.
+
+    Returns
+    -------
+    DataFrame
+        Of strings, with the columns status, predictions, share and meaning, for `align`.
+    """
+    counts = predictions["status"].value_counts()
+    rows = [
+        [status, f"{n:,}", f"{n / len(predictions):.1%}", STATUS_MEANINGS.get(status, "")]
+        for status, n in counts.items()
+    ]
+    return pd.DataFrame(rows, columns=["status", "predictions", "share", "meaning"])
+
+
+def format_metrics(table: pd.DataFrame) -> pd.DataFrame:
+    """Write the numbers of a `metric_table` in percent; "–" where there is none.
+
+    Returns
+    -------
+    DataFrame
+        Of strings, with the columns metric, mean, 95% interval and share of, for `align`.
+    """
+    intervals = zip(table["low"], table["high"])
+    return pd.DataFrame(
+        {
+            "metric": table.index,
+            "mean": [_percent(value) for value in table["value"]],
+            "95% interval": [
+                "–" if pd.isna(low) else f"{_percent(low):>5} – {_percent(high):>5}"
+                for low, high in intervals
+            ],
+            "share of": table["share_of"].to_numpy(),
+        }
+    )
+
+
+def align(table: pd.DataFrame) -> str:
+    """Write a table of strings as plain text in aligned columns, single numbers to the right."""
+    columns = [[name, *table[name]] for name in table]
+    return "\n".join(
+        "  ".join(cells).rstrip() for cells in zip(*(_align_column(cells) for cells in columns))
+    )
+
+
+def _align_column(cells: Iterable[str]) -> list[str]:
+    cells = list(map(str, cells))
+    width = max(map(len, cells))
+    numbers = all(set(cell) <= set("0123456789.,%–") for cell in cells[1:])
+    return [cell.rjust(width) if numbers else cell.ljust(width) for cell in cells]
+
+
+def _percent(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.1%}"
