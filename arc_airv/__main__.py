@@ -18,11 +18,6 @@ from typing import Any
 
 import arc_airv
 
-AVERAGED = {
-    "task": "Averaged over the outputs of each task, then over tasks.",
-    "output": "Averaged over all test outputs.",
-}
-
 
 def generate(args: argparse.Namespace) -> None:
     """Ask a model about every test output under many augmentations, into a store."""
@@ -70,12 +65,12 @@ def evaluate(args: argparse.Namespace) -> None:
     """Print every metric of a store with its interval."""
     from arc_airv.metrics import describe_outputs, metric_table, read_results
     from arc_airv.metrics.tables import align, format_metrics
-    from arc_airv.tasks import load_tasks
+    from arc_airv.tasks import AVERAGES, load_tasks
 
     results = read_results(args.store, load_tasks(args.tasks, solutions=args.solutions))
     outputs = describe_outputs(results.predictions, results.tasks, method=args.method)
     table = metric_table(outputs, average=args.average)
-    print(*results.notes, AVERAGED[args.average], "", sep="\n")
+    print(*results.notes, f"Each value is the {AVERAGES[args.average]}.", "", sep="\n")
     print(align(format_metrics(table)))
 
 
@@ -83,7 +78,6 @@ def submit(args: argparse.Namespace) -> None:
     """Vote over one or several stores and write the submission of a challenges file."""
     import pandas as pd
 
-    from arc_airv.metrics.tables import has_hidden
     from arc_airv.records import read_stores
     from arc_airv.storage import read_run, run_path
     from arc_airv.submission import (
@@ -93,7 +87,7 @@ def submit(args: argparse.Namespace) -> None:
         validate_submission,
         write_submission,
     )
-    from arc_airv.tasks import load_tasks, read_challenges
+    from arc_airv.tasks import AVERAGES, has_hidden, load_tasks, read_challenges
     from arc_airv.vote import rank_candidates, select_attempts
 
     challenges = read_challenges(args.tasks)
@@ -127,7 +121,7 @@ def submit(args: argparse.Namespace) -> None:
     if has_hidden(known):
         print("Solutions are hidden: no score.")
     else:
-        print(f"score {score_submission(args.into, known, average='task'):.1%}. {AVERAGED['task']}")
+        print(f"score {score_submission(args.into, known):.1%}, {AVERAGES['task']}")
 
 
 def show(args: argparse.Namespace) -> None:
@@ -138,7 +132,7 @@ def show(args: argparse.Namespace) -> None:
     from arc_airv.infer.views import progress_bar
     from arc_airv.metrics import describe_outputs, metric_table, read_results, sort_tasks
     from arc_airv.plots import plot_gallery, write_gallery
-    from arc_airv.tasks import load_tasks
+    from arc_airv.tasks import AVERAGES, load_tasks
     from arc_airv.vote import rank_candidates
 
     results = read_results(args.store, load_tasks(args.tasks, solutions=args.solutions))
@@ -154,7 +148,7 @@ def show(args: argparse.Namespace) -> None:
             args.into,
             _counted(gallery, bar),
             title=f"Predictions of {args.store}",
-            notes=[*results.notes, AVERAGED["task"], sorting],
+            notes=[*results.notes, f"Each value is the {AVERAGES['task']}.", sorting],
             table=metric_table(outputs),
         )
     print(f"{args.into}: {sorting}")
@@ -243,7 +237,12 @@ def make_parser() -> argparse.ArgumentParser:
     option("store", **store)
     option("--solutions", **solutions)
     option("--method", **method)
-    option("--average", choices=AVERAGED, default="task", help="default: task, as Kaggle does")
+    option(
+        "--average",
+        choices=("task", "output", "all"),
+        default="task",
+        help="default: task, as Kaggle does",
+    )
 
     option = add(submit)
     option(

@@ -89,7 +89,7 @@ def main() -> None:
     means = average_outputs(fresh)
     print(f"of these, the {fresh['task_id'].nunique()} evaluation tasks alone: ", end="")
     print(", ".join(f"{metric} {means[metric]:.1%}" for metric in ROWS))
-    print(f"score of {submission}: {score_submission(submission, tasks, average='task'):.1%}")
+    print(f"score of {submission}: {score_submission(submission, tasks):.1%}")
     print(f"gallery: {gallery}   ({time.monotonic() - start:.0f} s)")
 
 

@@ -76,6 +76,19 @@ BY_OUTPUT_AVERAGE = {
     "vote_2": 1 / 5,
     "voting_accuracy": 1 / 2,
 }
+ALL_OUTPUTS_AVERAGE = {
+    "accuracy": (1 / 4 + 0) / 4,
+    "correct_size": (1 / 2 + 1) / 4,
+    "correct_pixels": (7 / 16 + 0) / 4,
+    "best_correct_size": 2 / 4,
+    "best_correct_pixels": 1 / 4,
+    "pass_n": 1 / 4,
+    "unanswered": (1 / 4 + 0 + 1 + 1) / 4,
+    "random_2": (1 / 2) / 4,
+    "vote_1": 0,
+    "vote_2": 0,
+    "voting_accuracy": 0,
+}
 
 
 def random_data(seed, n_tasks=6, n_most=9):

@@ -255,7 +255,7 @@ class Run:
                 tasks = load_tasks(self.source, solutions=solutions)
             hidden = [pair.output is None for task in tasks.values() for pair in task.test]
             if hidden and not any(hidden):
-                score = score_submission(self.path, tasks, average="task")
+                score = score_submission(self.path, tasks)
                 self.log.add("score", f"{score:.1%}, the mean over tasks")
             else:
                 self.log.add("score", "nothing to score against, the solutions are hidden")

@@ -2,18 +2,13 @@
 
 from arc_airv.metrics.curves import metric_curves
 from arc_airv.metrics.outputs import (
-    AVERAGES,
     average_outputs,
     bootstrap_interval,
     evaluate,
-    exact_score,
-    expected_best,
     pass_at_k,
-    pixel_score,
     score_outputs,
-    size_score,
 )
-from arc_airv.metrics.solutions import score_predictions
+from arc_airv.metrics.solutions import find_right, right_ranks, score_predictions
 from arc_airv.metrics.tables import (
     Results,
     describe_outputs,
@@ -24,22 +19,19 @@ from arc_airv.metrics.tables import (
 )
 
 __all__ = [
-    "AVERAGES",
     "Results",
     "average_outputs",
     "bootstrap_interval",
     "describe_outputs",
     "evaluate",
-    "exact_score",
-    "expected_best",
+    "find_right",
     "metric_curves",
     "metric_table",
     "pass_at_k",
-    "pixel_score",
     "read_results",
+    "right_ranks",
     "score_outputs",
     "score_predictions",
-    "size_score",
     "sort_tasks",
     "status_table",
 ]

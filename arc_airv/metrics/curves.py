@@ -6,13 +6,16 @@ replacement: exact where a closed form exists, estimated from seeded subsamples 
 
 from __future__ import annotations
 
+from functools import lru_cache
+from math import comb
+
 import numpy as np
 import pandas as pd
 
-from arc_airv.metrics.outputs import average_pools, bootstrap_interval, chance_of_best
+from arc_airv.metrics.outputs import average_pools, bootstrap_interval
 from arc_airv.metrics.solutions import find_right, number_outputs, score_predictions
 from arc_airv.tasks import Task
-from arc_airv.vote.candidates import index_pools, reply_logprob
+from arc_airv.vote.candidates import Pools, index_pools, reply_logprob
 
 VOTES = (1, 2)  # the curves vote_1 and vote_2
 BEST_OF = {  # the best of n, and of what
@@ -23,7 +26,7 @@ BEST_OF = {  # the best of n, and of what
 
 
 def metric_curves(
-    predictions: pd.DataFrame,
+    predictions: pd.DataFrame | Pools,
     tasks: dict[str, Task],
     *,
     n_predictions: list[int] | None = None,
@@ -31,18 +34,20 @@ def metric_curves(
     n_subsamples: int = 20,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Metrics against the number of predictions per test output.
+    """Compute metrics against the number of predictions per test output.
 
     Parameters
     ----------
-    predictions : DataFrame
+    predictions : DataFrame or Pools
         As `arc_airv.records.read_predictions` gives it; the order of its rows does not matter.
     tasks : dict of str to Task
         All tasks of the data set, with their test outputs.
     n_predictions : list of int, optional
         Where to evaluate; by default 1, 2, 4, ... and the size of the largest pool. An output with
         fewer predictions counts with all it has.
-    average : {"task", "output"}, default "task"
+    average : {"task", "output", "all"}, default "task"
+        See `arc_airv.metrics.average_outputs`. "all" takes the worst of the outputs' expectations,
+        which is at least the expectation of the worst.
     n_subsamples : int, default 20
         Random orders of every pool for vote_1 and vote_2 (by the method "votes"); the subset of n
         is the first n of an order, so that the points of a curve share their luck.
@@ -62,11 +67,13 @@ def metric_curves(
     Notes
     -----
     accuracy, correct_size, correct_pixels and unanswered do not depend on n. pass_n is
-    `arc_airv.metrics.pass_at_k`, the best of n `arc_airv.metrics.expected_best`. vote_k is the
+    `arc_airv.metrics.pass_at_k`. Of N values in ascending order, the i-th (from 1) is the best of
+    ``C(i - 1, n - 1)`` of the ``C(N, n)`` subsets, which gives the best of n. vote_k is the
     exact pass_n times the share of the subsamples holding the right grid in which it is among the
     first k: never above pass_n, and exact for n <= k.
     """
-    scored = score_predictions(predictions, tasks)
+    pools = index_pools(predictions)
+    scored = score_predictions(pools, tasks)
     full = average_pools(scored, tasks).drop(columns="random_2")
     largest = int(full["n_predictions"].max())
     if largest == 0:
@@ -80,12 +87,12 @@ def metric_curves(
         )
     output = number_outputs(scored, tasks)
     best = {name: _Best(scored[of].to_numpy(), output, len(full)) for name, of in BEST_OF.items()}
-    votes = _Subsamples(predictions, tasks, n_subsamples, seed)
+    votes = _Subsamples(pools, tasks, n_subsamples, seed)
     parts = []
     for n in n_predictions:
         at_n = full.copy()
-        for name, pools in best.items():
-            at_n[name] = pools.expected(n)
+        for name, values in best.items():
+            at_n[name] = values.expected(n)
         for k, share in zip(VOTES, votes.shares(n)):
             at_n[f"vote_{k}"] = at_n["pass_n"] * (1.0 if n <= k else share)
         part = bootstrap_interval(at_n, average=average, seed=seed)
@@ -93,8 +100,14 @@ def metric_curves(
     return pd.concat(parts, ignore_index=True)[["metric", "n", "value", "low", "high"]]
 
 
+@lru_cache
+def _chance_of_best(size: int, n: int) -> np.ndarray:
+    """The chance of each of `size` ascending values to be the maximum of n drawn."""
+    return np.array([comb(i, n - 1) / comb(size, n) for i in range(size)])
+
+
 class _Best:
-    """The expected best of n values of every output: `expected_best` of many pools at once."""
+    """The expected best of n values of every output, of all pools at once."""
 
     def __init__(self, values: np.ndarray, output: np.ndarray, n_outputs: int) -> None:
         self.n_outputs = n_outputs
@@ -111,18 +124,15 @@ class _Best:
         result = np.zeros(self.n_outputs)
         for outputs, values in self.by_size:
             size = values.shape[1]
-            result[outputs] = values @ chance_of_best(size, min(n, size))
+            result[outputs] = values @ _chance_of_best(size, min(n, size))
         return result
 
 
 class _Subsamples:
     """Votes over random subsets of every pool at once; only pools with the right grid matter."""
 
-    def __init__(
-        self, predictions: pd.DataFrame, tasks: dict[str, Task], n_subsamples: int, seed: int
-    ) -> None:
-        pools = index_pools(predictions)
-        right = find_right(pools, tasks)
+    def __init__(self, pools: Pools, tasks: dict[str, Task], n_subsamples: int, seed: int) -> None:
+        right = find_right(pools.candidates, tasks)
         passes = np.bincount(pools.pool_of[right], minlength=len(pools.pools)) > 0
         kept = passes[pools.pool_of]  # candidates of those pools
         self.n_outputs = sum(len(task.test) for task in tasks.values())
@@ -131,7 +141,7 @@ class _Subsamples:
         self.right = np.flatnonzero(right[kept])  # the right candidate of each pool
 
         rows = np.flatnonzero(passes[pools.pool])
-        logprob = reply_logprob(predictions, per_token=True)
+        logprob = reply_logprob(pools, per_token=True)
         # One order of the rows, whatever order they came in.
         rows = rows[np.lexsort((logprob[rows], pools.candidate[rows], pools.pool[rows]))]
         candidate = pools.candidate[rows]

@@ -1,6 +1,6 @@
 """Metrics of a pool of predictions against the solutions.
 
-Every number is computed per test output, then averaged over *every* output of the data set: an
+Every number is computed per test output, then averaged over *every* task of the data set: an
 output without predictions counts as 0 (as 1 for `unanswered`), it never drops out. Metrics against
 the number of predictions are in `arc_airv.metrics.curves`.
 """
@@ -14,41 +14,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arc_airv.grids import Grid, format_grid, same_grid
-from arc_airv.metrics.solutions import SCORES, number_outputs, score_predictions, targets_of
-from arc_airv.tasks import AVERAGES, Task
-from arc_airv.vote.candidates import POOL
+from arc_airv.metrics.solutions import (
+    SCORES,
+    number_outputs,
+    right_ranks,
+    score_predictions,
+    solutions_of,
+)
+from arc_airv.tasks import AVERAGES, Task, average_by_task
+from arc_airv.vote.candidates import POOL, Pools, index_pools
 from arc_airv.vote.rank import rank_candidates
-
-VOTING_ACCURACY = "voting_accuracy"
-
-
-def exact_score(target: Grid, prediction: Grid | None) -> float:
-    """1.0 if the grids are equal, else 0.0; None is no grid."""
-    return float(same_grid(target, prediction))
-
-
-def size_score(target: Grid, prediction: Grid | None) -> float:
-    """1.0 if the shapes are equal, else 0.0; None is no grid."""
-    return float(prediction is not None and target.shape == prediction.shape)
-
-
-def pixel_score(target: Grid, prediction: Grid | None) -> float:
-    """Fraction of cells that are equal; 0.0 if the shapes differ; None is no grid.
-
-    Examples
-    --------
-    >>> pixel_score(np.array([[1, 2]]), np.array([[1, 0]]))
-    0.5
-    """
-    return float((target == prediction).mean()) if size_score(target, prediction) else 0.0
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Chance that k of n predictions, drawn without replacement, hold one of the c right ones.
+    """Return the chance that k of n predictions, c of them right, hold a right one.
 
-    ``1 - C(n - c, k) / C(n, k)``, the unbiased estimator of Chen et al., "Evaluating Large
-    Language Models Trained on Code", 2021. A k above n counts as n.
+    They are drawn without replacement: ``1 - C(n - c, k) / C(n, k)``, the unbiased estimator of
+    Chen et al., "Evaluating Large Language Models Trained on Code", 2021. A k above n counts as n.
 
     Examples
     --------
@@ -63,43 +45,17 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - comb(n - c, k) / comb(n, k)
 
 
-def expected_best(values: np.ndarray, k: int) -> float:
-    """Expected maximum of k of the values, drawn without replacement.
-
-    With the values in ascending order, the i-th (from 1) is the maximum of ``C(i - 1, k - 1)`` of
-    the ``C(n, k)`` subsets. A k above n counts as n; no values give 0.
-
-    Examples
-    --------
-    >>> round(expected_best(np.array([0.0, 0.5, 1.0]), 2), 3)
-    0.833
-    """
-    n = len(values)
-    if n == 0:
-        return 0.0
-    return float(np.sort(values) @ chance_of_best(n, min(k, n)))
-
-
-@lru_cache
-def chance_of_best(n: int, k: int) -> np.ndarray:
-    """Of each of n values in ascending order: the chance to be the maximum of k drawn."""
-    n_subsets = comb(n, k)
-    return np.array([comb(i, k - 1) / n_subsets for i in range(n)])
-
-
 def score_outputs(
-    predictions: pd.DataFrame, tasks: dict[str, Task], *, method: str = "votes", **options: Any
+    predictions: pd.DataFrame | Pools, tasks: dict[str, Task], **options: Any
 ) -> pd.DataFrame:
-    """The metrics of every test output of every task, from all its N predictions.
+    """Compute the metrics of every test output of every task, from all its N predictions.
 
     Parameters
     ----------
-    predictions : DataFrame
+    predictions : DataFrame or Pools
     tasks : dict of str to Task
-    method : str, default "votes"
-        How vote_1 and vote_2 rank, see `arc_airv.vote.rank_candidates`.
     **options
-        More of its options: weights, scores, filters.
+        Of `arc_airv.vote.rank_candidates` (method, scores, filters): how vote_1 and vote_2 rank.
 
     Returns
     -------
@@ -120,15 +76,13 @@ def score_outputs(
         vote_1, vote_2
             1 if the right grid is among the first 1 or 2 candidates.
     """
-    outputs = average_pools(score_predictions(predictions, tasks), tasks)
-    ranked = rank_candidates(predictions, method=method, tasks=tasks, **options)
-    for k in (1, 2):
-        outputs[f"vote_{k}"] = vote_score(ranked, tasks, k=k)
-    return outputs
+    pools = index_pools(predictions)
+    outputs = average_pools(score_predictions(pools, tasks), tasks)
+    return add_votes(outputs, rank_candidates(pools, tasks=tasks, **options), tasks)
 
 
 def average_pools(scored: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
-    """The columns of `score_outputs` that need no vote.
+    """Compute the columns of `score_outputs` that need no vote.
 
     Parameters
     ----------
@@ -141,7 +95,7 @@ def average_pools(scored: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
     DataFrame
         One row a test output, in the order of `tasks`.
     """
-    outputs = pd.DataFrame(list(targets_of(tasks)), columns=POOL)
+    outputs = solutions_of(tasks)[POOL].copy()
     groups = scored[SCORES].groupby(number_outputs(scored, tasks))
     n, mean, best = (
         table.reindex(outputs.index).fillna(0)
@@ -160,29 +114,10 @@ def average_pools(scored: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
     return outputs
 
 
-def vote_score(ranked: pd.DataFrame, tasks: dict[str, Task], *, k: int) -> np.ndarray:
-    """Whether each test output has the right grid among its first k candidates.
-
-    Parameters
-    ----------
-    ranked : DataFrame
-        As `arc_airv.vote.rank_candidates` gives it, of any method.
-    tasks : dict of str to Task
-    k : int
-
-    Returns
-    -------
-    ndarray of shape (n_outputs,), dtype float64
-        0.0 or 1.0, in the order of `tasks`.
-    """
-    right = {(task_id, i, format_grid(grid)) for (task_id, i), grid in targets_of(tasks).items()}
-    first = ranked[ranked["rank"] <= k]
-    hits = {
-        (task_id, test_index)
-        for task_id, test_index, grid in first[[*POOL, "grid"]].itertuples(index=False)
-        if (task_id, test_index, grid) in right
-    }
-    return np.array([float(key in hits) for key in targets_of(tasks)])
+def add_votes(outputs: pd.DataFrame, ranked: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
+    """Add vote_1 and vote_2 of a ranking to a table of the outputs in the order of `tasks`."""
+    rank = right_ranks(ranked, tasks)["rank"].to_numpy()
+    return outputs.assign(**{f"vote_{k}": (rank <= k).astype(float) for k in (1, 2)})
 
 
 def average_outputs(outputs: pd.DataFrame, *, average: str = "task") -> pd.Series:
@@ -191,40 +126,41 @@ def average_outputs(outputs: pd.DataFrame, *, average: str = "task") -> pd.Serie
     Parameters
     ----------
     outputs : DataFrame
-    average : {"task", "output"}, default "task"
-        "task": the mean of a task's outputs, then the mean of the tasks (the seed's). "output":
-        the mean of all outputs (Kaggle's).
+    average : {"task", "output", "all"}, default "task"
+        "task", Kaggle's: the mean over the outputs of each task, then over tasks. "output": the
+        mean over all outputs. "all": the worst output of each task, then the mean over tasks. See
+        `arc_airv.tasks.average_by_task`.
 
     Returns
     -------
     Series
-        One value a metric, and voting_accuracy = vote_2 / pass_n (NaN if pass_n is 0).
+        One value a metric, and voting_accuracy = vote_2 / pass_n (NaN if pass_n is 0). Its name
+        says which average it is.
+
+    Raises
+    ------
+    ValueError
+        If `average` is unknown or there are no outputs.
     """
-    values = outputs.drop(columns=["test_index", "n_predictions"], errors="ignore")
-    values = _weighted_by(values, average).drop(columns="task_id").mean()
-    if "vote_2" in values:
-        pass_n = values["pass_n"]
-        values[VOTING_ACCURACY] = values["vote_2"] / pass_n if pass_n else np.nan
-    return values
+    return _means(outputs, average).iloc[0].rename(AVERAGES[average])
 
 
 def evaluate(
-    predictions: pd.DataFrame,
+    predictions: pd.DataFrame | Pools,
     tasks: dict[str, Task],
     *,
     average: str = "task",
-    method: str = "votes",
     **options: Any,
 ) -> pd.Series:
-    """Every metric of the predictions, averaged over all tasks; see `score_outputs`.
+    """Average every metric of the predictions over all tasks; see `score_outputs`.
 
     Parameters
     ----------
-    predictions : DataFrame
+    predictions : DataFrame or Pools
     tasks : dict of str to Task
         All tasks of the data set: one without predictions counts as 0.
-    average : {"task", "output"}, default "task"
-    method : str, default "votes"
+    average : {"task", "output", "all"}, default "task"
+        See `average_outputs`.
     **options
         Of `score_outputs`.
 
@@ -232,21 +168,34 @@ def evaluate(
     -------
     Series
     """
-    outputs = score_outputs(predictions, tasks, method=method, **options)
+    outputs = score_outputs(predictions, tasks, **options)
     return average_outputs(outputs, average=average)
 
 
 def bootstrap_interval(
     outputs: pd.DataFrame,
     *,
+    baseline: pd.DataFrame | None = None,
     average: str = "task",
     level: float = 0.95,
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Percentile bootstrap interval over tasks of every mean in `average_outputs`.
+    """Compute the percentile bootstrap interval over tasks of every mean in `average_outputs`.
 
     Tasks are resampled whole, since the outputs of one task are not independent.
+
+    Parameters
+    ----------
+    outputs : DataFrame
+        As `score_outputs` gives it.
+    baseline : DataFrame, optional
+        The outputs of the same tasks by another run or selector, with the same metrics. If given,
+        the values and intervals are of the gain over it, both on the same resampled tasks.
+    average : {"task", "output", "all"}, default "task"
+        See `average_outputs`.
+    level : float, default 0.95
+    n_resamples, seed : int
 
     Returns
     -------
@@ -256,33 +205,40 @@ def bootstrap_interval(
     Raises
     ------
     ValueError
-        If `average` is unknown or there are no outputs.
+        If `average` is unknown, there are no outputs, or the baseline is of other tasks.
     """
+    means = _means(outputs, average, n_resamples, seed)
+    if baseline is not None:
+        if set(baseline["task_id"]) != set(outputs["task_id"]):
+            raise ValueError("the baseline must be of the same tasks as the outputs")
+        means = means - _means(baseline, average, n_resamples, seed)
+    low, high = means.iloc[1:].quantile([(1 - level) / 2, (1 + level) / 2]).to_numpy()
+    table = pd.DataFrame({"value": means.iloc[0], "low": low, "high": high})
+    return table.rename_axis(columns=AVERAGES[average])
+
+
+def _means(
+    outputs: pd.DataFrame, average: str, n_resamples: int = 0, seed: int = 0
+) -> pd.DataFrame:
+    """Average over the data set, in the first row, and over resamples of its tasks."""
     if outputs.empty:
         raise ValueError("no test outputs to average over")
     columns = outputs.columns.difference(["task_id", "test_index", "n_predictions"], sort=False)
-    by_task = outputs.groupby("task_id")[columns]
-    total, count = by_task.sum().to_numpy(dtype=float), by_task.size().to_numpy(dtype=float)
-    if average == "task":
-        total, count = total / count[:, None], np.ones_like(count)
-    value = average_outputs(outputs, average=average)
-    draws = _draws(len(count), n_resamples, seed)
-    means = pd.DataFrame(draws @ total / (draws @ count)[:, None], columns=columns)
-    if VOTING_ACCURACY in value:
+    sign = np.where(columns == "unanswered", -1.0, 1.0)  # the only one that is worse if larger
+    task, ids = pd.factorize(outputs["task_id"], sort=True)
+    values, weights = average_by_task(sign * outputs[columns].to_numpy(float), task, average)
+    draws = _draws(len(ids), n_resamples, seed)
+    means = draws @ (weights[:, None] * values) / (draws @ weights)[:, None]
+    means = pd.DataFrame(sign * means + 0.0, columns=columns)  # + 0.0: no share is -0.0
+    if {"vote_2", "pass_n"} <= set(columns):
         # A resample in which nothing can be voted for says nothing of the vote.
-        means[VOTING_ACCURACY] = means["vote_2"] / means["pass_n"].where(means["pass_n"] > 0)
-    low, high = means.quantile((1 - level) / 2), means.quantile((1 + level) / 2)
-    return pd.DataFrame({"value": value, "low": low, "high": high}, index=means.columns)
+        means["voting_accuracy"] = means["vote_2"] / means["pass_n"].where(means["pass_n"] > 0)
+    return means
 
 
-@lru_cache(maxsize=1)  # the points of a curve share them
+@lru_cache(maxsize=2)  # the points of a curve share them
 def _draws(n_tasks: int, n_resamples: int, seed: int) -> np.ndarray:
-    """How often each task is in each resample, shape (n_resamples, n_tasks)."""
+    """Count each task in the data set, once, and in each resample: (1 + n_resamples, n_tasks)."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), size=n_resamples).astype(float)
-
-
-def _weighted_by(values: pd.DataFrame, average: str) -> pd.DataFrame:
-    if average not in AVERAGES:
-        raise ValueError(f"average must be one of {AVERAGES}, got {average!r}")
-    return values if average == "output" else values.groupby("task_id").mean().reset_index()
+    drawn = rng.multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), size=n_resamples)
+    return np.concatenate([np.ones((1, n_tasks)), drawn])

@@ -5,73 +5,38 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from arc_airv.grids import Grid, format_grid, stack_grids
+from arc_airv.grids import format_grid, stack_grids
 from arc_airv.tasks import Task, outputs_of
-from arc_airv.vote.candidates import POOL, Pools, index_pools
+from arc_airv.vote.candidates import CANDIDATE, POOL, Pools, index_pools
 
 # What a single prediction is worth; the value of an invalid one is 0.
 SCORES = ["correct", "correct_size", "correct_pixels", "answered"]
 
 
-def targets_of(tasks: dict[str, Task]) -> dict[tuple[str, int], Grid]:
-    """The solution of every test output, by task id and test index, in the order of `tasks`.
+def solutions_of(tasks: dict[str, Task]) -> pd.DataFrame:
+    """Return the solution of every test output, in the order of `tasks`.
+
+    Returns
+    -------
+    DataFrame
+        Columns task_id, test_index, grid ("012|345").
 
     Raises
     ------
     ValueError
         If one is hidden.
     """
-    targets = {}
+    rows = []
     for task_id, task in tasks.items():
         for i, pair in enumerate(task.test):
             if pair.output is None:
                 raise ValueError(f"task {task_id}: the solution of test output {i} is hidden")
-            targets[task_id, i] = pair.output
-    return targets
-
-
-def score_predictions(predictions: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
-    """Compare every prediction with its solution.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        As `arc_airv.records.read_predictions` gives it.
-    tasks : dict of str to Task
-        With their test outputs.
-
-    Returns
-    -------
-    DataFrame
-        `predictions` with four more columns: correct, correct_size, correct_pixels, answered, all
-        floats in [0, 1]; 0 for an invalid prediction. Its index is 0, 1, 2, ...
-
-    Raises
-    ------
-    ValueError
-        If a prediction is for an output that `tasks` does not have, or a solution is hidden.
-    """
-    pools = index_pools(predictions)
-    scores = np.zeros((len(pools.candidates) + 1, len(SCORES)))  # the last row: no grid
-    scores[:-1, 0] = find_right(pools, tasks)
-    scores[:-1, 1:3] = _size_and_pixels(pools, tasks)
-    scores[:-1, 3] = 1.0
-    scored = predictions.reset_index(drop=True)
-    scored[SCORES] = scores[pools.candidate]
-    return scored
-
-
-def find_right(pools: Pools, tasks: dict[str, Task]) -> np.ndarray:
-    """Which candidates are the solution: shape (n_candidates,), dtype bool."""
-    solutions = [format_grid(target) for target in targets_of(tasks).values()]
-    of_pool = number_outputs(pools.pools, tasks)
-    right = [solutions[i] for i in of_pool[pools.pool_of].tolist()]
-    grids = pools.candidates["grid"].tolist()
-    return np.array([grid == solution for grid, solution in zip(grids, right)], dtype=bool)
+            rows.append((task_id, i, format_grid(pair.output)))
+    return pd.DataFrame(rows, columns=CANDIDATE)
 
 
 def number_outputs(frame: pd.DataFrame, tasks: dict[str, Task]) -> np.ndarray:
-    """Of each row: which test output it is for, 0, 1, ... in the order of `tasks`.
+    """Number the test output of each row: 0, 1, ... in the order of `tasks`.
 
     Raises
     ------
@@ -87,19 +52,90 @@ def number_outputs(frame: pd.DataFrame, tasks: dict[str, Task]) -> np.ndarray:
     return found
 
 
+def find_right(candidates: pd.DataFrame, tasks: dict[str, Task]) -> np.ndarray:
+    """Tell which grids are the solution of their test output.
+
+    Parameters
+    ----------
+    candidates : DataFrame
+        Columns task_id, test_index, grid: predictions, or candidates as
+        `arc_airv.vote.rank_candidates` gives them.
+    tasks : dict of str to Task
+        With their test outputs.
+
+    Returns
+    -------
+    ndarray of shape (n_candidates,), dtype bool
+    """
+    solutions = solutions_of(tasks)["grid"].to_numpy(dtype=object)
+    expected = solutions[number_outputs(candidates, tasks)]
+    return candidates["grid"].to_numpy(dtype=object) == expected
+
+
+def right_ranks(ranked: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
+    """Find the rank of the right grid of every test output.
+
+    Parameters
+    ----------
+    ranked : DataFrame
+        As `arc_airv.vote.rank_candidates` gives it, of any method.
+    tasks : dict of str to Task
+        With their test outputs.
+
+    Returns
+    -------
+    DataFrame
+        One row a test output, in the order of `tasks`: task_id, test_index, rank (from 1; NaN if
+        the right grid is no candidate), votes (of the right grid), n_candidates.
+    """
+    ranks = solutions_of(tasks)[POOL].assign(rank=np.nan, votes=0)
+    right = ranked[find_right(ranked, tasks)]
+    ranks.loc[number_outputs(right, tasks), ["rank", "votes"]] = right[["rank", "votes"]].to_numpy()
+    number = number_outputs(ranked, tasks)
+    return ranks.assign(n_candidates=np.bincount(number, minlength=len(ranks)))
+
+
+def score_predictions(predictions: pd.DataFrame | Pools, tasks: dict[str, Task]) -> pd.DataFrame:
+    """Compare every prediction with its solution.
+
+    Parameters
+    ----------
+    predictions : DataFrame or Pools
+        As `arc_airv.records.read_predictions` gives it.
+    tasks : dict of str to Task
+        With their test outputs.
+
+    Returns
+    -------
+    DataFrame
+        The predictions with four more columns: correct, correct_size, correct_pixels, answered,
+        all floats in [0, 1]; 0 for an invalid prediction. Its index is 0, 1, 2, ...
+
+    Raises
+    ------
+    ValueError
+        If a prediction is for an output that `tasks` does not have, or a solution is hidden.
+    """
+    pools = index_pools(predictions)
+    scores = np.zeros((len(pools.candidates) + 1, len(SCORES)))  # the last row: no grid
+    scores[:-1, 0] = find_right(pools.candidates, tasks)
+    scores[:-1, 1:3] = _size_and_pixels(pools, tasks)
+    scores[:-1, 3] = 1.0
+    scored = pools.predictions.reset_index(drop=True)
+    scored[SCORES] = scores[pools.candidate]
+    return scored
+
+
 def _size_and_pixels(pools: Pools, tasks: dict[str, Task]) -> np.ndarray:
-    """Of each candidate: whether its shape is right, and the share of its cells that are."""
-    targets = list(targets_of(tasks).values())
+    """Score each candidate: 1 if its shape is right, and the share of its cells that are."""
+    solutions = stack_grids(solutions_of(tasks)["grid"].tolist())
+    of_shape = {grids.shape[1:]: (outputs, grids) for outputs, grids in solutions}
     output = number_outputs(pools.pools, tasks)[pools.pool_of]
     scores = np.zeros((len(pools.candidates), 2))
     for rows, grids in stack_grids(pools.candidates["grid"].tolist()):
-        shape = grids.shape[1:]
-        same = [i for i, target in enumerate(targets) if target.shape == shape]
-        place = np.full(len(targets), -1)
-        place[same] = np.arange(len(same))
-        kept = place[output[rows]] >= 0
-        if kept.any():
-            solutions = np.stack([targets[i] for i in same])[place[output[rows[kept]]]]
-            scores[rows[kept], 0] = 1.0
-            scores[rows[kept], 1] = (grids[kept] == solutions).mean(axis=(1, 2))
+        outputs, targets = of_shape.get(grids.shape[1:], ([], grids))
+        same = np.isin(output[rows], outputs)
+        place = np.searchsorted(outputs, output[rows[same]])
+        scores[rows[same], 0] = 1.0
+        scores[rows[same], 1] = (grids[same] == targets[place]).mean(axis=(1, 2))
     return scores

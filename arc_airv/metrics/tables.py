@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from arc_airv.metrics.outputs import bootstrap_interval, score_outputs
-from arc_airv.records import read_predictions
+from arc_airv.records import NO_REPLY, read_predictions
 from arc_airv.storage import read_run, run_path
-from arc_airv.tasks import Task, outputs_of
-from arc_airv.vote.candidates import POOL
+from arc_airv.tasks import Task, has_hidden, outputs_of
+from arc_airv.vote.candidates import POOL, Pools, index_pools
 from arc_airv.vote.rank import rank_candidates
 
 SHARE_OF = {  # each metric is the share of these, in the order of a table
@@ -42,6 +41,7 @@ STATUS_MEANINGS = {
     "ragged": "The rows differ in length, are misnumbered, or are not of the shape declared.",
     "too_large": "A side of the grid is longer than 30.",
     "truncated": "The reply reached its length limit before the grid was whole.",
+    NO_REPLY: "No reply was above the threshold: no prediction.",
     "prompt_too_long": "The prompt does not fit the model's context with room to reply: not sent.",
 }
 
@@ -65,11 +65,6 @@ class Results:
     notes: list[str]
 
 
-def has_hidden(tasks: dict[str, Task]) -> bool:
-    """Return True if a test output of these tasks is hidden."""
-    return any(pair.output is None for task in tasks.values() for pair in task.test)
-
-
 def read_results(store: str | Path, tasks: dict[str, Task]) -> Results:
     """Read a store against a data set: the predictions and tasks that its metrics are over.
 
@@ -88,55 +83,49 @@ def read_results(store: str | Path, tasks: dict[str, Task]) -> Results:
     """
     predictions = read_predictions(store)
     run = read_run(store) if run_path(store).exists() else {}
-    outputs = set(outputs_of(tasks))
-    keys = predictions[POOL].itertuples(index=False, name=None)
-    known = np.fromiter((key in outputs for key in keys), dtype=bool, count=len(predictions))
+    known = pd.MultiIndex.from_frame(predictions[POOL]).isin(outputs_of(tasks))
     strangers, predictions = predictions[~known], predictions[known]
     if predictions.empty:
         raise ValueError(f"{store} holds no prediction for these {len(tasks)} tasks")
     asked = {*run.get("task_ids", ()), *predictions["task_id"]}
     counted = {task_id: task for task_id, task in tasks.items() if task_id in asked}
+    predictions = predictions[predictions["status"] != NO_REPLY]
 
     n_outputs, pools = len(outputs_of(counted)), predictions.groupby(POOL).size()
-    low, high = pools.min(), pools.max()
+    n_each = " to ".join(map(str, dict.fromkeys([pools.min(), pools.max()])))
     model = run.get("settings", {}).get("model", "an unknown model")
-    notes = [
-        f"{len(predictions):,} predictions by {model} for {len(pools)} test outputs, "
-        f"{low if low == high else f'{low} to {high}'} each.",
-        f"Every number is over {len(counted)} tasks with {n_outputs} test outputs.",
-    ]
-    if "task_ids" not in run:
-        notes.append(
-            "No run description tells which tasks were asked: those with predictions count."
-        )
-    if len(counted) < len(tasks):
-        notes.append(f"These are the tasks that were asked, not all {len(tasks)} of the data set.")
-    if len(pools) < n_outputs:
-        notes.append(f"Outputs without predictions, which count as 0: {n_outputs - len(pools)}.")
-    if len(strangers):
-        ids = strangers["task_id"].unique()
-        notes.append(
-            f"Left out: {len(strangers)} predictions for outputs of {len(ids)} tasks that the data "
-            f"set lacks, such as {list(ids[:3])}."
-        )
-    if has_hidden(counted):
-        notes.append("Solutions are hidden: no metric that needs them.")
-    return Results(predictions, counted, notes)
+    ids = list(strangers["task_id"].unique())
+    notes = {
+        f"{len(predictions):,} predictions by {model} for {len(pools)} test outputs, {n_each} "
+        "each.": True,
+        f"Every number is over {len(counted)} tasks with {n_outputs} test outputs.": True,
+        "No run description tells which tasks were asked: those with predictions count.": (
+            "task_ids" not in run
+        ),
+        f"These are the tasks that were asked, not all {len(tasks)} of the data set.": (
+            len(counted) < len(tasks)
+        ),
+        f"Outputs without predictions, which count as 0: {n_outputs - len(pools)}.": (
+            len(pools) < n_outputs
+        ),
+        f"Left out: {len(strangers)} predictions for outputs of {len(ids)} tasks that the data set "
+        f"lacks, such as {ids[:3]}.": len(ids) > 0,
+        "Solutions are hidden: no metric that needs them.": has_hidden(counted),
+    }
+    return Results(predictions, counted, [note for note, holds in notes.items() if holds])
 
 
 def describe_outputs(
-    predictions: pd.DataFrame, tasks: dict[str, Task], *, method: str = "votes", **options: Any
+    predictions: pd.DataFrame | Pools, tasks: dict[str, Task], **options: Any
 ) -> pd.DataFrame:
     """Compute what is known of every test output, whether its solution is hidden or not.
 
     Parameters
     ----------
-    predictions : DataFrame
+    predictions : DataFrame or Pools
     tasks : dict of str to Task
-    method : str, default "votes"
-        How candidates are ranked, see `arc_airv.vote.rank_candidates`.
     **options
-        More of its options: weights, scores, filters.
+        Of `arc_airv.vote.rank_candidates`: method, scores, filters.
 
     Returns
     -------
@@ -145,17 +134,18 @@ def describe_outputs(
         predictions that give the first candidate (0 where there is none). If a solution is hidden,
         only n_predictions, unanswered and agreement.
     """
-    pools = predictions["grid"].notna().groupby([predictions[name] for name in POOL])
+    pools = index_pools(predictions)
+    grids = pools.predictions["grid"].notna().groupby([pools.predictions[name] for name in POOL])
     if has_hidden(tasks):
         outputs = pd.DataFrame(outputs_of(tasks), columns=POOL)
-        counted = outputs.join(pools.agg(n_predictions="size", unanswered="mean"), on=POOL)
+        counted = outputs.join(grids.agg(n_predictions="size", unanswered="mean"), on=POOL)
         outputs["n_predictions"] = counted["n_predictions"].fillna(0).astype(int)
         outputs["unanswered"] = 1.0 - counted["unanswered"].fillna(0.0)
     else:
-        outputs = score_outputs(predictions, tasks, method=method, **options)
-    ranked = rank_candidates(predictions, method=method, tasks=tasks, **options)
+        outputs = score_outputs(pools, tasks, **options)
+    ranked = rank_candidates(pools, tasks=tasks, **options)
     first = ranked[ranked["rank"] == 1].set_index(POOL)["votes"]
-    share = (first / pools.size()).rename("agreement")
+    share = (first / grids.size()).rename("agreement")
     outputs["agreement"] = outputs.join(share, on=POOL)["agreement"].fillna(0.0)
     return outputs
 
@@ -167,7 +157,7 @@ def metric_table(outputs: pd.DataFrame, *, average: str = "task") -> pd.DataFram
     ----------
     outputs : DataFrame
         As of `describe_outputs` or `arc_airv.metrics.score_outputs`.
-    average : {"task", "output"}, default "task"
+    average : {"task", "output", "all"}, default "task"
 
     Returns
     -------

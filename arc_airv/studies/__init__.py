@@ -6,8 +6,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "arc_airv.studies.selection": (
-            "compare_selectors cross_fit fit_selector filter_errors right_ranks right_candidates "
-            "calibration"
+            "compare_selectors cross_fit fit_selector filter_errors calibration"
         ),
         "arc_airv.studies.runs": "compare_runs",
         "arc_airv.studies.charts": (

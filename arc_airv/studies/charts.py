@@ -17,7 +17,7 @@ from arc_airv.plots.grids import FAINT, INK, MUTED, RIGHT, UNKNOWN
 
 
 def plot_gains(compared: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw what each selector gains over the first of them, in outputs solved.
+    """Draw the gain of each selector over the first of them.
 
     Parameters
     ----------
@@ -36,6 +36,7 @@ def plot_gains(compared: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.hlines(rows, compared["low"], compared["high"], color=FAINT, linewidth=4)
     ax.plot(compared["gain"], rows, "o", color=METRIC_COLORS["vote_2"], markersize=5)
     label = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+    label["bbox"] = {"facecolor": "white", "linewidth": 0, "pad": 1}  # above the line at 0
     for row, (high, vote_2) in zip(rows, compared[["high", "vote_2"]].to_numpy()):
         ax.annotate(f"{vote_2:.1%}", (high, row), color=MUTED, **label)
     ax.axvline(0, color=INK, linewidth=0.8)
@@ -43,11 +44,11 @@ def plot_gains(compared: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_ylim(-0.5, len(compared) - 0.2)
     ax.set_xlabel(f"vote_2 less that of {compared.index[0]}")
     ax.xaxis.set_major_formatter(PercentFormatter(1.0))
-    return tidy(ax, grid="x")
+    return _name_average(tidy(ax, grid="x"), compared)
 
 
 def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw how often what is believed with some confidence is right.
+    """Draw the share that is right of what is believed with some confidence.
 
     Parameters
     ----------
@@ -75,12 +76,12 @@ def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_right_ranks(ranks: pd.DataFrame, *, n: int = 10, ax: Axes | None = None) -> Axes:
-    """Draw at which rank the right grids are.
+    """Draw the ranks of the right grids.
 
     Parameters
     ----------
     ranks : DataFrame
-        As `arc_airv.studies.right_ranks` gives it.
+        As `arc_airv.metrics.right_ranks` gives it.
     n : int, default 10
         The last rank with a bar of its own.
     ax : Axes, optional
@@ -147,12 +148,12 @@ def plot_setting(
     if METRIC_COLORS.keys() >= set(metrics):
         ax.set_ylabel("")
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))  # as many decimals as it takes
-        label_ends(ax)
+        label_ends(_name_average(ax, table))
     return tidy(ax)
 
 
 def plot_costs(table: pd.DataFrame, metric: str, *, ax: Axes | None = None) -> Axes:
-    """Draw what each run cost and how good it was: what to buy next.
+    """Draw a metric of each run over its cost: what to buy next.
 
     Parameters
     ----------
@@ -188,4 +189,10 @@ def plot_costs(table: pd.DataFrame, metric: str, *, ax: Axes | None = None) -> A
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="seconds in the engine", ylabel=metric)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    return tidy(ax, grid="both")
+    return _name_average(tidy(ax, grid="both"), table)
+
+
+def _name_average(ax: Axes, table: pd.DataFrame) -> Axes:
+    """Write above the axes which average the table holds, if it says so."""
+    ax.set_title(table.columns.name or "", fontsize=8, color=MUTED, loc="right")
+    return ax

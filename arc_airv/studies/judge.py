@@ -1,40 +1,85 @@
-"""Judging: an instruct LLM is asked which candidates of a pool are right.
+"""Judging: an instruct LLM is asked of each candidate whether it is right.
 
-Either one by one, "is this the right output?" (`judge_yes_no`), or two at a time, "A or B?"
-(`judge_pairs`). The model writes nothing: the probabilities of the two answers are read.
+The model writes nothing: the probabilities of the two answers are read.
 
-Measure first: the published judge won offline and lost on the leaderboard (see the notes of the two
-functions), and it had been fine-tuned to judge. A small model that never was is likely worse.
+Measure first: the published judges won offline and lost on the leaderboard (see `judge_yes_no`),
+and they had been fine-tuned to judge. A small model that never was is likely worse.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from arc_airv.augment import Augmentation, sample_augmentations
-from arc_airv.engines.base import Engine
+from arc_airv.augment import Plan
+from arc_airv.engines.base import Engine, as_engine
 from arc_airv.grids import Grid, parse_grid
-from arc_airv.infer.views import progress_bar
+from arc_airv.infer.views import choose_format, progress_bar
 from arc_airv.prompts.encoders import GridEncoder
-from arc_airv.studies.ranking import Tournament, log_logistic
-from arc_airv.studies.referee import JudgeTemplate, Referee
+from arc_airv.prompts.format import ChatTemplate, has_chat_template
 from arc_airv.tasks import Task, check_output
 from arc_airv.vote.candidates import POOL
-from arc_airv.vote.rank import rank_candidates
+
+
+@dataclass(frozen=True)
+class JudgeTemplate:
+    """The words around the grids, in Markdown.
+
+    With a chat template, the message is the user's and the answer opens the assistant's turn;
+    without one, `cue` follows the message, and the answer after a space.
+
+    Attributes
+    ----------
+    system, intro : str
+        What comes before the demonstrations.
+    question : str
+    yes, no : str
+        The two answers.
+    cue : str
+    """
+
+    system: str = ChatTemplate.system
+    intro: str = (
+        "Below are some input grids and the output grids that one rule makes of them. "
+        "Find the rule and judge what is proposed as the output of the test case."
+    )
+    question: str = (
+        "Is the proposed output exactly what the rule makes of the test input? Answer Yes or No."
+    )
+    yes: str = "Yes"
+    no: str = "No"
+    cue: str = "Answer:"
+
+    def render(
+        self, view: Task, test_index: int, proposed: Grid, encoder: GridEncoder, tokenizer: Any
+    ) -> str:
+        """Return the prompt about a grid in the frame of the view."""
+        chat = ChatTemplate(self.system, self.intro, prefill="")
+        shown = f"### Proposed output\n\n{encoder.encode(proposed)}"
+        message = "\n\n".join([chat.question(view, test_index, encoder), shown, self.question])
+        if has_chat_template(tokenizer):
+            return chat.chat(message, tokenizer)
+        return f"{message}\n\n{self.cue}"
+
+    def answers(self, tokenizer: Any) -> list[str]:
+        """Return what follows a prompt: yes, and no."""
+        return [
+            answer if has_chat_template(tokenizer) else f" {answer}"
+            for answer in (self.yes, self.no)
+        ]
 
 
 def judge_yes_no(
-    predictions: pd.DataFrame,
+    candidates: pd.DataFrame,
     tasks: dict[str, Task],
     engine: Engine,
     *,
     n_views: int = 4,
-    top_k: int = 8,
     seed: int = 0,
     encoder: GridEncoder | None = None,
     template: JudgeTemplate | None = None,
@@ -47,51 +92,42 @@ def judge_yes_no(
 
     Parameters
     ----------
-    predictions : DataFrame
-        As `arc_airv.records.read_predictions` gives it.
+    candidates : DataFrame
+        As `arc_airv.vote.rank_candidates` gives them, such as ``ranked[ranked["rank"] <= 8]``.
     tasks : dict of str to Task
-        The tasks of the predictions.
+        The tasks of the candidates.
     engine : Engine
         With `score`: of any instruct LLM; not necessarily the one that predicted.
     n_views : int, default 4
         Views of each task, the same for all its candidates.
-    top_k : int, default 8
-        Judge only so many candidates of a pool: those with the most votes.
     seed : int, default 0
-        Of the views, see `arc_airv.augment.sample_augmentations`.
+        Of the views.
     encoder : GridEncoder, optional
         How grids are written; by default as in the engine's prompt format.
     template : JudgeTemplate, optional
     progress : bool, default True
         Show a progress bar, if tqdm is installed.
     **kinds
-        geometric, colors, train_order: as of `arc_airv.augment.sample_augmentations`.
+        geometric, colors, train_order: see `arc_airv.augment.Plan`.
 
     Returns
     -------
     DataFrame
-        One row a candidate, pool by pool, the most voted first, with the columns
+        The candidates, for `arc_airv.vote.rank_by_score`, with the columns
 
-        task_id, test_index, grid, votes, mean_token_logprob
-            As of `arc_airv.vote.candidate_features`.
         score
-            Geometric mean of P(yes) / (P(yes) + P(no)) over the views.
+            Geometric mean of P(yes) / (P(yes) + P(no)) over the views; NaN without any.
         n_views
-            How many those are. A view counts for all candidates of a pool or for none: it is left
-            out, with a warning, if the context cannot hold the prompt of one of them.
+            How many those are. A view counts for all candidates of an output or for none: it is
+            left out, with a warning, if the context cannot hold the prompt of one of them.
         answer_mass
-            Mean of P(yes) + P(no) over the prompts of the pool. Where it is near 0 the model had
-            other things to say than yes or no, and the score means little.
-        augmentation, score_logprob
-            "judge", and ln of `score`, so that the table can be weighed as well as ranked.
-
-        `score` is NaN for a candidate that was not judged, which so ranks behind the others.
+            Mean of P(yes) + P(no). Where it is near 0 the model had other things to say than yes
+            or no, and the score means little.
 
     Raises
     ------
     ValueError
-        If an argument is out of its range, the engine has no `score`, or a prediction is of no
-        given task.
+        If `n_views` is below 1, or a candidate is of no given task.
 
     Notes
     -----
@@ -101,198 +137,63 @@ def judge_yes_no(
 
     Examples
     --------
-    To rank by it, or to weigh it (not mixed with re-scores, whose column it shares)::
+    ::
 
-        judged = judge_yes_no(predictions, tasks, engine)
+        ranked = rank_candidates(predictions)
+        judged = judge_yes_no(ranked[ranked["rank"] <= 8], tasks, engine)
         ranked = rank_by_score(judged)
-        w = {"votes": 1, "mean_score_logprob": 5}
-        ranked = rank_candidates(predictions, method="weighted", weights=w, scores=judged)
     """
     if n_views < 1:
         raise ValueError(f"n_views must be at least 1, got {n_views}")
-    referee = Referee(engine, template, encoder)
-    table, pools = _open_pools(predictions, tasks, top_k)
+    engine, plan, template = as_engine(engine), Plan(seed, **kinds), template or JudgeTemplate()
+    encoder = encoder or choose_format(engine, None).encoder
+    answers = template.answers(engine.tokenizer)
+    room = (engine.max_model_len or math.inf) - max(engine.count_tokens(answers))
+    views: list[np.ndarray] = []  # the rows of the candidates that each is asked about
     prompts: list[str] = []
-    for pool in pools:
-        for view in pool.sample_views(n_views, seed=seed, **kinds):
-            asked = [referee.render(*pool.output, view, [grid]) for grid in pool.grids]
-            if referee.fit_each(asked):
-                pool.views.append(view)
-                prompts += asked
-    with progress_bar(len(prompts), 0, progress, unit="prompt") as bar:
-        log_odds, mass = referee.ask(prompts, referee.yes_no, bar)
-    table["n_views"] = 0
-    start = 0
-    for pool in pools:
-        end = start + len(pool.views) * len(pool.grids)
-        pool.mass = mass[start:end].tolist()
-        by_view = log_logistic(log_odds[start:end]).reshape(-1, len(pool.grids))  # ln P(yes)
-        by_view = by_view[~np.isnan(by_view).any(axis=1)]
-        pool.n_lost = len(pool.views) - len(by_view)
-        if len(by_view):
-            pool.write(table, by_view.mean(axis=0), n_views=len(by_view))
-        start = end
-    _report(pools, "their longest candidate")
-    return table
-
-
-def judge_pairs(
-    predictions: pd.DataFrame,
-    tasks: dict[str, Task],
-    engine: Engine,
-    *,
-    n_matches: int = 4,
-    top_k: int = 8,
-    seed: int = 0,
-    prior: float = 0.5,
-    encoder: GridEncoder | None = None,
-    template: JudgeTemplate | None = None,
-    progress: bool = True,
-    **kinds: bool,
-) -> pd.DataFrame:
-    """Ask of two candidates of a pool at a time which one is right: a tournament.
-
-    Each match has a view of the task of its own (with few kinds of augmentation they come again),
-    and is asked in both orders: A is the one, then the other. In the mean of the two log-odds, a
-    liking for a place or a letter cancels; so a model that sees no difference finds all candidates
-    equal, and they stay ordered by votes.
-
-    In each round every candidate left plays `n_matches` matches, then the weaker half drops out,
-    see `arc_airv.studies.ranking.Tournament`. Takes n_matches * (K + K/2 + ... + 2) prompts for a
-    pool of K candidates, and nothing is generated.
-
-    Parameters
-    ----------
-    predictions, tasks, engine, top_k, encoder, template, progress, **kinds
-        As of `judge_yes_no`.
-    n_matches : int, default 4
-        Even.
-    seed : int, default 0
-        Of the views, and of who meets whom.
-    prior : float, default 0.5
-        See `arc_airv.studies.ranking.bradley_terry`.
-
-    Returns
-    -------
-    DataFrame
-        As of `judge_yes_no`, with these differences:
-
-        score
-            The candidate's share of the strength of all that were judged in its pool, by
-            `arc_airv.studies.ranking.bradley_terry` over the matches of all rounds: by Luce's
-            choice axiom the chance to be chosen out of all. 1 for who is alone.
-        n_matches
-            In place of n_views: how many it played. A view is left out, with a warning, if the
-            context cannot hold the prompt of the two longest candidates of the pool.
-
-    Raises
-    ------
-    ValueError
-        As `judge_yes_no`.
-
-    Notes
-    -----
-    The pairwise judge of ironbar/arc24, fine-tuned for it, won offline: of the tasks whose answer
-    is in the pool, the first candidate was right for 68.7 percent (voting: 60.0), one of the first
-    two for 81.0 (voting: 70.0). On the leaderboard, after test-time fine-tuning, it lost: 34
-    against voting's 37 to 38.
-    """
-    referee = Referee(engine, template, encoder)
-    table, pools = _open_pools(predictions, tasks, top_k)
-    games: list[tuple[_Pool, Tournament]] = []
-    for pool in pools:
-        task, test_index = pool.output
-        own_seed = f"{seed}/{task.task_id}/{test_index}"  # whatever other pools there are
-        game = Tournament(len(pool.grids), n_matches=n_matches, seed=own_seed, prior=prior)
-        views = pool.sample_views(game.n_total, seed=seed, **kinds)
-        pool.views = [v for v in views if referee.fit_pairs(*pool.output, v, pool.grids)]
-        if pool.views or len(pool.grids) == 1:
-            games.append((pool, game))
-    n_prompts = 2 * sum(game.n_total for _, game in games)
-    with progress_bar(n_prompts, 0, progress, unit="prompt") as bar:
-        while playing := [(pool, game) for pool, game in games if game.pairs]:
-            prompts = []
-            for pool, game in playing:
-                for pair in game.pairs:
-                    view, both = pool.next_view(), [pool.grids[k] for k in pair]
-                    prompts.append(referee.render(*pool.output, view, both))
-                    prompts.append(referee.render(*pool.output, view, both[::-1]))
-            log_odds, mass = referee.ask(prompts, referee.a_or_b, bar)
-            chances = np.exp(log_logistic((log_odds[::2] - log_odds[1::2]) / 2))
-            start = 0
-            for pool, game in playing:
-                end = start + len(game.pairs)
-                pool.mass += mass[2 * start : 2 * end].tolist()
-                pool.n_lost += int(np.isnan(chances[start:end]).sum())
-                game.record(chances[start:end])
-                start = end
-    table["n_matches"] = 0
-    for pool, game in games:
-        if game.played.any() or len(pool.grids) == 1:
-            strengths = game.strengths
-            pool.write(table, np.log(strengths / strengths.sum()), n_matches=game.played)
-    _report(pools, "their two longest candidates")
-    return table
-
-
-@dataclass
-class _Pool:
-    """The candidates of a pool that are judged, and what became of it."""
-
-    output: tuple[Task, int]  # the task, and which of its test outputs
-    rows: pd.Index
-    grids: list[Grid]
-    n_views: int = 0
-    views: list[Augmentation] = field(default_factory=list)  # those that fit
-    n_asked: int = 0
-    n_lost: int = 0  # views or matches without a number
-    mass: list[float] = field(default_factory=list)
-
-    def sample_views(self, n: int, **plan: Any) -> list[Augmentation]:
-        # Of few kinds there may be fewer: a view that comes again would only count twice.
-        views = list(dict.fromkeys(sample_augmentations(self.output[0], n, **plan)))
-        self.n_views = len(views)
-        return views
-
-    def next_view(self) -> Augmentation:
-        self.n_asked += 1
-        return self.views[(self.n_asked - 1) % len(self.views)]
-
-    def write(self, table: pd.DataFrame, logprob: np.ndarray, **counts: Any) -> None:
-        if self.mass:
-            table.loc[self.rows, "answer_mass"] = np.nanmean(self.mass)
-        table.loc[self.rows, ["score", "score_logprob"]] = np.stack([np.exp(logprob), logprob], 1)
-        for name, count in counts.items():
-            table.loc[self.rows, name] = count
-
-
-def _open_pools(
-    predictions: pd.DataFrame, tasks: dict[str, Task], top_k: int
-) -> tuple[pd.DataFrame, list[_Pool]]:
-    """The table to fill, and the pools whose first candidates are judged."""
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
-    table = rank_candidates(predictions).rename(columns={"mean_logprob": "mean_token_logprob"})
-    table = table[[*POOL, "grid", "votes", "mean_token_logprob"]].assign(augmentation="judge")
-    table[["score", "score_logprob", "answer_mass"]] = np.nan
-    pools = []
-    for (task_id, test_index), rows in table.groupby(POOL, sort=False).groups.items():
+    n_too_long = 0
+    for (task_id, test_index), rows in candidates.groupby(POOL, sort=False).indices.items():
         check_output(tasks, task_id, test_index)
-        rows = rows[:top_k]
-        grids = [parse_grid(grid) for grid in table.loc[rows, "grid"]]
-        pools.append(_Pool((tasks[task_id], test_index), rows, grids))
-    return table, pools
-
-
-def _report(pools: list[_Pool], longest: str) -> None:
-    """Warn of what was not asked, or not answered."""
-    n_views = sum(pool.n_views for pool in pools)
-    if too_long := n_views - sum(len(pool.views) for pool in pools):
-        silent = sum(pool.n_views > 0 and not pool.views for pool in pools)
+        grids = [parse_grid(grid) for grid in candidates["grid"].iloc[rows]]
+        # Of few kinds there may be fewer: a view that comes again would only count twice.
+        for augmentation in dict.fromkeys(plan.sample(tasks[task_id], n_views)):
+            view = augmentation.apply_task(tasks[task_id])
+            proposed = map(augmentation.apply_grid, grids)
+            asked = [
+                template.render(view, test_index, grid, encoder, engine.tokenizer)
+                for grid in proposed
+            ]
+            if max(engine.count_tokens(asked)) < room:
+                views.append(rows)
+                prompts += asked
+            else:
+                n_too_long += 1
+    logprobs = np.full((len(prompts), 2), np.nan)
+    with progress_bar(len(prompts), 0, progress, unit="prompt") as bar:
+        for finished in engine.stream_scores((prompt, answers) for prompt in prompts):
+            for number, pair in finished:
+                logprobs[number] = pair
+            bar.update(len(finished))
+    with np.errstate(invalid="ignore"):  # NaN is where the model overflowed
+        yes = -np.logaddexp(0, logprobs[:, 1] - logprobs[:, 0])  # ln P(yes), of yes or no
+    each = np.stack([yes, np.exp(logprobs).sum(axis=1), np.ones(len(yes))], axis=1)
+    sums, start, n_lost = np.zeros((len(candidates), 3)), 0, 0
+    for rows in views:
+        of_view, start = each[start : start + len(rows)], start + len(rows)
+        if np.isnan(of_view).any():
+            n_lost += 1
+        else:
+            sums[rows] += of_view
+    if n_too_long:
         warnings.warn(
-            f"{too_long} of {n_views} views do not fit the model's context with {longest}: they "
-            f"were not asked, and {silent} of {len(pools)} pools were not judged",
-            stacklevel=3,
+            f"{n_too_long} of {n_too_long + len(views)} views do not fit the model's context with "
+            "their longest candidate: they were not asked",
+            stacklevel=2,
         )
-    if n_lost := sum(pool.n_lost for pool in pools):
-        warnings.warn(f"{n_lost} views or matches gave no number and do not count", stacklevel=3)
+    if n_lost:
+        warnings.warn(f"{n_lost} views gave no number and do not count", stacklevel=2)
+    n = sums[:, 2]
+    mean = sums[:, :2] / np.where(n > 0, n, np.nan)[:, None]
+    return candidates.assign(
+        score=np.exp(mean[:, 0]), n_views=n.astype(int), answer_mass=mean[:, 1]
+    )

@@ -14,22 +14,22 @@ import numpy as np
 import pandas as pd
 
 from arc_airv.metrics.outputs import average_outputs, bootstrap_interval, score_outputs
-from arc_airv.records import read_predictions
+from arc_airv.records import NO_REPLY, read_predictions
 from arc_airv.storage import read_run, run_path
-from arc_airv.tasks import Task
-from arc_airv.vote.candidates import POOL
+from arc_airv.tasks import AVERAGES, Task
+from arc_airv.vote.candidates import POOL, index_pools
 
 
 def compare_runs(
     stores: Mapping[str, str | Path],
     tasks: dict[str, Task],
     *,
-    average: str = "output",
+    average: str = "task",
     n_resamples: int = 2000,
     seed: int = 0,
     **options: Any,
 ) -> pd.DataFrame:
-    """Runs over the same tasks, each against the first.
+    """Compare runs over the same tasks, each with the first.
 
     Parameters
     ----------
@@ -38,7 +38,8 @@ def compare_runs(
         baseline. Predictions for other tasks are left out.
     tasks : dict of str to Task
         With their test outputs; one without predictions counts as 0.
-    average : {"task", "output"}, default "output"
+    average : {"task", "output", "all"}, default "task"
+        See `arc_airv.metrics.average_outputs`.
     n_resamples, seed : int
         Of the bootstrap over tasks.
     **options
@@ -74,21 +75,25 @@ def compare_runs(
     for name, path in stores.items():
         predictions = read_predictions(path)
         predictions = predictions[predictions["task_id"].isin(tasks)]
-        outputs = score_outputs(predictions, tasks, **options)
-        baseline = outputs["vote_2"] if baseline is None else baseline
-        hits = outputs[POOL].assign(gain=outputs["vote_2"] - baseline)
-        of_gain = bootstrap_interval(hits, average=average, n_resamples=n_resamples, seed=seed)
+        pools = index_pools(predictions)
+        outputs = score_outputs(pools, tasks, **options)
+        baseline = outputs if baseline is None else baseline
+        gain = bootstrap_interval(
+            outputs, baseline=baseline, average=average, n_resamples=n_resamples, seed=seed
+        )
         rows[name] = {
             **describe_run(path),
-            **_cost(predictions),
+            "predictions": len(pools.predictions),
+            **_count_tokens(predictions),
             **average_outputs(outputs, average=average),
-            **of_gain.loc["gain"].rename({"value": "gain"}),
+            **gain.loc["vote_2"].rename({"value": "gain"}),
         }
-    return pd.DataFrame.from_dict(rows, orient="index").infer_objects()
+    table = pd.DataFrame.from_dict(rows, orient="index").infer_objects()
+    return table.rename_axis(columns=AVERAGES[average])
 
 
 def describe_run(path: str | Path) -> dict[str, Any]:
-    """The settings of a store's run that a study may vary, and its seconds in the engine.
+    """Return the settings of a store's run that a study may vary, and its seconds in the engine.
 
     Raises
     ------
@@ -111,11 +116,11 @@ def describe_run(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _cost(predictions: pd.DataFrame) -> dict[str, int]:
-    sent = predictions[predictions["text"].notna()]
+def _count_tokens(predictions: pd.DataFrame) -> dict[str, int]:
+    # A view without a reply was read, too.
+    sent = predictions[predictions["text"].notna() | (predictions["status"] == NO_REPLY)]
     views = sent.drop_duplicates([*POOL, "augmentation"])
     return {
-        "predictions": len(predictions),
         "tokens_read": int(views["n_prompt_tokens"].sum()),
         "tokens_written": int(sent["n_tokens"].sum()),
     }

@@ -12,39 +12,39 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arc_airv.grids import format_grid
-from arc_airv.metrics.outputs import average_outputs, bootstrap_interval, score_outputs, vote_score
-from arc_airv.metrics.solutions import find_right, targets_of
-from arc_airv.tasks import Task
-from arc_airv.vote.candidates import CANDIDATE, POOL, check_features, features_of, index_pools
+from arc_airv.metrics.outputs import add_votes, average_outputs, bootstrap_interval, score_outputs
+from arc_airv.metrics.solutions import find_right, solutions_of
+from arc_airv.tasks import AVERAGES, Task
+from arc_airv.vote.candidates import POOL, Pools, candidate_features, index_pools
 from arc_airv.vote.filters import FILTERS, Filter, rule_out
-from arc_airv.vote.rank import rank_candidates
+from arc_airv.vote.rank import TIES, rank_by_score, rank_candidates
 from arc_airv.vote.selectors import Selector
 
 MAX_STEPS, TOLERANCE = 100, 1e-10
 
 
 def compare_selectors(
-    predictions: pd.DataFrame,
+    predictions: pd.DataFrame | Pools,
     tasks: dict[str, Task],
     selectors: Mapping[str, Mapping[str, Any] | pd.DataFrame],
     *,
-    average: str = "output",
+    average: str = "task",
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Selectors on the same pools, each against the first.
+    """Compare selectors on the same pools, each with the first.
 
     Parameters
     ----------
-    predictions : DataFrame
+    predictions : DataFrame or Pools
         As `arc_airv.records.read_predictions` gives it.
     tasks : dict of str to Task
         All tasks of the data set, with their test outputs.
     selectors : mapping of str to dict or DataFrame
         By a name of its own: options of `arc_airv.vote.rank_candidates`, or a ranking of the
         candidates as it gives it. The first is the baseline.
-    average : {"task", "output"}, default "output"
+    average : {"task", "output", "all"}, default "task"
+        See `arc_airv.metrics.average_outputs`.
     n_resamples, seed : int
         Of the bootstrap over tasks.
 
@@ -54,11 +54,11 @@ def compare_selectors(
         Indexed by name, with the columns
 
         vote_1, vote_2
-            Share of the outputs that the first candidate, or one of the first two, solves.
+            Share that the first candidate, or one of the first two, solves.
         voting_accuracy
             vote_2 / pass_n (NaN if pass_n is 0).
         gap_closed
-            How far vote_2 is on the way from two predictions drawn at random to the best possible:
+            Share of the way from two predictions drawn at random to the best possible:
             ``(vote_2 - random_2) / (pass_n - random_2)``; NaN if there is no gap.
         gain, low, high
             vote_2 less that of the baseline, and its 95% interval: both selectors on the same
@@ -74,7 +74,8 @@ def compare_selectors(
     """
     if not selectors:
         raise ValueError("selectors must name at least one selector, got none")
-    outputs = score_outputs(predictions, tasks)
+    pools = index_pools(predictions)
+    outputs = score_outputs(pools, tasks)
     limits = average_outputs(outputs, average=average)
     gap = limits["pass_n"] - limits["random_2"]
     rows, baseline = {}, None
@@ -82,32 +83,33 @@ def compare_selectors(
         if isinstance(selector, pd.DataFrame):
             ranked = selector
         else:
-            ranked = rank_candidates(predictions, tasks=tasks, **selector)
-        hits = outputs[POOL].assign(
-            vote_1=vote_score(ranked, tasks, k=1), vote_2=vote_score(ranked, tasks, k=2)
+            ranked = rank_candidates(pools, tasks=tasks, **selector)
+        hits = add_votes(outputs[[*POOL, "pass_n"]], ranked, tasks)
+        baseline = hits if baseline is None else baseline
+        gain = bootstrap_interval(
+            hits, baseline=baseline, average=average, n_resamples=n_resamples, seed=seed
         )
-        baseline = hits["vote_2"] if baseline is None else baseline
-        hits["gain"] = hits["vote_2"] - baseline
-        hits["pass_n"] = outputs["pass_n"]
-        table = bootstrap_interval(hits, average=average, n_resamples=n_resamples, seed=seed)
+        means = average_outputs(hits, average=average)
         rows[name] = {
-            **table["value"][["vote_1", "vote_2", "voting_accuracy"]],
-            "gap_closed": (table["value"]["vote_2"] - limits["random_2"]) / gap if gap else np.nan,
-            **table.loc["gain"].rename({"value": "gain"}),
+            **means[["vote_1", "vote_2", "voting_accuracy"]],
+            "gap_closed": (means["vote_2"] - limits["random_2"]) / gap if gap else np.nan,
+            **gain.loc["vote_2"].rename({"value": "gain"}),
         }
     compared = pd.DataFrame.from_dict(rows, orient="index")
+    compared = compared.rename_axis(columns=AVERAGES[average])
     compared.attrs = {"pass_n": limits["pass_n"], "random_2": limits["random_2"]}
     return compared
 
 
 def cross_fit(
-    predictions: pd.DataFrame,
+    predictions: pd.DataFrame | Pools,
     tasks: dict[str, Task],
     *,
     n_folds: int = 5,
     seed: int = 0,
+    features: Sequence[str] | None = None,
     scores: pd.DataFrame | None = None,
-    **options: Any,
+    penalty: float = 1.0,
 ) -> pd.DataFrame:
     """Rank every pool by a selector that was fitted on the pools of other tasks.
 
@@ -116,16 +118,14 @@ def cross_fit(
 
     Parameters
     ----------
-    predictions : DataFrame
+    predictions : DataFrame or Pools
     tasks : dict of str to Task
         With their test outputs.
     n_folds : int, default 5
         Parts into which the tasks are cut at random; each is ranked by what the others teach.
     seed : int, default 0
-    scores : DataFrame, optional
-        Re-scores, see `arc_airv.vote.candidate_features`.
-    **options
-        Of `arc_airv.studies.fit_selector`.
+    features, scores, penalty
+        As of `arc_airv.studies.fit_selector`.
 
     Returns
     -------
@@ -141,50 +141,17 @@ def cross_fit(
     if not 2 <= n_folds <= len(tasks):
         raise ValueError(f"n_folds must be 2 to the {len(tasks)} tasks, got {n_folds}")
     order = np.random.default_rng(seed).permutation(sorted(tasks))
-    rankings = []
+    lesson = _Lesson(predictions, tasks, features, scores, also=TIES)
+    score = np.empty(len(lesson.table))
     for fold in np.array_split(order, n_folds):
-        held_out = predictions["task_id"].isin(fold)
-        selector = fit_selector(predictions[~held_out], tasks, scores=scores, **options)
-        rankings.append(
-            rank_candidates(
-                predictions[held_out], method="weighted", weights=selector, scores=scores
-            )
-        )
-    return pd.concat(rankings, ignore_index=True)
+        held_out = lesson.pools.pools["task_id"].isin(fold).to_numpy()
+        asked = held_out[lesson.pools.pool_of]
+        score[asked] = lesson.fit(~held_out, penalty).score(lesson.table[asked])
+    return rank_by_score(lesson.table.assign(score=score))
 
 
-def right_ranks(ranked: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
-    """Where the right grid of every test output came.
-
-    Parameters
-    ----------
-    ranked : DataFrame
-        As `arc_airv.vote.rank_candidates` gives it, of any method.
-    tasks : dict of str to Task
-        With their test outputs.
-
-    Returns
-    -------
-    DataFrame
-        One row a test output, in the order of `tasks`: task_id, test_index, rank (from 1; NaN if
-        the right grid is no candidate), votes (of the right grid), n_candidates.
-    """
-    solutions = pd.DataFrame(
-        [(*key, format_grid(grid)) for key, grid in targets_of(tasks).items()],
-        columns=[*POOL, "grid"],
-    )
-    found = solutions.merge(
-        ranked[[*POOL, "grid", "rank", "votes"]], on=[*POOL, "grid"], how="left"
-    )
-    sizes = ranked.groupby(POOL).size().rename("n_candidates").reset_index()
-    found = found.merge(sizes, on=POOL, how="left").drop(columns="grid")
-    return found.fillna({"votes": 0, "n_candidates": 0}).astype({"votes": int, "n_candidates": int})
-
-
-def calibration(
-    confidence: np.ndarray, right: np.ndarray, *, n_bins: int = 10, edges: np.ndarray | None = None
-) -> pd.DataFrame:
-    """How often what is believed with some confidence is right.
+def calibration(confidence: np.ndarray, right: np.ndarray, *, n_bins: int = 10) -> pd.DataFrame:
+    """Compare confidences with how often what is believed is right.
 
     Parameters
     ----------
@@ -193,8 +160,6 @@ def calibration(
     right : array-like of bool of shape (n,)
     n_bins : int, default 10
         Bins of equal width.
-    edges : ndarray, optional
-        The edges of the bins, ascending, if they shall not be equal.
 
     Returns
     -------
@@ -212,7 +177,7 @@ def calibration(
     confidence, right = np.asarray(confidence, dtype=float), np.asarray(right, dtype=float)
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("every confidence must be in [0, 1]")
-    edges = np.linspace(0, 1, n_bins + 1) if edges is None else np.asarray(edges, dtype=float)
+    edges = np.linspace(0, 1, n_bins + 1)
     bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, len(edges) - 2)
     rows = []
     for b in np.unique(bins):
@@ -225,27 +190,8 @@ def calibration(
     return table
 
 
-def right_candidates(candidates: pd.DataFrame, tasks: dict[str, Task]) -> np.ndarray:
-    """Which candidates are the solution of their test output.
-
-    Parameters
-    ----------
-    candidates : DataFrame
-        Columns task_id, test_index, grid: as `arc_airv.vote.rank_candidates` or
-        `arc_airv.vote.candidate_features` gives them.
-    tasks : dict of str to Task
-        With their test outputs.
-
-    Returns
-    -------
-    ndarray of shape (n_candidates,), dtype bool
-    """
-    pools = index_pools(candidates)
-    return find_right(pools, tasks)[pools.candidate]
-
-
 def fit_selector(
-    predictions: pd.DataFrame,
+    predictions: pd.DataFrame | Pools,
     tasks: dict[str, Task],
     *,
     features: Sequence[str] | None = None,
@@ -258,7 +204,7 @@ def fit_selector(
 
     Parameters
     ----------
-    predictions : DataFrame
+    predictions : DataFrame or Pools
         Of the tasks to learn from, by the model and the number of predictions to be used.
     tasks : dict of str to Task
         With their test outputs.
@@ -294,32 +240,52 @@ def fit_selector(
     concave and is solved by Newton's method, so the result is the same every time. Pools without
     the right grid say nothing, nor do candidates with an unknown feature.
     """
-    if not penalty > 0:
-        raise ValueError(f"penalty must be above 0, got {penalty}")
-    if features is None:
-        features = ["log_votes", "mean_token_logprob", "max_reply_logprob"]
-        features += ["mean_score_logprob"] if scores is not None else []
-    features = list(dict.fromkeys(features))
-    if not features:
-        raise ValueError("features must name at least one feature, got none")
-    check_features(features, has_scores=scores is not None)
-    pools = index_pools(predictions)
-    right = find_right(pools, tasks)
-    x = features_of(pools, predictions, features, scores)[features].to_numpy(dtype=float)
-    kept = np.isfinite(x).all(axis=1)
-    n_pools = len(pools.pools)
-    size = np.bincount(pools.pool_of[kept], minlength=n_pools)
-    hits = np.bincount(pools.pool_of[kept & right], minlength=n_pools)
-    informs = (hits == 1) & (size > 1)
-    if not informs.any():
-        raise ValueError(
-            f"nothing to learn from: of {n_pools} pools none holds the right grid and another "
-            f"candidate with known features {features}"
-        )
-    kept &= informs[pools.pool_of]
-    weights = _fit_logit(x[kept], pools.pool_of[kept], right[kept], penalty)
-    about = f"fitted on {informs.sum()} of {n_pools} pools, penalty {penalty:g}"
-    return Selector(dict(zip(features, weights.tolist())), about=about)
+    lesson = _Lesson(predictions, tasks, features, scores)
+    return lesson.fit(np.ones(len(lesson.pools.pools), dtype=bool), penalty)
+
+
+class _Lesson:
+    """Pools with known solutions: the features of their candidates, and which are right."""
+
+    def __init__(
+        self,
+        predictions: pd.DataFrame | Pools,
+        tasks: dict[str, Task],
+        features: Sequence[str] | None,
+        scores: pd.DataFrame | None,
+        *,
+        also: Sequence[str] = (),
+    ) -> None:
+        if features is None:
+            features = ["log_votes", "mean_token_logprob", "max_reply_logprob"]
+            features += ["mean_score_logprob"] if scores is not None else []
+        if not len(features):
+            raise ValueError("features must name at least one feature, got none")
+        self.features = list(dict.fromkeys(features))
+        self.pools = index_pools(predictions)
+        known = list(dict.fromkeys([*also, *self.features]))
+        self.table = candidate_features(self.pools, features=known, scores=scores)
+        self.right = find_right(self.pools.candidates, tasks)
+
+    def fit(self, taught: np.ndarray, penalty: float) -> Selector:
+        """Fit the weights on some of the pools: `taught`, of shape (n_pools,), dtype bool."""
+        if not penalty > 0:
+            raise ValueError(f"penalty must be above 0, got {penalty}")
+        pool_of = self.pools.pool_of
+        x = self.table[self.features].to_numpy(dtype=float)
+        kept = np.isfinite(x).all(axis=1) & taught[pool_of]
+        size = np.bincount(pool_of[kept], minlength=len(taught))
+        hits = np.bincount(pool_of[kept & self.right], minlength=len(taught))
+        informs = (hits == 1) & (size > 1)
+        if not informs.any():
+            raise ValueError(
+                f"nothing to learn from: of {taught.sum()} pools none holds the right grid and "
+                f"another candidate with known features {self.features}"
+            )
+        kept &= informs[pool_of]
+        weights = _fit_logit(x[kept], pool_of[kept], self.right[kept], penalty)
+        about = f"fitted on {informs.sum()} of {taught.sum()} pools, penalty {penalty:g}"
+        return Selector(dict(zip(self.features, weights.tolist())), about=about)
 
 
 def _fit_logit(x: np.ndarray, pool: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray:
@@ -356,7 +322,7 @@ def _fit_logit(x: np.ndarray, pool: np.ndarray, right: np.ndarray, penalty: floa
 def filter_errors(
     tasks: dict[str, Task], *, filters: Sequence[str | Filter] = tuple(FILTERS)
 ) -> pd.DataFrame:
-    """How often each filter rules out a solution of the tasks themselves.
+    """Count how often each filter rules out a solution of the tasks themselves.
 
     Parameters
     ----------
@@ -371,9 +337,7 @@ def filter_errors(
         outputs there are), wrong (how many solutions are ruled out), rate (wrong / outputs) and
         task_ids (the tasks concerned).
     """
-    solutions = pd.DataFrame(
-        [(*key, format_grid(grid)) for key, grid in targets_of(tasks).items()], columns=CANDIDATE
-    )
+    solutions = solutions_of(tasks)
     wrong = rule_out(solutions, tasks, filters=filters)
     wrong["any"] = wrong.any(axis=1)
     rows = {

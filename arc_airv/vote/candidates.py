@@ -1,24 +1,25 @@
-"""Pools: the predictions of each test output, their distinct grids, and what is known of each.
+"""Pools: the predictions of each test output, their distinct grids, and the features of each.
 
-The strings of the predictions are compared once, here; everything after counts numbers. Knows
-neither tasks nor solutions, and chooses nothing.
+The strings of the predictions are compared once, here; everything after counts numbers. A table of
+predictions may be given as the `Pools` that were made of it wherever one is taken. Knows neither
+tasks nor solutions, and chooses nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from arc_airv.grids import N_COLORS, format_grid, stack_grids
+from arc_airv.records import NO_REPLY
 
 POOL = ["task_id", "test_index"]
 CANDIDATE = [*POOL, "grid"]
 
-COUNTS = ("votes", "share", "log_votes", "shape_share", "agreement", "n_scores")
+COUNTS = ("votes", "share", "log_votes", "shape_votes", "agreement", "n_scores")
 AGGREGATES = ("sum", "mean", "max", "min", "logsumexp")
 QUANTITIES = ("reply_logprob", "token_logprob", "score_logprob")
 FEATURES = (*COUNTS, *(f"{how}_{what}" for what in QUANTITIES for how in AGGREGATES))
@@ -30,18 +31,21 @@ class Pools:
 
     Attributes
     ----------
+    predictions : DataFrame
+        Without the rows that hold none (`arc_airv.records.NO_REPLY`).
     pools : DataFrame
         Columns task_id, test_index; sorted. Also the pools without any grid.
     candidates : DataFrame
         Columns task_id, test_index, grid: the distinct ones; sorted.
     pool : ndarray of shape (n_predictions,), dtype int64
-        Which row of `pools` a prediction belongs to.
+        The row of `pools` that a prediction belongs to.
     candidate : ndarray of shape (n_predictions,), dtype int64
-        Which row of `candidates` it is; -1 where it has no grid.
+        The row of `candidates` that it is; -1 where it has no grid.
     pool_of : ndarray of shape (n_candidates,), dtype int64
-        Which row of `pools` a candidate belongs to.
+        The row of `pools` that a candidate belongs to.
     """
 
+    predictions: pd.DataFrame
     pools: pd.DataFrame
     candidates: pd.DataFrame
     pool: np.ndarray
@@ -50,27 +54,32 @@ class Pools:
 
     @property
     def votes(self) -> np.ndarray:
-        """How many predictions gave each candidate."""
+        """The number of predictions that gave each candidate."""
         given = self.candidate[self.candidate >= 0]
         return np.bincount(given, minlength=len(self.candidates))
 
 
-def index_pools(predictions: pd.DataFrame) -> Pools:
-    """Number the pools and the candidates of the predictions.
+def index_pools(predictions: pd.DataFrame | Pools) -> Pools:
+    """Number the pools and the candidates of the predictions, unless they are numbered already.
 
     Parameters
     ----------
-    predictions : DataFrame
-        Needs the columns task_id, test_index and grid.
+    predictions : DataFrame or Pools
+        A table needs the columns task_id, test_index and grid.
 
     Returns
     -------
     Pools
     """
+    if isinstance(predictions, Pools):
+        return predictions
     check_columns(predictions, CANDIDATE)
+    if "status" in predictions:
+        predictions = predictions[predictions["status"] != NO_REPLY]
     task, _ = pd.factorize(predictions["task_id"], sort=True)
     test_index, test_indices = pd.factorize(predictions["test_index"], sort=True)
-    first, pool = _number(task * len(test_indices) + test_index)
+    output = task * len(test_indices) + test_index
+    _, first, pool = np.unique(output, return_index=True, return_inverse=True)
     pools = predictions[POOL].iloc[first].reset_index(drop=True)
 
     grid, grids = pd.factorize(predictions["grid"])
@@ -78,24 +87,25 @@ def index_pools(predictions: pd.DataFrame) -> Pools:
     alphabetical = np.empty(len(texts), dtype=np.int64)
     alphabetical[sorted(range(len(texts)), key=texts.__getitem__)] = np.arange(len(texts))
     valid = np.flatnonzero(grid >= 0)
-    first, number = _number(pool[valid] * len(texts) + alphabetical[grid[valid]])
+    given = pool[valid] * len(texts) + alphabetical[grid[valid]]
     candidate = np.full(len(predictions), -1)
-    candidate[valid] = number
+    _, first, candidate[valid] = np.unique(given, return_index=True, return_inverse=True)
     candidates = predictions[CANDIDATE].iloc[valid[first]].reset_index(drop=True)
-    return Pools(pools, candidates, pool, candidate, pool[valid[first]])
+    return Pools(predictions, pools, candidates, pool, candidate, pool[valid[first]])
 
 
 def candidate_features(
-    predictions: pd.DataFrame,
+    predictions: pd.DataFrame | Pools,
     *,
     features: Sequence[str] | None = None,
     scores: pd.DataFrame | None = None,
+    compose: bool = False,
 ) -> pd.DataFrame:
-    """What is known of every candidate: the numbers that a selector weighs.
+    """Compute the features of every candidate: the numbers that a selector weighs.
 
     Parameters
     ----------
-    predictions : DataFrame
+    predictions : DataFrame or Pools
         As `arc_airv.records.read_predictions` gives it. Rows without a grid are no candidates.
     features : sequence of str, optional
         Which columns; by default all that the data allow.
@@ -103,6 +113,11 @@ def candidate_features(
         Re-scores: columns task_id, test_index, grid, augmentation and score_logprob, the
         log-probability (nats) of a candidate under one augmented view of its task. Those of grids
         that nobody predicted are left out.
+    compose : bool, default False
+        Vote cell by cell. The predictions of a pool are grouped by shape; in each shape every cell
+        takes the colour that most of them give it (a tie: the colour in the grid with more votes,
+        then with the higher mean_token_logprob). A grid so composed that nobody predicted joins
+        the candidates, with 0 votes; of its other features, shape_votes and agreement are known.
 
     Returns
     -------
@@ -112,8 +127,8 @@ def candidate_features(
         votes, log_votes, share
             The number n of predictions that gave the grid; ln n; n over the number of valid
             predictions of the pool (0-1).
-        shape_share
-            Share (0-1) of the pool's valid predictions that have the candidate's shape.
+        shape_votes
+            The number of the pool's predictions that have the candidate's shape.
         agreement
             Mean share (0-1) of the predictions of its shape that agree with its cells.
         {sum, mean, max, min, logsumexp}_reply_logprob
@@ -123,7 +138,7 @@ def candidate_features(
         {...}_score_logprob
             Over the views that re-scored the grid (nats).
         n_scores
-            How many views re-scored it, NaN not counted.
+            The number of views that re-scored it, NaN not counted.
 
         An aggregate is over the known values, and NaN where none is known.
 
@@ -148,51 +163,50 @@ def candidate_features(
     if features is None:
         features = [name for name in FEATURES if scores is not None or not needs_scores(name)]
     check_features(features, has_scores=scores is not None)
-    return features_of(index_pools(predictions), predictions, features, scores)
-
-
-def features_of(
-    pools: Pools,
-    predictions: pd.DataFrame,
-    features: Sequence[str],
-    scores: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """`candidate_features` of predictions that are numbered already."""
+    pools = index_pools(predictions)
     table = pools.candidates.copy()
     votes = pools.votes
     valid = np.bincount(pools.pool_of, weights=votes, minlength=len(pools.pools))[pools.pool_of]
-    simple = {"votes": lambda: votes, "log_votes": lambda: np.log(votes)}
-    simple["share"] = lambda: votes / valid
-    if {"agreement", "shape_share"} & set(features):
-        by_cell = vote_cells(table["grid"].tolist(), pools.pool_of, votes)
-        simple["agreement"] = lambda: by_cell.agreement
-        simple["shape_share"] = lambda: by_cell.shape_votes / valid
+    counts = {"votes": votes, "share": votes / valid, "log_votes": np.log(votes)}
+    composed: list[tuple[int, str, int, float]] = []
+    if compose or {"shape_votes", "agreement"} & set(features):
+        logprob = np.zeros(len(table))
+        if compose:
+            by_token = reply_logprob(pools, per_token=True)
+            logprob = aggregate(by_token, pools.candidate, len(table), "mean")
+        by_cell = vote_cells(table["grid"].tolist(), pools.pool_of, votes, logprob)
+        counts["shape_votes"], counts["agreement"], composed = by_cell
     if any(map(needs_scores, features)):
         scored = _scored_candidates(pools, scores)
         known = scored[(scored >= 0) & scores["score_logprob"].notna().to_numpy()]
-        simple["n_scores"] = lambda: np.bincount(known, minlength=len(table))
+        counts["n_scores"] = np.bincount(known, minlength=len(table))
     for name in features:
-        if name in simple:
-            table[name] = simple[name]()
+        if name in counts:
+            table[name] = counts[name]
             continue
         how, what = name.split("_", 1)
         if what == "score_logprob":
             values, owners = scores[what], scored
         else:
-            values, owners = reply_logprob(predictions, per_token=what[0] == "t"), pools.candidate
+            values, owners = reply_logprob(pools, per_token=what[0] == "t"), pools.candidate
         table[name] = aggregate(values, owners, len(table), how)
+    if compose and composed:
+        pool, grid, shape_votes, agreement = zip(*composed)
+        new = pools.pools.iloc[list(pool)].assign(grid=grid, votes=0)
+        new = new.assign(shape_votes=shape_votes, agreement=agreement)
+        table = pd.concat([table, new])[table.columns].sort_values(CANDIDATE, ignore_index=True)
     return table
 
 
 def aggregate(values: np.ndarray, owners: np.ndarray, n: int, how: str) -> np.ndarray:
-    """One number for each of n owners, from those of its values that are known.
+    """Reduce the known values of each of n owners to one number.
 
     Parameters
     ----------
     values : array-like of float
         NaN where unknown.
     owners : ndarray of int
-        Whose value it is, 0 to n - 1; -1 for nobody's.
+        The owner of each value, 0 to n - 1; -1 for none.
     n : int
     how : {"sum", "mean", "max", "min", "logsumexp"}
 
@@ -220,17 +234,17 @@ def aggregate(values: np.ndarray, owners: np.ndarray, n: int, how: str) -> np.nd
     return out
 
 
-def reply_logprob(predictions: pd.DataFrame, *, per_token: bool) -> np.ndarray:
-    """Log-probability of every reply: of the whole (nats), or its mean per token."""
-    check_columns(predictions, ["cumulative_logprob", "n_tokens"])
-    logprob = predictions["cumulative_logprob"]
+def reply_logprob(pools: Pools, *, per_token: bool) -> np.ndarray:
+    """Return the log-probability of every reply: of the whole (nats), or its mean per token."""
+    check_columns(pools.predictions, ["cumulative_logprob", "n_tokens"])
+    logprob = pools.predictions["cumulative_logprob"]
     if per_token:
-        logprob = logprob / predictions["n_tokens"]
+        logprob = logprob / pools.predictions["n_tokens"]
     return logprob.to_numpy(dtype=float)
 
 
 def needs_scores(feature: str) -> bool:
-    """Whether a feature comes from re-scores."""
+    """True if a feature comes from re-scores."""
     return feature == "n_scores" or feature.endswith("score_logprob")
 
 
@@ -248,14 +262,8 @@ def check_columns(frame: pd.DataFrame, needed: Sequence[str], *, name: str = "pr
         raise ValueError(f"{name} lack the columns {missing}")
 
 
-def _number(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each distinct key comes first, in ascending order; the number of every key."""
-    _, first, number = np.unique(keys, return_index=True, return_inverse=True)
-    return first, number
-
-
 def _scored_candidates(pools: Pools, scores: pd.DataFrame) -> np.ndarray:
-    """The number of the candidate of each re-score; -1 where it is none."""
+    """Number the candidate of each re-score; -1 where it is none."""
     check_columns(scores, [*CANDIDATE, "augmentation", "score_logprob"], name="scores")
     twice = scores.duplicated([*CANDIDATE, "augmentation"])
     if twice.any():
@@ -265,11 +273,24 @@ def _scored_candidates(pools: Pools, scores: pd.DataFrame) -> np.ndarray:
     return known.get_indexer(given)
 
 
-class CellVotes(NamedTuple):
-    """What `vote_cells` finds of n candidates.
+def vote_cells(
+    grids: Sequence[str], pool: np.ndarray, votes: np.ndarray, logprob: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, int, float]]]:
+    """Let the candidates of each pool and shape vote cell by cell.
 
-    Attributes
+    Parameters
     ----------
+    grids : sequence of str
+        Distinct in a pool.
+    pool : ndarray of shape (n,), dtype int64
+    votes : ndarray of shape (n,), dtype int64
+        The number of predictions that gave each grid.
+    logprob : ndarray of shape (n,), dtype float64
+        Where colours tie in a cell, that of the grid with more votes is taken, then with the
+        higher one of these (NaN is lowest), then of the first.
+
+    Returns
+    -------
     shape_votes : ndarray of shape (n,), dtype int64
         Votes of all candidates of the same pool and shape.
     agreement : ndarray of shape (n,), dtype float64
@@ -277,27 +298,11 @@ class CellVotes(NamedTuple):
     composed : list of (pool, grid, shape_votes, agreement)
         The grids of the most voted colours, where they are not candidates themselves.
     """
-
-    shape_votes: np.ndarray
-    agreement: np.ndarray
-    composed: list[tuple[int, str, int, float]]
-
-
-def vote_cells(grids: Sequence[str], pool: np.ndarray, votes: np.ndarray) -> CellVotes:
-    """Let the candidates of each pool and shape vote cell by cell.
-
-    Parameters
-    ----------
-    grids : sequence of str
-        Distinct in a pool. Where colours tie in a cell, that of the first grid is taken.
-    pool : ndarray of shape (n,), dtype int64
-    votes : ndarray of shape (n,), dtype int64
-        How many predictions gave each grid.
-    """
+    better = np.where(np.isnan(logprob), np.inf, -logprob)
     shape_votes, agreement = np.zeros(len(grids), dtype=np.int64), np.zeros(len(grids))
     composed = []
     for rows, stack in stack_grids(grids):  # of one shape, of all pools
-        order = np.argsort(pool[rows], kind="stable")
+        order = np.lexsort((better[rows], -votes[rows], pool[rows]))
         rows, colors = rows[order], stack[order].reshape(len(rows), -1).astype(np.intp)
         first = np.flatnonzero(np.diff(pool[rows], prepend=-1))  # where each pool starts
         local = np.repeat(np.arange(len(first)), np.diff(first, append=len(rows)))
@@ -319,4 +324,4 @@ def vote_cells(grids: Sequence[str], pool: np.ndarray, votes: np.ndarray) -> Cel
         for i in np.flatnonzero(~known).tolist():
             text = format_grid(winners[i].reshape(stack.shape[1:]))
             composed.append((int(pool[rows[first[i]]]), text, int(total[i]), float(share[i])))
-    return CellVotes(shape_votes, agreement, composed)
+    return shape_votes, agreement, composed

@@ -1,6 +1,6 @@
-"""Combine: several stores by weighted votes, or several submissions slot by slot.
+"""Combine the predictions of several runs: an ensemble of models, of augmentations or of machines.
 
-An ensemble of models, of augmentations or of machines. Nothing that is given is changed.
+Nothing that is given is changed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from arc_airv.records import read_predictions
-from arc_airv.vote.candidates import CANDIDATE, candidate_features
-from arc_airv.vote.rank import rank_by_score
+from arc_airv.vote.candidates import candidate_features, index_pools
+from arc_airv.vote.rank import TIES, rank_by_score
 
 COUNTS = ("votes", "share")
 
@@ -32,7 +32,7 @@ def combine_predictions(
     predictions : sequence of DataFrame or path
         Runs, or their stores.
     weights : sequence of float, optional
-        What a vote of each run is worth; by default 1.
+        The worth of a vote of each run; by default 1.
     count : {"votes", "share"}, default "votes"
         "votes": a run with twice the predictions has twice the say. "share": the votes of a run
         are divided by its valid predictions of the output, so that each run has one say.
@@ -58,25 +58,15 @@ def combine_predictions(
         raise ValueError(f"{len(weights)} weights for {len(predictions)} runs")
     if not all(math.isfinite(w) and w >= 0 for w in weights):
         raise ValueError(f"weights must be finite and at least 0, got {weights}")
-    tables = []
-    for run, weight in zip(predictions, weights):
-        frame = run if isinstance(run, pd.DataFrame) else read_predictions(run)
-        table = candidate_features(frame, features=["votes", "share", "mean_token_logprob"])
-        # A mean over the runs has to weigh each by its votes, where it is known.
-        known = table["mean_token_logprob"].notna()
-        table["known"] = np.where(known, table["votes"], 0)
-        table["total_logprob"] = (table["mean_token_logprob"] * table["known"]).fillna(0.0)
-        tables.append(table.assign(score=weight * table[count]))
-    # fsum rounds once, so the order of the runs cannot decide a tie.
-    merged = (
-        pd.concat(tables)
-        .groupby(CANDIDATE, as_index=False)
-        .agg(
-            score=("score", math.fsum),
-            votes=("votes", "sum"),
-            known=("known", "sum"),
-            total_logprob=("total_logprob", math.fsum),
-        )
-    )
-    mean = merged["total_logprob"] / merged["known"].where(merged["known"] > 0)
-    return rank_by_score(merged.assign(mean_token_logprob=mean))
+    runs = [run if isinstance(run, pd.DataFrame) else read_predictions(run) for run in predictions]
+    pools = index_pools(pd.concat([run.assign(run=i) for i, run in enumerate(runs)]))
+    valid = pools.candidate >= 0
+    counts = np.zeros((len(pools.candidates), len(runs)))
+    np.add.at(counts, (pools.candidate[valid], pools.predictions["run"].to_numpy()[valid]), 1)
+    if count == "share":
+        of_pool = np.zeros((len(pools.pools), len(runs)))
+        np.add.at(of_pool, pools.pool_of, counts)
+        counts /= np.maximum(of_pool, 1)[pools.pool_of]
+    # Summed in ascending order, so that the order of the runs cannot decide a tie.
+    score = np.sort(counts * weights, axis=1).sum(axis=1)
+    return rank_by_score(candidate_features(pools, features=TIES).assign(score=score))

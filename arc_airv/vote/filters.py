@@ -1,8 +1,9 @@
 """Filters: candidates that the demonstrations of a task rule out.
 
-A filter is a function of the candidates and the tasks that says which candidates are ruled out. It
-sees no test output. It can be wrong, so what it rules out is only put behind the rest, see
-`arc_airv.vote.rank_candidates`; `filter_errors` measures how often it is wrong.
+A filter is a function of a task and the index of a test output. It returns a function that tells of
+a grid, as text, whether it is ruled out. It sees no test output. It can be wrong, so what it rules
+out is only put behind the rest, see `arc_airv.vote.rank_candidates`;
+`arc_airv.studies.filter_errors` measures how often it is wrong.
 """
 
 from __future__ import annotations
@@ -15,43 +16,36 @@ import pandas as pd
 
 from arc_airv.grids import format_grid, same_grid
 from arc_airv.tasks import Task, check_output
-from arc_airv.vote.candidates import CANDIDATE, check_columns
+from arc_airv.vote.candidates import CANDIDATE, POOL, check_columns
 
 Shape = tuple[int, int]
-Rule = Callable[[str], bool]  # whether a grid is ruled out
-Filter = Callable[[pd.DataFrame, dict[str, Task]], np.ndarray]
+Rule = Callable[[str], bool]
+Filter = Callable[[Task, int], Rule]
 
 
-def is_copy(candidates: pd.DataFrame, tasks: dict[str, Task]) -> np.ndarray:
-    """Rule out copies of the test input, unless a demonstration's output is its input.
-
-    Parameters
-    ----------
-    candidates : DataFrame
-        Columns task_id, test_index, grid.
-    tasks : dict of str to Task
-
-    Returns
-    -------
-    ndarray of shape (n_candidates,), dtype bool
-    """
-    return _apply(_copy_rule, candidates, tasks)
+def is_copy(task: Task, test_index: int) -> Rule:
+    """Rule out copies of the test input, unless a demonstration's output is its input."""
+    if any(same_grid(pair.input, pair.output) for pair in task.train):
+        return lambda grid: False
+    copied = format_grid(task.test[test_index].input)
+    return lambda grid: grid == copied
 
 
-def is_impossible_shape(candidates: pd.DataFrame, tasks: dict[str, Task]) -> np.ndarray:
-    """Rule out shapes that `expected_shapes` does not hold.
+def is_impossible_shape(task: Task, test_index: int) -> Rule:
+    """Rule out shapes that `expected_shapes` does not hold."""
+    expected = expected_shapes(task, test_index)
+    if not expected:
+        return lambda grid: False
+    # Of a text: how long it is and how many rows it has.
+    sizes = {(height * (width + 1) - 1, height - 1) for height, width in expected}
+    return lambda grid: (len(grid), grid.count("|")) not in sizes
 
-    Parameters and result are those of `is_copy`.
-    """
-    return _apply(_shape_rule, candidates, tasks)
 
-
-def has_unseen_color(candidates: pd.DataFrame, tasks: dict[str, Task]) -> np.ndarray:
-    """Rule out grids with a colour that is in no demonstration's output, nor in the test input.
-
-    Parameters and result are those of `is_copy`.
-    """
-    return _apply(_color_rule, candidates, tasks)
+def has_unseen_color(task: Task, test_index: int) -> Rule:
+    """Rule out grids with a colour that is in no demonstration's output, nor in the test input."""
+    seen = [format_grid(pair.output) for pair in task.train]
+    allowed = set("|".join([*seen, format_grid(task.test[test_index].input)])) | {"|"}
+    return lambda grid: not allowed.issuperset(grid)
 
 
 FILTERS: dict[str, Filter] = {
@@ -62,7 +56,7 @@ FILTERS: dict[str, Filter] = {
 
 
 def expected_shapes(task: Task, test_index: int) -> set[Shape]:
-    """The shapes (height, width) that a test output can have, judging by the demonstrations.
+    """Return the shapes (height, width) that the demonstrations leave to a test output.
 
     One for each of these patterns that fits all demonstrations: the outputs have one shape; the
     ratio of output to input is the same in all (1, a whole number or a fraction), each side with
@@ -87,7 +81,7 @@ def rule_out(
     *,
     filters: Sequence[str | Filter] = tuple(FILTERS),
 ) -> pd.DataFrame:
-    """What each filter says of each candidate.
+    """Let each filter judge each candidate.
 
     Parameters
     ----------
@@ -111,49 +105,15 @@ def rule_out(
     if isinstance(filters, str):
         raise ValueError(f"filters must be a sequence such as ({filters!r},), got {filters!r}")
     check_columns(candidates, CANDIDATE, name="candidates")
-    out = pd.DataFrame(index=candidates.index)
-    for chosen in filters:
-        if not callable(chosen) and chosen not in FILTERS:
-            raise ValueError(
-                f"a filter must be a function or one of {sorted(FILTERS)}, got {chosen!r}"
-            )
-        function = chosen if callable(chosen) else FILTERS[chosen]
-        name = function.__name__ if callable(chosen) else chosen
-        out[name] = np.asarray(function(candidates, tasks), dtype=bool)
-    return out
-
-
-def _apply(
-    make_rule: Callable[[Task, int], Rule], candidates: pd.DataFrame, tasks: dict[str, Task]
-) -> np.ndarray:
-    rules: dict[tuple[str, int], Rule] = {}
-    ruled_out = []
-    for task_id, test_index, grid in candidates[CANDIDATE].itertuples(index=False):
-        rule = rules.get((task_id, test_index))
-        if rule is None:
-            check_output(tasks, task_id, test_index)
-            rule = rules[task_id, test_index] = make_rule(tasks[task_id], test_index)
-        ruled_out.append(rule(grid))
-    return np.array(ruled_out, dtype=bool)
-
-
-def _copy_rule(task: Task, test_index: int) -> Rule:
-    if any(same_grid(pair.input, pair.output) for pair in task.train):
-        return lambda grid: False
-    copied = format_grid(task.test[test_index].input)
-    return lambda grid: grid == copied
-
-
-def _shape_rule(task: Task, test_index: int) -> Rule:
-    expected = expected_shapes(task, test_index)
-    if not expected:
-        return lambda grid: False
-    # Of a text: how long it is and how many rows it has.
-    sizes = {(height * (width + 1) - 1, height - 1) for height, width in expected}
-    return lambda grid: (len(grid), grid.count("|")) not in sizes
-
-
-def _color_rule(task: Task, test_index: int) -> Rule:
-    seen = [format_grid(pair.output) for pair in task.train]
-    allowed = set("|".join([*seen, format_grid(task.test[test_index].input)])) | {"|"}
-    return lambda grid: not allowed.issuperset(grid)
+    if unknown := [name for name in filters if not callable(name) and name not in FILTERS]:
+        raise ValueError(
+            f"a filter must be a function or one of {sorted(FILTERS)}, got {unknown[0]!r}"
+        )
+    chosen = [(f.__name__, f) if callable(f) else (f, FILTERS[f]) for f in filters]
+    out = np.zeros((len(candidates), len(chosen)), dtype=bool)
+    grids = candidates["grid"].to_numpy(dtype=object)
+    for (task_id, test_index), rows in candidates.groupby(POOL, sort=False).indices.items():
+        check_output(tasks, task_id, test_index)
+        for column, (_, make_rule) in enumerate(chosen):
+            out[rows, column] = list(map(make_rule(tasks[task_id], test_index), grids[rows]))
+    return pd.DataFrame(out, index=candidates.index, columns=[name for name, _ in chosen])

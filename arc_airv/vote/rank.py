@@ -14,27 +14,17 @@ import pandas as pd
 
 from arc_airv.grids import Grid, parse_grid
 from arc_airv.tasks import Task, check_output
-from arc_airv.vote.candidates import (
-    CANDIDATE,
-    POOL,
-    check_columns,
-    check_features,
-    features_of,
-    index_pools,
-    vote_cells,
-)
+from arc_airv.vote.candidates import CANDIDATE, POOL, Pools, candidate_features, check_columns
 from arc_airv.vote.filters import Filter, rule_out
-from arc_airv.vote.selectors import PRESETS, Selector, find_selector
+from arc_airv.vote.selectors import Selector, find_selector
 
-METHODS = ("votes", "logprob", "cells")  # those that need neither weights nor re-scores
 TIES = ("votes", "mean_token_logprob")
 
 
 def rank_candidates(
-    predictions: pd.DataFrame,
+    predictions: pd.DataFrame | Pools,
     *,
-    method: str = "votes",
-    weights: str | Mapping[str, float] | Selector | None = None,
+    method: str | Mapping[str, float] | Selector = "votes",
     scores: pd.DataFrame | None = None,
     filters: Sequence[str | Filter] = (),
     tasks: dict[str, Task] | None = None,
@@ -43,27 +33,21 @@ def rank_candidates(
 
     Parameters
     ----------
-    predictions : DataFrame
+    predictions : DataFrame or Pools
         As `arc_airv.records.read_predictions` gives it; needs the columns task_id, test_index,
         grid, cumulative_logprob and n_tokens. Rows without a grid are no candidates.
-    method : {"votes", "logprob", "cells", "weighted"} or a preset, default "votes"
-        - "votes": how many predictions gave the grid.
+    method : str, dict or Selector, default "votes"
+        - "votes": the number of predictions that gave the grid.
         - "logprob": the highest log-probability (nats) among the predictions of the grid.
-        - "cells": vote cell by cell. The predictions are grouped by shape; in each shape every
-          cell takes the colour that most predictions give it (a tie: the colour in the grid
-          that "votes" ranks higher), and the grid so composed joins the candidates, with no
-          votes if nobody predicted it. The score is the number of predictions of the
-          candidate's shape plus the mean share (0-1) of them that agree with its cells, so the
-          most voted shape goes first and its composed grid leads it.
-        - "weighted": a weighted sum of features, given as `weights`.
-        - Any other name of `arc_airv.vote.PRESETS`: that formula. Some need `scores`.
-    weights : str, dict or Selector, optional
-        For "weighted" alone: a name of `arc_airv.vote.PRESETS`; or the weight of each feature
-        of `arc_airv.vote.candidate_features`; or a `arc_airv.vote.Selector`, such as a fitted
-        one.
+        - "cells": vote cell by cell, see `compose` of `arc_airv.vote.candidate_features`. The
+          score is the number of predictions of the candidate's shape plus the mean share (0-1) of
+          them that agree with its cells, so the most voted shape goes first and its composed grid
+          leads it.
+        - Any other name of `arc_airv.vote.METHODS`: that formula. Some need `scores`.
+        - A dict: the weight of each feature of `arc_airv.vote.candidate_features`.
+        - A `arc_airv.vote.Selector`, such as a fitted one.
     scores : DataFrame, optional
-        Re-scores, for weights of features that need them: see
-        `arc_airv.vote.candidate_features`.
+        Re-scores, see `arc_airv.vote.candidate_features`.
     filters : sequence of {"copy", "shape", "colors"} or of functions, default ()
         What any of them rules out goes behind all other candidates of the pool; see
         `arc_airv.vote.filters`.
@@ -87,23 +71,18 @@ def rank_candidates(
     The tie-break of "votes" by mean log-probability per token is the second voting rule of
     ironbar/arc24.
     """
-    selector = _choose(method, weights)
-    check_columns(predictions, [*CANDIDATE, "cumulative_logprob", "n_tokens"])
-    features = ["votes", "mean_token_logprob"]
-    if selector is not None:
-        check_features(selector.features, has_scores=scores is not None)
-        features = list(dict.fromkeys([*features, *selector.features]))
-    table = features_of(index_pools(predictions), predictions, features, scores)
-    if selector is None:
-        table = _by_cells(table)
-    else:
-        table["score"] = selector.score(table)
+    selector = find_selector(method)
+    features = list(dict.fromkeys([*TIES, *selector.features]))
+    table = candidate_features(
+        predictions, features=features, scores=scores, compose=selector.compose
+    )
+    table["score"] = selector.score(table)
     ruled_out = np.zeros(len(table), dtype=bool)
     if len(filters):
         if tasks is None:
             raise ValueError("filters need tasks=, whose demonstrations they judge by")
         ruled_out = rule_out(table, tasks, filters=filters).to_numpy().any(axis=1)
-    return _rank(table, then=selector.then if selector else (), last=ruled_out)
+    return _rank(table, then=selector.then, last=ruled_out)
 
 
 def rank_by_score(candidates: pd.DataFrame) -> pd.DataFrame:
@@ -112,21 +91,22 @@ def rank_by_score(candidates: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     candidates : DataFrame
-        As `arc_airv.vote.candidate_features` gives it, with votes and mean_token_logprob, and
-        with a column score (higher is better; NaN is worst).
+        As `rank_candidates` gives them, or as `arc_airv.vote.candidate_features` with votes and
+        mean_token_logprob; with a column score of one's own (higher is better; NaN is worst).
 
     Returns
     -------
     DataFrame
         As of `rank_candidates`.
     """
+    candidates = candidates.rename(columns={"mean_logprob": "mean_token_logprob"})
     check_columns(candidates, [*CANDIDATE, "score", *TIES], name="candidates")
     table = candidates.sort_values(CANDIDATE, ignore_index=True)
     return _rank(table, last=np.zeros(len(table), dtype=bool))
 
 
 def best_samples(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Of the samples of each view, the likeliest one: a beam search by sampling.
+    """Keep the likeliest sample of each view: a beam search by sampling.
 
     Parameters
     ----------
@@ -154,7 +134,7 @@ def best_samples(predictions: pd.DataFrame) -> pd.DataFrame:
 def select_attempts(
     ranked: pd.DataFrame, tasks: dict[str, Task], *, n_attempts: int = 2
 ) -> dict[str, list[list[Grid]]]:
-    """The best candidates of every test output of every task.
+    """Select the best candidates of every test output of every task.
 
     Parameters
     ----------
@@ -185,48 +165,13 @@ def select_attempts(
     return attempts
 
 
-def _choose(method: str, weights: str | Mapping[str, float] | Selector | None) -> Selector | None:
-    """The selector of a method; None for "cells", which is none of the family."""
-    if method == "weighted":
-        if weights is None:
-            raise ValueError(f"method 'weighted' needs weights=, such as one of {sorted(PRESETS)}")
-        return find_selector(weights)
-    known = {*METHODS, *PRESETS}
-    if method not in known:
-        raise ValueError(f"method must be 'weighted' or one of {sorted(known)}, got {method!r}")
-    if weights is not None:
-        raise ValueError(f"weights are for method 'weighted', got method {method!r}")
-    return None if method == "cells" else PRESETS[method]
-
-
 def _rank(table: pd.DataFrame, *, then: Sequence[str] = (), last: np.ndarray) -> pd.DataFrame:
-    ranked = table.iloc[_order(table, then=then, last=last)]
+    """Rank the rows of each pool; `table` is sorted by pool and grid, which decides at last."""
+    keys = [table[name].to_numpy(dtype=float) for name in ("score", *then, *TIES)]
+    best_first = [np.where(np.isnan(values), np.inf, -values) for values in keys]
+    pool = table.groupby(POOL).ngroup().to_numpy()
+    ranked = table.iloc[np.lexsort([*best_first[::-1], last, pool])]
     ranked = ranked.rename(columns={"mean_token_logprob": "mean_logprob"})
     ranked["rank"] = ranked.groupby(POOL, sort=False).cumcount() + 1
     columns = [*POOL, "rank", "grid", "votes", "score", "mean_logprob"]
     return ranked[columns].reset_index(drop=True)
-
-
-def _order(table: pd.DataFrame, *, then: Sequence[str] = (), last: np.ndarray) -> np.ndarray:
-    """The rows by pool, best first; `table` is sorted by pool and grid, which decides at last."""
-    best_first = [table[name].to_numpy(dtype=float) for name in ("score", *then, *TIES)]
-    best_first = [np.where(np.isnan(values), np.inf, -values) for values in best_first]
-    pool = table.groupby(POOL).ngroup().to_numpy()
-    return np.lexsort([*best_first[::-1], last, pool])
-
-
-def _by_cells(table: pd.DataFrame) -> pd.DataFrame:
-    votes_first = table.assign(score=table["votes"])
-    order = _order(votes_first, last=np.zeros(len(table), dtype=bool))
-    table = table.iloc[order]  # so that the grid with more votes decides where colours tie
-    pool = table.groupby(POOL, sort=False).ngroup().to_numpy()
-    found = vote_cells(table["grid"].tolist(), pool, table["votes"].to_numpy())
-    table = table.assign(score=found.shape_votes + found.agreement)
-    if found.composed:
-        first = np.flatnonzero(np.diff(pool, prepend=-1))
-        pools, grids, shape_votes, agreement = zip(*found.composed)
-        extra = table.iloc[first[list(pools)]].assign(
-            grid=grids, votes=0, mean_token_logprob=np.nan, score=np.add(shape_votes, agreement)
-        )
-        table = pd.concat([table, extra])
-    return table.sort_values(CANDIDATE, ignore_index=True)

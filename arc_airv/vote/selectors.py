@@ -1,4 +1,4 @@
-"""Selectors: one family of scores for candidates, its named members, and how to fit one.
+"""Selectors: one family of scores for candidates, and its named members.
 
 The score of a candidate s is a weighted sum of its features,
 
@@ -7,6 +7,7 @@ The score of a candidate s is a weighted sum of its features,
 see `arc_airv.vote.candidate_features`. Below, n is the number of predictions of s (votes), l_i the
 log-probability of reply i that gave it (nats), L_i the tokens of that reply, and a_j the
 log-probability of s under the view j that re-scored it (nats), for j = 1 ... m.
+`arc_airv.studies.fit_selector` learns weights.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from arc_airv.storage import write_atomically
-from arc_airv.vote.candidates import check_features
+from arc_airv.vote.candidates import check_features, needs_scores
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Selector:
     then : tuple of str, default ()
         Features that order equal scores, the first that differs decides. After them, as always:
         votes, mean log-probability per token, grid.
+    compose : bool, default False
+        Let grids join that the predictions compose cell by cell, see
+        `arc_airv.vote.candidate_features`.
     about : str
         The formula, or what the weights were fitted on.
 
@@ -50,6 +54,7 @@ class Selector:
 
     weights: Mapping[str, float]
     then: tuple[str, ...] = ()
+    compose: bool = False
     about: str = ""
 
     def __post_init__(self) -> None:
@@ -62,12 +67,17 @@ class Selector:
 
     @property
     def features(self) -> list[str]:
-        """What it needs to know of a candidate."""
+        """The features of a candidate that it weighs."""
         used = [name for name, weight in self.weights.items() if weight]
         return list(dict.fromkeys([*used, *self.then]))
 
+    @property
+    def needs_scores(self) -> bool:
+        """True if a feature comes from re-scores."""
+        return any(map(needs_scores, self.features))
+
     def score(self, features: pd.DataFrame) -> np.ndarray:
-        """The score of each row of `arc_airv.vote.candidate_features`.
+        """Score each row of `arc_airv.vote.candidate_features`.
 
         Returns
         -------
@@ -100,7 +110,7 @@ class Selector:
             raise ValueError(f"{path}: not a selector ({error})") from None
 
 
-PRESETS = {
+METHODS = {
     "votes": Selector(
         {"votes": 1},
         ("mean_token_logprob",),
@@ -109,6 +119,11 @@ PRESETS = {
     "logprob": Selector(
         {"max_reply_logprob": 1},
         about="max_i l_i (the likeliest reply: max_gen_prob of the Product of Experts paper)",
+    ),
+    "cells": Selector(
+        {"shape_votes": 1, "agreement": 1},
+        compose=True,
+        about="predictions of the shape + share of them that agree, mean over the cells",
     ),
     "sum_of_probabilities": Selector(
         {"logsumexp_reply_logprob": 1},
@@ -135,21 +150,21 @@ PRESETS = {
 }
 
 
-def find_selector(weights: str | Mapping[str, float] | Selector) -> Selector:
-    """A selector from the name of a preset, from weights, or as it is.
+def find_selector(method: str | Mapping[str, float] | Selector) -> Selector:
+    """Return the selector of a name, of a dict of weights, or the given one.
 
     Raises
     ------
     ValueError
-        If there is no such preset.
+        If there is no such name, or a weight is none.
     """
-    if isinstance(weights, Selector):
-        return weights
-    if isinstance(weights, Mapping):
-        return Selector(weights)
-    if not isinstance(weights, str) or weights not in PRESETS:
+    if isinstance(method, Selector):
+        return method
+    if isinstance(method, Mapping):
+        return Selector(method)
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(
-            f"weights must be a Selector, a dict of weights or one of {sorted(PRESETS)}, "
-            f"got {weights!r}"
+            f"method must be a Selector, a dict of weights or one of {list(METHODS)}, "
+            f"got {method!r}"
         )
-    return PRESETS[weights]
+    return METHODS[method]

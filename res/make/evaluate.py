@@ -9,33 +9,12 @@ in the store, so the command can be stopped and called again.
 import argparse
 
 from arc_airv.engines import make_engine
-from arc_airv.engines.local import LocalEngine
 from arc_airv.infer.generate import generate_predictions
 from arc_airv.infer.rescoring import rescore
 from arc_airv.metrics.outputs import bootstrap_interval, score_outputs
 from arc_airv.records import read_predictions
-from arc_airv.tasks import Task, load_tasks
+from arc_airv.tasks import load_tasks, tasks_that_fit
 from arc_airv.vote.rank import rank_candidates
-
-
-def size(task: Task, engine: LocalEngine) -> int:
-    """Tokens of the longest question with its answer."""
-    prompt_format = engine.prompt_format
-    texts = [
-        prompt_format.render(task, i, tokenizer=engine.tokenizer)
-        + prompt_format.render_answer(pair.output)
-        for i, pair in enumerate(task.test)
-    ]
-    return max(engine.count_tokens(texts))
-
-
-def tasks_of_size(name: str, engine: LocalEngine, low: int, high: int) -> dict[str, Task]:
-    """The tasks of a data set of more than `low` and at most `high` tokens."""
-    return {
-        task_id: task
-        for task_id, task in load_tasks(name).items()
-        if low < size(task, engine) <= high
-    }
 
 
 def main() -> None:
@@ -53,7 +32,12 @@ def main() -> None:
     parser.add_argument("--scores", default="runs/scores.jsonl")
     args = parser.parse_args()
     engine = make_engine(args.engine, args.model, {})
-    tasks = tasks_of_size(args.tasks, engine, args.min_tokens, args.max_tokens)
+    tasks = tasks_that_fit(
+        load_tasks(args.tasks),
+        args.max_tokens,
+        lambda task: engine.prompt_format.measure(task, engine),
+        above=args.min_tokens,
+    )
     summary = generate_predictions(
         tasks, engine, n_predictions=args.predictions, seed=args.seed, store=args.store
     )
@@ -64,8 +48,8 @@ def main() -> None:
     print(f"between {args.min_tokens} and {args.max_tokens} tokens, {args.predictions} predictions")
     if summary.n_new:
         print(f"{summary.n_new / summary.seconds:.1f} predictions/s, {args.engine}")
-    table = bootstrap_interval(outputs, average="output")
-    print(f"{'':<22}value   95% interval over tasks")
+    table = bootstrap_interval(outputs)
+    print(f"{table.columns.name:<22}value   95% interval over tasks")
     for metric, (value, low, high) in table.iterrows():
         print(f"{metric:<20} {value:6.1%}   {low:6.1%} - {high:.1%}")
     solved = {m: int(outputs[m].sum()) for m in ("pass_n", "vote_1", "vote_2")}
@@ -74,7 +58,7 @@ def main() -> None:
         ranked = rank_candidates(predictions)
         options = {"n_views": args.rescore, "store": args.scores, "seed": args.seed}
         scores = rescore(ranked[ranked["rank"] <= args.top_k], tasks, engine, **options)
-        options = {"method": "weighted", "weights": "votes_plus_score", "scores": scores}
+        options = {"method": "votes_plus_score", "scores": scores}
         outputs = score_outputs(predictions, tasks, **options)
         solved = {m: int(outputs[m].sum()) for m in ("vote_1", "vote_2")}
         print(f"solved outputs by votes_plus_score: {solved}")

@@ -1,4 +1,4 @@
-"""What an instruct LLM is worth as the judge of a pool, against votes.
+"""Measure an instruct LLM as the judge of a pool, against votes.
 
     python res/make/smollm2.py
     python res/make/judge.py --model models/smollm2 --predictions res/dumps/settings/t0.00.jsonl.gz
@@ -14,12 +14,13 @@ import time
 import pandas as pd
 
 from arc_airv.engines import TransformersEngine
+from arc_airv.metrics import right_ranks
 from arc_airv.records import read_predictions
-from arc_airv.studies.judge import judge_pairs, judge_yes_no
-from arc_airv.studies.selection import right_ranks
+from arc_airv.studies import judge_yes_no
 from arc_airv.tasks import load_tasks
-from arc_airv.vote.candidates import POOL
-from arc_airv.vote.rank import rank_by_score, rank_candidates
+from arc_airv.vote import rank_by_score, rank_candidates
+
+POOL = ["task_id", "test_index"]
 
 
 def main() -> None:
@@ -28,33 +29,23 @@ def main() -> None:
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
     parser.add_argument("--predictions", default="res/dumps/settings/t0.00.jsonl.gz")
     parser.add_argument("--top-k", default=4, type=int, help="candidates to judge")
-    parser.add_argument("--views", default=1, type=int, help="of each candidate, for yes or no")
-    parser.add_argument("--matches", default=2, type=int, help="of each candidate, for A or B")
+    parser.add_argument("--views", default=1, type=int, help="of each candidate")
     args = parser.parse_args()
-    tasks, predictions = load_tasks(args.tasks), read_predictions(args.predictions)
-    by_votes = right_ranks(rank_candidates(predictions), tasks)
-    by_votes = by_votes[(by_votes["rank"] <= args.top_k) & (by_votes["n_candidates"] > 1)]
-    outputs = pd.MultiIndex.from_frame(by_votes[POOL])
-    asked = predictions[predictions.set_index(POOL).index.isin(outputs)]
+    tasks = load_tasks(args.tasks)
+    ranked = rank_candidates(read_predictions(args.predictions))
+    ranks = right_ranks(ranked, tasks)
+    ranks = ranks[(ranks["rank"] <= args.top_k) & (ranks["n_candidates"] > 1)]
+    outputs = pd.MultiIndex.from_frame(ranks[POOL])
+    asked = ranked[pd.MultiIndex.from_frame(ranked[POOL]).isin(outputs)]
+    asked = asked[asked["rank"] <= args.top_k]
     print(f"{len(outputs)} outputs", flush=True)
     engine = TransformersEngine(args.model)
-    judges = {
-        "votes": rank_candidates,
-        "yes or no": lambda p: rank_by_score(
-            judge_yes_no(p, tasks, engine, n_views=args.views, top_k=args.top_k)
-        ),
-        "A or B": lambda p: rank_by_score(
-            judge_pairs(p, tasks, engine, n_matches=args.matches, top_k=args.top_k)
-        ),
-    }
-    for name, judge in judges.items():
-        start = time.monotonic()
-        ranks = right_ranks(judge(asked), tasks)["rank"]
-        print(
-            f"{name}: first {(ranks == 1).sum()}, one of two {(ranks <= 2).sum()}, "
-            f"{time.monotonic() - start:.0f} s",
-            flush=True,
-        )
+    start = time.monotonic()
+    judged = judge_yes_no(asked, tasks, engine, n_views=args.views)
+    print(f"P(yes) + P(no): {judged['answer_mass'].mean():.0%}, {time.monotonic() - start:.0f} s")
+    for name, ranking in {"votes": asked, "yes or no": rank_by_score(judged)}.items():
+        rank = right_ranks(ranking, tasks)["rank"]
+        print(f"{name}: first {(rank == 1).sum()}, one of two {(rank <= 2).sum()}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Has a model learnt the test outputs? Its loss on them, beside its loss on what it has learnt.
+"""Compare a model's loss on test outputs with that on what it has learnt: does it know them?
 
     python res/make/leakage.py --model res/tiny
 

@@ -5,7 +5,7 @@
     python res/make/results.py --columns accuracy random_2 vote_1 vote_2 pass_n --write README.md
     python res/make/results.py --common --write docs/results.md
 
-Every metric is over all tasks of the data set: one that was not asked counts as 0 (as 1 for
+Every metric is a mean over all tasks of the data set: one that was not asked counts as 0 (as 1 for
 "unanswered"), and one that was asked less often than N times counts with what it has. With
 --common, only over the tasks that every run was asked as often: there each metric can be compared.
 """
@@ -47,7 +47,7 @@ def results(
     predictions: pd.DataFrame, tasks: dict[str, Task], columns: Sequence[str]
 ) -> pd.DataFrame:
     """Each metric (%) with its interval, as text; a row for each number of predictions."""
-    curves = metric_curves(predictions, tasks, average="output")
+    curves = metric_curves(predictions, tasks)
     # Two predictions drawn at random, of however many, are right as often as any two.
     random_2 = curves[(curves["metric"] == "pass_n") & (curves["n"] == 2)]
     points = [random_2.assign(metric="random_2", n=n) for n in curves["n"].unique() if n > 1]
@@ -99,7 +99,10 @@ def main() -> None:
         asked = predictions.groupby(POOL).size()
         counts = asked.groupby(asked).size().sort_index(ascending=False)
         often = ", ".join(f"{count} outputs {n} times" for n, count in counts.items())
-        parts.append(f"*{title}* (of {n_outputs} test outputs were asked: {often})")
+        parts.append(
+            f"*{title}*: mean over {len(tasks)} tasks "
+            f"(of their {n_outputs} test outputs were asked: {often})"
+        )
         parts.append(as_markdown(results(predictions, tasks, args.columns)))
     text = "\n\n".join([*parts, MARKS[1]])
     print(text)

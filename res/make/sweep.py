@@ -12,11 +12,10 @@ import gzip
 import shutil
 from pathlib import Path
 
-from evaluate import tasks_of_size
-
 from arc_airv.engines import Sampling, answer_tokens, make_engine
 from arc_airv.infer.generate import generate_predictions
-from arc_airv.infer.threshold import harvest_predictions
+from arc_airv.infer.threshold import search_predictions
+from arc_airv.tasks import load_tasks, tasks_that_fit
 
 THRESHOLDS = {"threshold-0.10": 0.1, "threshold-0.02": 0.02}  # every reply so probable
 PLAIN = {"geometric": False, "colors": False, "train_order": False}
@@ -55,7 +54,12 @@ def main() -> None:
     parser.add_argument("--into", default="runs/sweep", type=Path)
     args = parser.parse_args()
     engine = make_engine(args.engine, args.model, {})
-    tasks = tasks_of_size(args.tasks, engine, args.min_tokens, args.max_tokens)
+    tasks = tasks_that_fit(
+        load_tasks(args.tasks),
+        args.max_tokens,
+        lambda task: engine.prompt_format.measure(task, engine),
+        above=args.min_tokens,
+    )
     chosen = runs(args.predictions, answer_tokens(engine))
     for name in args.only or [*chosen, *THRESHOLDS]:
         store, packed = args.into / f"{name}.jsonl", args.into / f"{name}.jsonl.gz"
@@ -64,7 +68,7 @@ def main() -> None:
         options = {"seed": 0, "store": store}
         if name in THRESHOLDS:
             options |= {"n_views": args.predictions, "min_probability": THRESHOLDS[name]}
-            summary = harvest_predictions(tasks, engine, **options)
+            summary = search_predictions(tasks, engine, **options)
         else:
             sampling, kinds = chosen[name]
             options |= {"n_predictions": args.predictions, "sampling": sampling, **kinds}

@@ -1,4 +1,4 @@
-"""What fine-tuning at test time gains: the same tasks before it, after a joint one, and one a task.
+"""Measure what fine-tuning at test time gains: before it, after a joint one, after one a task.
 
     python res/make/ttft.py --model res/tiny --max-tokens 512 --minutes 10 --into runs/ttft
 
@@ -9,11 +9,10 @@ is not made again. On a CPU, vLLM changes slowly between many adapters: --engine
 import argparse
 from pathlib import Path
 
-from evaluate import tasks_of_size
-
 from arc_airv.engines import TransformersEngine, adapter_options, make_engine
 from arc_airv.infer.generate import generate_predictions
 from arc_airv.studies.runs import compare_runs
+from arc_airv.tasks import load_tasks, tasks_that_fit
 from arc_airv.training.train import TrainConfig
 from arc_airv.training.ttft import finetune_joint, finetune_per_task
 
@@ -34,7 +33,9 @@ def main() -> None:
     parser.add_argument("--into", default="runs/ttft", type=Path)
     args = parser.parse_args()
     counter = TransformersEngine(args.model)
-    tasks = tasks_of_size(args.tasks, counter, 0, args.max_tokens)
+    measure = counter.prompt_format.measure
+    tasks = load_tasks(args.tasks)
+    tasks = tasks_that_fit(tasks, args.max_tokens, lambda task: measure(task, counter))
     config = TrainConfig(
         seconds=60 * args.minutes, muon_lr=None, adamw_lr=args.adamw_lr, warmup=0.1
     )

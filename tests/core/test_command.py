@@ -14,7 +14,7 @@ from arc_airv.__main__ import main
 from arc_airv.metrics import bootstrap_interval, score_outputs
 from arc_airv.records import COLUMNS, read_predictions
 from arc_airv.submission import score_submission, validate_submission
-from arc_airv.tasks import hide_outputs, load_tasks, save_tasks
+from arc_airv.tasks import AVERAGES, hide_outputs, load_tasks, save_tasks
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("6150a2bd", "3c9b0459", "25ff71a9")
@@ -243,7 +243,7 @@ def test_progress_is_shown_where_a_terminal_is(run, generate, monkeypatch):
 # Evaluate -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("average", ["task", "output"])
+@pytest.mark.parametrize("average", ["task", "output", "all"])
 def test_evaluate_prints_the_metrics(run, generate, average):
     generate("--predictions", "6", wrong=0.5, garbage=0.2)
     code, out, err = run(
@@ -253,7 +253,7 @@ def test_evaluate_prints_the_metrics(run, generate, average):
     head, table = out.split("\n\n")
     assert "24 predictions by scripted for 4 test outputs, 6 each." in head
     assert "over 3 tasks with 4 test outputs" in head
-    assert ("of each task" in head) == (average == "task")
+    assert f"Each value is the {AVERAGES[average]}." in head
     scored = score_outputs(read_predictions("predictions.jsonl"), load_tasks("tasks.json"))
     expected = bootstrap_interval(scored, average=average)
     printed = {line.split()[0]: line.split()[1:5] for line in table.splitlines()[1:]}

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from arc_airv.grids import format_grid
-from arc_airv.records import Prediction, PredictionStore
+from arc_airv.records import Prediction, RecordStore
 from arc_airv.tasks import save_tasks
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +132,7 @@ def test_the_wheel_brings_the_command(installed, tmp_path, training_tasks):
     """It evaluates, shows and submits beside numpy, pandas and matplotlib alone."""
     task = training_tasks["25ff71a9"]
     save_tasks({"25ff71a9": task}, tmp_path / "tasks.json")
-    with PredictionStore(tmp_path / "p.jsonl", {"task_ids": ["25ff71a9"]}) as store:
+    with RecordStore(tmp_path / "p.jsonl", {"task_ids": ["25ff71a9"]}) as store:
         grids = [format_grid(pair.output) for pair in task.test]
         store.append(
             Prediction("25ff71a9", i, "a", 0, grid, "ok", grid, -1.0, 5, 5, "stop", "0")

@@ -218,14 +218,15 @@ def test_a_score_by_hand(path):
     # attempt is right; 00576224 is not answered.
     write_submission(build_submission(ATTEMPTS, TASKS), path)
     assert score_submission(path, TASKS) == 2 / 4
+    assert score_submission(path, TASKS) == pytest.approx((1 / 2 + 1 + 0) / 3)
     assert score_submission(path, TASKS, average="output") == 2 / 4
-    assert score_submission(path, TASKS, average="task") == pytest.approx((1 / 2 + 1 + 0) / 3)
+    assert score_submission(path, TASKS, average="all") == 1 / 3
 
 
 def test_an_output_is_solved_once_even_if_both_attempts_are_right(path):
     twice = {"a": [[parse_grid("1|2"), parse_grid("1|2")]]}
     write_submission(build_submission(twice, TASKS), path)
-    assert score_submission(path, TASKS) == 1 / 4
+    assert score_submission(path, TASKS) == 1 / 3
 
 
 def test_the_same_cells_in_another_shape_are_wrong(path):
@@ -249,5 +250,5 @@ def test_a_score_of_no_tasks_is_refused(path):
 
 def test_an_unknown_average_is_refused(path):
     write_submission(build_submission({}, TASKS), path)
-    with pytest.raises(ValueError, match=r"\('task', 'output'\), got 'mean'"):
+    with pytest.raises(ValueError, match=r"\['task', 'output', 'all'\], got 'mean'"):
         score_submission(path, TASKS, average="mean")

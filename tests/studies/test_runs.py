@@ -8,7 +8,7 @@ from scripted import ScriptedEngine
 from arc_airv.engines import Sampling
 from arc_airv.infer.generate import generate_predictions
 from arc_airv.metrics.outputs import evaluate
-from arc_airv.records import read_predictions
+from arc_airv.records import NO_REPLY, read_predictions
 from arc_airv.storage import run_path
 from arc_airv.studies.runs import compare_runs
 
@@ -44,7 +44,7 @@ def test_each_run_has_its_metrics_and_its_distance_from_the_first(stores, tasks)
     assert table.loc["wrong", ["accuracy", "vote_2", "gain", "low", "high"]].tolist() == [
         *(0, 0, -1, -1, -1)
     ]
-    values = evaluate(read_predictions(stores["wrong"]), tasks, average="output")
+    values = evaluate(read_predictions(stores["wrong"]), tasks)
     for metric, value in values.items():
         assert table.loc["wrong", metric] == pytest.approx(value, nan_ok=True)
 
@@ -65,6 +65,20 @@ def test_a_prompt_is_read_once_for_all_its_replies(stores, tasks):
         assert table.loc[name, "tokens_written"] == run["n_tokens"].sum()
 
 
+def test_a_view_without_a_reply_was_read_but_holds_no_prediction(stores, tasks, tmp_path):
+    silent = tmp_path / "silent.jsonl"
+    records = [json.loads(line) for line in stores["right"].read_text().splitlines()]
+    nothing = {"status": NO_REPLY, "grid": None, "text": None, "n_tokens": 0}
+    records = [{**r, **nothing} if i % N else r for i, r in enumerate(records)]
+    silent.write_text("".join(json.dumps(r) + "\n" for r in records))
+    run_path(silent).write_bytes(run_path(stores["right"]).read_bytes())
+    assert len(read_predictions(silent)) == N * len(tasks)  # to be resumed
+    table = compare_runs({"right": stores["right"], "silent": silent}, tasks)
+    assert table.loc["silent", "predictions"] == len(tasks)
+    assert table.loc["silent", ["accuracy", "unanswered", "vote_2"]].tolist() == [1, 0, 1]
+    assert table["tokens_read"].nunique() == 1
+
+
 def test_what_it_cost_is_the_sum_of_its_calls(stores, tasks):
     calls = json.loads(run_path(stores["right"]).read_text())["calls"]
     table = compare_runs(stores, tasks)
@@ -73,7 +87,7 @@ def test_what_it_cost_is_the_sum_of_its_calls(stores, tasks):
 
 def test_a_task_without_predictions_counts_as_unsolved(stores, tasks, training_tasks):
     more = dict(list(training_tasks.items())[:8])
-    table = compare_runs({"right": stores["right"]}, more, average="task")
+    table = compare_runs({"right": stores["right"]}, more)
     assert table.loc["right", "vote_2"] == len(tasks) / len(more)
 
 

@@ -5,16 +5,15 @@ import pandas as pd
 import pytest
 
 from arc_airv.grids import parse_grid
+from arc_airv.metrics import evaluate, metric_curves, score_outputs
 from arc_airv.studies.selection import (
     calibration,
     compare_selectors,
     cross_fit,
     fit_selector,
-    right_candidates,
-    right_ranks,
 )
 from arc_airv.tasks import Pair, Task
-from arc_airv.vote.rank import rank_candidates
+from arc_airv.vote import METHODS, candidates, rank_candidates
 
 
 def task(task_id, *outputs):
@@ -55,9 +54,8 @@ def predictions():
 
 
 def test_selectors_are_compared_with_the_first_on_the_same_pools(predictions):
-    table = compare_selectors(
-        predictions, TASKS, {"votes": {"method": "votes"}, "logprob": {"method": "logprob"}}
-    )
+    selectors = {"votes": {"method": "votes"}, "logprob": {"method": "logprob"}}
+    table = compare_selectors(predictions, TASKS, selectors, average="output")
     # Of the four outputs: votes solve b0 with the first candidate, logprob a0 with the first.
     assert table["vote_1"].to_dict() == {"votes": 0.25, "logprob": 0.25}
     assert table["vote_2"].to_dict() == {"votes": 0.25, "logprob": 0.25}
@@ -72,6 +70,31 @@ def test_selectors_are_compared_with_the_first_on_the_same_pools(predictions):
     assert table.loc["logprob", "low"] < 0 < table.loc["logprob", "high"]
 
 
+def test_the_predictions_are_indexed_once(predictions, monkeypatch):
+    made = []
+
+    class CountedPools(candidates.Pools):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(candidates, "Pools", CountedPools)
+    methods = {name: {"method": name} for name, s in METHODS.items() if not s.needs_scores}
+    for compute in (
+        lambda p: compare_selectors(p, TASKS, {**methods, "copy": {"filters": ("copy",)}}),
+        lambda p: cross_fit(p, {"a": TASKS["a"], "b": TASKS["b"]}, n_folds=2),
+        lambda p: fit_selector(p, TASKS),
+        lambda p: metric_curves(p, TASKS),
+        lambda p: score_outputs(p, TASKS),
+        lambda p: evaluate(p, TASKS, method="cells"),
+    ):
+        of_table = compute(predictions)
+        assert len(made) == 1
+        of_pools = compute(made.pop())
+        assert not made
+        assert of_pools.equals(of_table) if hasattr(of_pools, "equals") else of_pools == of_table
+
+
 def test_a_gain_is_that_of_vote_2(predictions):
     only_a = predictions[predictions["task_id"] == "a"]
     table = compare_selectors(
@@ -82,8 +105,8 @@ def test_a_gain_is_that_of_vote_2(predictions):
 
 
 def test_selectors_may_filter_and_weigh(predictions):
-    options = {"method": "weighted", "weights": {"votes": 1.0}, "filters": ("colors",)}
-    table = compare_selectors(predictions, TASKS, {"filtered": options})
+    options = {"method": {"votes": 1.0}, "filters": ("colors",)}
+    table = compare_selectors(predictions, TASKS, {"filtered": options}, average="output")
     # No colour but 5 and 0 was seen: in a0 the candidate 5 goes first, the right one stays third.
     assert table.loc["filtered", "vote_2"] == 0.25
 
@@ -106,7 +129,7 @@ def test_a_task_is_ranked_by_what_the_others_teach(predictions):
             predictions[predictions["task_id"] == other], tasks, features=features
         )
         alone = predictions[predictions["task_id"] == task_id]
-        expected = rank_candidates(alone, method="weighted", weights=selector)
+        expected = rank_candidates(alone, method=selector)
         assert ranked[ranked["task_id"] == task_id]["grid"].tolist() == expected["grid"].tolist()
     assert ranked[ranked["task_id"] == "a"]["grid"].iloc[0] == "4"
 
@@ -120,23 +143,6 @@ def test_impossible_folds_are_refused(predictions, n_folds):
 def test_comparing_nothing_is_refused(predictions):
     with pytest.raises(ValueError, match="at least one selector"):
         compare_selectors(predictions, TASKS, {})
-
-
-def test_right_ranks_of_every_output(predictions):
-    ranks = right_ranks(rank_candidates(predictions), TASKS)
-    assert ranks["task_id"].to_list() == ["a", "b", "b", "c"]
-    assert ranks["rank"].fillna(0).to_list() == [3, 1, 0, 0]
-    assert ranks["votes"].to_list() == [1, 2, 0, 0]
-    assert ranks["n_candidates"].to_list() == [3, 3, 2, 0]
-
-
-def test_right_candidates(predictions):
-    ranked = rank_candidates(predictions)
-    right = ranked[right_candidates(ranked, TASKS)]
-    assert right[["task_id", "test_index", "grid"]].values.tolist() == [
-        ["a", 0, "1"],
-        ["b", 0, "1"],
-    ]
 
 
 def test_calibration_by_hand():

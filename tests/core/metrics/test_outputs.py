@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from handmade import (
+    ALL_OUTPUTS_AVERAGE,
     BY_OUTPUT,
     BY_OUTPUT_AVERAGE,
     BY_TASK_AVERAGE,
@@ -19,22 +20,17 @@ from handmade import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arc_airv.grids import parse_grid
+from arc_airv.metrics.curves import metric_curves
 from arc_airv.metrics.outputs import (
     average_outputs,
     bootstrap_interval,
     evaluate,
-    exact_score,
-    expected_best,
     pass_at_k,
-    pixel_score,
     score_outputs,
     score_predictions,
-    size_score,
-    vote_score,
 )
-from arc_airv.records import to_frame
-from arc_airv.tasks import hide_outputs
+from arc_airv.records import NO_REPLY, to_frame
+from arc_airv.tasks import AVERAGES, hide_outputs
 from arc_airv.vote.rank import rank_candidates
 
 # By hand -----------------------------------------------------------------------------------------
@@ -50,12 +46,22 @@ def test_every_metric_of_every_output():
 
 
 @pytest.mark.parametrize(
-    ("average", "expected"), [("task", BY_TASK_AVERAGE), ("output", BY_OUTPUT_AVERAGE)]
+    ("average", "expected"),
+    [("task", BY_TASK_AVERAGE), ("output", BY_OUTPUT_AVERAGE), ("all", ALL_OUTPUTS_AVERAGE)],
 )
 def test_every_metric_of_the_data_set(average, expected):
     values = evaluate(POOLS, TASKS, average=average)
     assert list(values.index) == list(expected)
     assert values.to_dict() == pytest.approx(expected)
+    interval = bootstrap_interval(score_outputs(POOLS, TASKS), average=average)
+    assert interval["value"].to_dict() == pytest.approx(expected)
+
+
+def test_every_table_says_which_average_it_is():
+    outputs = score_outputs(POOLS, TASKS)
+    assert average_outputs(outputs, average="all").name == AVERAGES["all"]
+    assert AVERAGES["output"] in repr(bootstrap_interval(outputs, average="output"))
+    assert repr(metric_curves(POOLS, TASKS)).startswith(AVERAGES["task"])
 
 
 def test_the_average_is_over_tasks_unless_told():
@@ -76,6 +82,22 @@ def test_no_predictions_at_all_solve_nothing():
     assert (values == 0.0).all()
 
 
+def test_a_row_that_holds_no_prediction_counts_nowhere():
+    with_status = POOLS.assign(status=np.where(POOLS["grid"].isna(), "unparsed", "ok"))
+    silent = make_pool("four", 0, (None, None), (None, None)).assign(status=NO_REPLY)
+    only = make_pool("none", 0, (None, None)).assign(status=NO_REPLY)
+    store = pd.concat([silent, with_status, only])
+    outputs = score_outputs(store, TASKS)
+    pd.testing.assert_frame_equal(outputs, score_outputs(POOLS, TASKS))
+    nothing = outputs[outputs["task_id"] == "none"]
+    assert nothing[["n_predictions", "unanswered"]].values.tolist() == [[0, 1]]
+    assert len(score_predictions(store, TASKS)) == len(POOLS)
+    pd.testing.assert_frame_equal(metric_curves(store, TASKS), metric_curves(POOLS, TASKS))
+    for method in ("votes", "cells"):
+        ranked = rank_candidates(store, method=method)
+        pd.testing.assert_frame_equal(ranked, rank_candidates(POOLS, method=method))
+
+
 def test_the_order_of_the_predictions_does_not_matter():
     shuffled = POOLS.sample(frac=1.0, random_state=0)
     pd.testing.assert_frame_equal(score_outputs(shuffled, TASKS), score_outputs(POOLS, TASKS))
@@ -87,10 +109,10 @@ def test_there_is_no_interval_of_no_outputs():
 
 
 def test_an_unknown_average_is_refused():
-    with pytest.raises(ValueError, match=r"\('task', 'output'\), got 'mean'"):
-        evaluate(POOLS, TASKS, average="mean")
-    with pytest.raises(ValueError, match=r"\('task', 'output'\), got 'mean'"):
-        bootstrap_interval(score_outputs(POOLS, TASKS), average="mean")
+    for compute in (lambda outputs: average_outputs(outputs, average="mean"),
+                    lambda outputs: bootstrap_interval(outputs, average="mean")):  # fmt: skip
+        with pytest.raises(ValueError, match=r"\['task', 'output', 'all'\], got 'mean'"):
+            compute(score_outputs(POOLS, TASKS))
 
 
 # One prediction ----------------------------------------------------------------------------------
@@ -108,10 +130,6 @@ def test_an_unknown_average_is_refused():
     ],
 )
 def test_a_prediction_is_compared_with_its_solution(prediction, exact, size, pixels):
-    target, grid = parse_grid("12|34"), None if prediction is None else parse_grid(prediction)
-    assert exact_score(target, grid) == exact
-    assert size_score(target, grid) == size
-    assert pixel_score(target, grid) == pixels
     scored = score_predictions(make_pool("four", 0, (prediction, -1.0)), TASKS)
     assert scored[["correct", "correct_size", "correct_pixels", "answered"]].values.tolist() == [
         [exact, size, pixels, float(prediction is not None)]
@@ -149,13 +167,9 @@ def test_a_hidden_solution_is_refused():
     for function in (score_predictions, score_outputs, evaluate):
         with pytest.raises(ValueError, match="task none: the solution of test output 0 is hidden"):
             function(POOLS, hidden)
-    with pytest.raises(ValueError, match="hidden"):
-        vote_score(rank_candidates(POOLS), hidden, k=2)
 
 
 # Closed forms ------------------------------------------------------------------------------------
-
-short_lists = st.lists(st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 1.0]), min_size=1, max_size=7)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=7), st.integers(1, 9))
@@ -165,28 +179,13 @@ def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_one(right, k):
     assert pass_at_k(len(right), sum(right), k) == pytest.approx(share)
 
 
-@given(short_lists, st.integers(1, 9))
-def test_expected_best_is_the_mean_of_the_best_of_all_subsets(values, k):
-    subsets = list(combinations(values, min(k, len(values))))
-    mean = np.mean([max(subset) for subset in subsets])
-    assert expected_best(np.array(values), k) == pytest.approx(mean)
-
-
-@given(short_lists)
-def test_one_draw_is_worth_the_mean_and_all_draws_the_best(values):
-    assert expected_best(np.array(values), 1) == pytest.approx(np.mean(values))
-    assert expected_best(np.array(values), len(values)) == max(values)
-
-
 def test_drawing_from_nothing_gives_nothing():
     assert pass_at_k(0, 0, 2) == 0.0
-    assert expected_best(np.array([]), 2) == 0.0
 
 
 def test_large_pools_stay_exact():
     assert pass_at_k(4096, 1, 2048) == 0.5
     assert pass_at_k(4096, 4000, 2) == pytest.approx(1 - 96 * 95 / (4096 * 4095))
-    assert expected_best(np.arange(4096) == 4095, 1024) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(4, 5, 1), (4, -1, 1), (4, 2, 0)])
@@ -217,13 +216,12 @@ def test_metrics_keep_their_order(seed):
         assert (outputs[lower] <= outputs[higher] + 1e-12).all(), (lower, higher)
 
 
-def test_vote_score_takes_the_ranking_of_any_method():
-    by_logprob = rank_candidates(POOLS, method="logprob")
-    assert vote_score(by_logprob, TASKS, k=1).tolist() == [0, 0, 1, 0, 0]
-    assert vote_score(by_logprob, TASKS, k=3).tolist() == [1, 0, 1, 0, 0]
-    assert vote_score(rank_candidates(POOLS, method="cells"), TASKS, k=1).tolist() == [
-        0, 0, 1, 0, 0
-    ]  # fmt: skip
+def test_votes_are_those_of_any_method():
+    assert score_outputs(POOLS, TASKS, method="logprob")["vote_1"].tolist() == [0, 0, 1, 0, 0]
+    weights = {"mean_token_logprob": -1}  # the least likely first
+    outputs = score_outputs(POOLS, TASKS, method=weights)
+    assert outputs["vote_1"].tolist() == [1, 0, 0, 0, 0]
+    assert outputs["vote_2"].tolist() == [1, 0, 1, 0, 0]
 
 
 def test_votes_may_be_weighted_and_filtered():
@@ -231,11 +229,11 @@ def test_votes_may_be_weighted_and_filtered():
         {"task_id": "four", "test_index": 0, "augmentation": "view",
          "grid": ["12|34", "12|30", "12"], "score_logprob": [-1.0, -2.0, -3.0]}
     )  # fmt: skip
-    by_score = {"method": "weighted", "weights": "product_of_experts", "scores": scores}
+    by_score = {"method": "product_of_experts", "scores": scores}
     assert score_outputs(POOLS, TASKS, **by_score)["vote_1"].tolist() == [1, 0, 1, 0, 0]
 
-    def has_two_rows(candidates, tasks):
-        return candidates["grid"].str.contains("|", regex=False)
+    def has_two_rows(task, test_index):
+        return lambda grid: grid.count("|") == 1
 
     # The right grid has two rows: this filter puts the wrong 12 first.
     assert evaluate(POOLS, TASKS, **by_score)["vote_1"] == (1 + 1 / 2) / 4
@@ -245,7 +243,7 @@ def test_votes_may_be_weighted_and_filtered():
 # Intervals ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("average", ["task", "output"])
+@pytest.mark.parametrize("average", AVERAGES)
 @pytest.mark.parametrize("seed", range(3))
 def test_an_interval_contains_its_value(seed, average):
     outputs = score_outputs(*random_data(seed, n_tasks=30))
@@ -268,6 +266,29 @@ def test_the_outputs_of_a_task_are_drawn_together():
     outputs = pd.DataFrame({"task_id": ["a", "a", "a", "b"], "pass_n": [1.0, 1.0, 1.0, 0.0]})
     interval = bootstrap_interval(outputs, average="output")
     assert interval.loc["pass_n"].tolist() == [0.75, 0.0, 1.0]
+
+
+def test_a_gain_is_over_the_same_resampled_tasks():
+    """Of 30 tasks a run solves 10, and another the same and 5 more."""
+    few = pd.DataFrame({"task_id": [f"t{i:02}" for i in range(30)], "test_index": 0})
+    few["vote_2"] = [1.0] * 10 + [0.0] * 20
+    more = few.assign(vote_2=[1.0] * 15 + [0.0] * 15)
+    gain = bootstrap_interval(more, baseline=few).loc["vote_2"]
+    alone = bootstrap_interval(few.assign(vote_2=more["vote_2"] - few["vote_2"])).loc["vote_2"]
+    assert gain.tolist() == pytest.approx(alone.tolist())
+    assert gain["value"] == pytest.approx(5 / 30) and gain["low"] >= 0
+    shuffled = more.sample(frac=1.0, random_state=0)
+    assert bootstrap_interval(shuffled, baseline=few).loc["vote_2"].equals(gain)
+    assert (bootstrap_interval(few, baseline=few).loc["vote_2"] == 0).all()
+    with pytest.raises(ValueError, match="same tasks"):
+        bootstrap_interval(more, baseline=few.iloc[1:])
+
+
+def test_a_gain_in_whole_tasks_is_that_of_their_worst_outputs():
+    """One run solves the first output of a task, the other the second: neither solves the task."""
+    one = pd.DataFrame({"task_id": ["a", "a", "b"], "vote_2": [1.0, 0.0, 1.0]})
+    other = one.assign(vote_2=[0.0, 1.0, 1.0])
+    assert bootstrap_interval(other, baseline=one, average="all").loc["vote_2"].tolist() == [0] * 3
 
 
 def test_an_interval_is_the_same_for_the_same_seed():

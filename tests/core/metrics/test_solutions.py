@@ -5,11 +5,16 @@ import pandas as pd
 import pytest
 from handmade import POOLS, TASKS, make_pool, make_task
 
-from arc_airv.grids import format_grid, parse_grid
-from arc_airv.metrics.outputs import exact_score, pixel_score, size_score
-from arc_airv.metrics.solutions import find_right, number_outputs, score_predictions, targets_of
+from arc_airv.grids import format_grid, parse_grid, same_grid
+from arc_airv.metrics.solutions import (
+    find_right,
+    number_outputs,
+    right_ranks,
+    score_predictions,
+    solutions_of,
+)
 from arc_airv.tasks import hide_outputs
-from arc_airv.vote.candidates import index_pools
+from arc_airv.vote.rank import rank_candidates
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -26,18 +31,15 @@ def test_all_at_once_is_one_at_a_time(seed):
     frame = frame.sample(frac=1.0, random_state=seed)
     scored = score_predictions(frame, tasks)
     assert scored["grid"].tolist() == frame["grid"].tolist()
-    targets = targets_of(tasks)
     for row in scored.itertuples():
-        target = targets[row.task_id, row.test_index]
+        target = tasks[row.task_id].test[row.test_index].output
         grid = parse_grid(row.grid) if isinstance(row.grid, str) else None
-        assert row.correct == exact_score(target, grid)
-        assert row.correct_size == size_score(target, grid)
-        assert row.correct_pixels == pixel_score(target, grid)
+        same_shape = grid is not None and grid.shape == target.shape
+        assert row.correct == same_grid(target, grid)
+        assert row.correct_size == same_shape
+        assert row.correct_pixels == ((grid == target).mean() if same_shape else 0)
         assert row.answered == (grid is not None)
-    pools = index_pools(frame)
-    right = pools.candidates[find_right(pools, tasks)]
-    assert set(right["grid"]) <= {format_grid(target) for target in targets.values()}
-    assert len(right) == scored.groupby(["task_id", "test_index"])["correct"].max().sum()
+    assert find_right(frame, tasks).tolist() == (scored["correct"] == 1).tolist()
 
 
 def test_a_grid_that_is_none_is_refused():
@@ -46,12 +48,25 @@ def test_a_grid_that_is_none_is_refused():
 
 
 def test_solutions_are_in_the_order_of_the_tasks():
-    assert [(*key, format_grid(grid)) for key, grid in targets_of(TASKS).items()] == [
-        ("four", 0, "12|34"), ("two", 0, "5"), ("two", 1, "67"), ("none", 0, "0"),
-        ("invalid", 0, "0"),
+    assert solutions_of(TASKS).to_numpy().tolist() == [
+        ["four", 0, "12|34"], ["two", 0, "5"], ["two", 1, "67"], ["none", 0, "0"],
+        ["invalid", 0, "0"],
     ]  # fmt: skip
     with pytest.raises(ValueError, match="task four: the solution of test output 0 is hidden"):
-        targets_of(hide_outputs(TASKS))
+        solutions_of(hide_outputs(TASKS))
+
+
+def test_the_rank_of_the_right_grid_of_every_output():
+    ranked = rank_candidates(POOLS, method="logprob")
+    ranks = right_ranks(ranked.sample(frac=1.0, random_state=0), TASKS)
+    assert ranks["task_id"].tolist() == ["four", "two", "two", "none", "invalid"]
+    assert ranks["rank"].fillna(0).tolist() == [3, 0, 1, 0, 0]
+    assert ranks["votes"].tolist() == [1, 0, 1, 0, 0]
+    assert ranks["n_candidates"].tolist() == [3, 1, 2, 0, 0]
+    with pytest.raises(ValueError, match="hidden"):
+        right_ranks(ranked, hide_outputs(TASKS))
+    with pytest.raises(ValueError, match="not in the tasks"):
+        right_ranks(ranked, {"four": TASKS["four"]})
 
 
 def test_outputs_are_numbered_in_the_order_of_the_tasks():

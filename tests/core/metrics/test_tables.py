@@ -20,7 +20,7 @@ from arc_airv.metrics.tables import (
     status_table,
 )
 from arc_airv.prompts import STATUSES
-from arc_airv.records import COLUMNS
+from arc_airv.records import COLUMNS, NO_REPLY
 from arc_airv.tasks import hide_outputs
 
 HIDDEN = hide_outputs(TASKS)
@@ -128,7 +128,7 @@ def test_an_unknown_metric_is_refused(tasks):
 
 
 def test_every_status_has_a_sentence_and_counts_are_shares():
-    assert set(STATUS_MEANINGS) == set(STATUSES)
+    assert set(STATUS_MEANINGS) == {*STATUSES, NO_REPLY}
     table = status_table(pd.DataFrame({"status": ["ok"] * 3 + ["ragged"]}))
     assert table["status"].tolist() == ["ok", "ragged"]
     assert table["predictions"].tolist() == ["3", "1"]

@@ -50,7 +50,7 @@ BY_HAND = {
     "votes": [1, 2, 1],
     "log_votes": [0, log(2), 0],
     "share": [1 / 4, 2 / 4, 1 / 4],
-    "shape_share": [3 / 4, 3 / 4, 1 / 4],
+    "shape_votes": [3, 3, 1],
     # All three votes of the shape agree in the first cell; 2 of 3 on colour 2, 1 of 3 on 0.
     "agreement": [(3 + 1) / 6, (3 + 2) / 6, 1],
     "sum_reply_logprob": [-0.5, -4, NAN],

@@ -89,9 +89,9 @@ def test_a_grid_may_be_ruled_out_for_several_reasons():
     assert ruled_out(task, "55", "99", "5") == [["copy", "shape"], ["shape", "colors"], []]
 
 
-def test_a_filter_may_be_a_function_of_candidates_and_tasks():
-    def is_black(candidates, tasks):
-        return candidates["grid"].str.strip("0|") == ""
+def test_a_filter_may_be_a_function_of_ones_own():
+    def is_black(task, test_index):
+        return lambda grid: grid.strip("0|") == ""
 
     assert ruled_out(make_task("1 > 2"), "0", "2", filters=[is_black]) == [["is_black"], []]
 

@@ -1,4 +1,4 @@
-"""Selectors: every preset worked out by hand; weights that are learned are those that were used."""
+"""Selectors: every method worked out by hand; weights that are learned are those that were used."""
 
 import json
 from math import exp, log
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from arc_airv.studies.selection import fit_selector
 from arc_airv.vote.candidates import candidate_features
 from arc_airv.vote.rank import rank_candidates
-from arc_airv.vote.selectors import PRESETS, Selector, find_selector
+from arc_airv.vote.selectors import METHODS, Selector
 
 NAN = float("nan")
 COLUMNS = ["grid", "cumulative_logprob", "n_tokens"]
@@ -29,6 +29,7 @@ SCORES = pd.DataFrame(
 BY_HAND = {  # the scores of grids 1, 2, 3
     "votes": (2, 1, 3),
     "logprob": (-1, -0.5, -1.5),
+    "cells": (6 + 2 / 6, 6 + 1 / 6, 6 + 3 / 6),  # of one cell each
     "sum_of_probabilities": (log(exp(-1) + exp(-3)), -0.5, log(3) - 1.5),  # -0.87, -0.5, -0.40
     "votes_times_probability": (log(2) - 2, log(1) - 0.5, log(3) - 1.5),  # -1.31, -0.5, -0.40
     "product_of_experts": (-3, -1, -7),
@@ -38,30 +39,24 @@ BY_HAND = {  # the scores of grids 1, 2, 3
 }
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_by_hand(name):
-    ranked = rank_candidates(POOL, method="weighted", weights=name, scores=SCORES)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_by_hand(name):
+    ranked = rank_candidates(POOL, method=name, scores=SCORES)
     expected = dict(zip("123", BY_HAND[name]))
     assert ranked["grid"].tolist() == sorted(expected, key=expected.get, reverse=True)
     assert dict(zip(ranked["grid"], ranked["score"])) == pytest.approx(expected)
-    assert PRESETS[name].about
+    assert METHODS[name].about
 
 
-def test_there_is_no_preset_without_a_hand_computed_one():
-    assert set(BY_HAND) == set(PRESETS)
+def test_there_is_no_method_without_a_hand_computed_one():
+    assert set(BY_HAND) == set(METHODS)
 
 
-@pytest.mark.parametrize("name", ["votes", "logprob"])
-def test_a_method_is_the_preset_of_its_name(name):
-    by_weights = rank_candidates(POOL, method="weighted", weights=name)
-    pd.testing.assert_frame_equal(by_weights, rank_candidates(POOL, method=name))
-
-
-def test_weights_may_be_a_name_a_dict_or_a_selector():
+def test_a_method_may_be_a_name_a_dict_or_a_selector():
     selector = Selector({"votes": 1, "mean_score_logprob": 1})
     rankings = [
-        rank_candidates(POOL, method="weighted", weights=weights, scores=SCORES)
-        for weights in ("votes_plus_score", dict(selector.weights), selector)
+        rank_candidates(POOL, method=method, scores=SCORES)
+        for method in ("votes_plus_score", dict(selector.weights), selector)
     ]
     for ranked in rankings[1:]:
         pd.testing.assert_frame_equal(ranked, rankings[0])
@@ -73,10 +68,10 @@ def test_equal_scores_are_ordered_by_then_before_all_else():
     assert rank_candidates(pool)["grid"].tolist() == ["2", "1"]
     scores = SCORES[SCORES["grid"] != "3"].assign(score_logprob=[-1.0, -1.0, -9.0, -9.0])
     lexicographic = Selector({"votes": 1}, then=("mean_score_logprob",))
-    ranked = rank_candidates(pool, method="weighted", weights=lexicographic, scores=scores)
+    ranked = rank_candidates(pool, method=lexicographic, scores=scores)
     assert ranked["grid"].tolist() == ["1", "2"]
     more = pd.concat([pool, make_pool("a", 0, ("2", -1.0))])  # votes come first
-    ranked = rank_candidates(more, method="weighted", weights=lexicographic, scores=scores)
+    ranked = rank_candidates(more, method=lexicographic, scores=scores)
     assert ranked["grid"].tolist() == ["2", "1"]
 
 
@@ -84,10 +79,10 @@ def test_a_candidate_with_an_unknown_feature_is_behind_all_others():
     # Grid 3 has the most votes; nobody re-scored it, as if it had been cut off.
     scores = SCORES[SCORES["grid"] != "3"]
     for name in ("product_of_experts", "votes_plus_score", "all_logprobs"):
-        ranked = rank_candidates(POOL, method="weighted", weights=name, scores=scores)
+        ranked = rank_candidates(POOL, method=name, scores=scores)
         assert ranked["grid"].tolist() == ["2", "1", "3"]
         assert ranked["score"].tolist()[2] == -np.inf
-    unknown = rank_candidates(POOL, method="weighted", weights="votes_plus_score",
+    unknown = rank_candidates(POOL, method="votes_plus_score",
                               scores=SCORES.iloc[:0])  # fmt: skip
     assert unknown["grid"].tolist() == ["3", "1", "2"]  # as by votes
 
@@ -95,7 +90,7 @@ def test_a_candidate_with_an_unknown_feature_is_behind_all_others():
 def test_a_weight_of_zero_is_as_good_as_none():
     selector = Selector({"votes": 2, "mean_score_logprob": 0})
     assert selector.features == ["votes"]
-    ranked = rank_candidates(POOL, method="weighted", weights=selector)  # and needs no scores
+    ranked = rank_candidates(POOL, method=selector)  # and needs no scores
     assert ranked["score"].tolist() == [6, 4, 2]
 
 
@@ -107,11 +102,11 @@ def test_a_negative_weight_does_not_turn_the_impossible_into_the_best():
 # Files and errors --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("selector", [*PRESETS.values(), Selector({"share": -1 / 3}, about="ñ")])
+@pytest.mark.parametrize("selector", [*METHODS.values(), Selector({"share": -1 / 3}, about="ñ")])
 def test_a_selector_is_read_back_as_it_was_saved(selector, tmp_path):
     path = selector.save(tmp_path / "selector.json")
     assert Selector.load(path) == selector
-    assert set(json.loads(path.read_text())) == {"weights", "then", "about"}
+    assert set(json.loads(path.read_text())) == {"weights", "then", "compose", "about"}
 
 
 @pytest.mark.parametrize(
@@ -137,12 +132,6 @@ def test_unknown_features_are_refused():
         Selector({"luck": 1})
     with pytest.raises(ValueError, match=r"unknown features \['luck'\]"):
         Selector({"votes": 1}, then=("luck",))
-
-
-@pytest.mark.parametrize("weights", ["best", None, 3, ["votes"]])
-def test_an_unknown_preset_is_refused(weights):
-    with pytest.raises(ValueError, match=r"one of \['all_logprobs', .*got"):
-        find_selector(weights)
 
 
 # Learned weights ---------------------------------------------------------------------------------
@@ -281,9 +270,9 @@ def test_the_order_of_the_rows_does_not_matter(predictions, rescored, data):
     scores = scores.assign(test_index=0, augmentation=[f"view {i}" for i in range(len(scores))])
     other = frame.iloc[data.draw(st.permutations(range(len(frame))))]
     scores_ = scores.iloc[data.draw(st.permutations(range(len(scores))))]
-    for name in PRESETS:
+    for name in METHODS:
         pd.testing.assert_frame_equal(
-            rank_candidates(other, method="weighted", weights=name, scores=scores_),
-            rank_candidates(frame, method="weighted", weights=name, scores=scores),
+            rank_candidates(other, method=name, scores=scores_),
+            rank_candidates(frame, method=name, scores=scores),
             check_exact=True,
         )
