@@ -91,7 +91,7 @@ def build_wheel(into: str | Path) -> Path:
 
 
 def _can_build() -> bool:
-    """Whether the setuptools that is here builds wheels by itself: those before 70.1 do not."""
+    """Return True if the setuptools here builds wheels by itself: those before 70.1 do not."""
     # Not by importing it: it must not come after pip, whose place the resolver looks up.
     try:
         return tuple(map(int, version("setuptools").split(".")[:2])) >= (70, 1)
@@ -164,7 +164,7 @@ def check(image: Image, folder: str | Path | None = None) -> list[Wheel]:
 
 
 def lock_path(image: Image) -> Path:
-    """Where the lock of an image lies."""
+    """Return where the lock of an image lies."""
     return HERE / f"{image.name}.lock"
 
 

@@ -21,7 +21,7 @@ from rehearsal.variants import VARIANTS
 
 
 def describe(outcome: Outcome) -> str:
-    """What came of it, in a few words."""
+    """Say in a few words how it ended."""
     if outcome.faults:
         return "FAULT: " + "; ".join(outcome.faults)
     text = f"valid, {outcome.answered} of {outcome.outputs} answered"

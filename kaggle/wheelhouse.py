@@ -1,4 +1,4 @@
-"""What pip would do on a Kaggle image, asked here: the lock of a wheelhouse, and its check.
+"""The answer of pip on a Kaggle image, asked for here: the lock of a wheelhouse, and its check.
 
 No Kaggle image and no Python of its version is needed. pip's own resolver runs in an environment
 that holds nothing but pip and the metadata of the image's packages, with the image's version of
@@ -40,11 +40,11 @@ class Image:
     packages: dict[str, str]  # the image's versions, by normalized name
 
     def requirements(self) -> list[str]:
-        """What the wheelhouse is for."""
+        """Return the requirements that the wheelhouse is for."""
         return [f"vllm=={self.vllm}", f"ray=={self.ray}"]
 
     def pip_options(self) -> list[str]:
-        """What makes pip choose among wheels as on the image: its Python, its platform."""
+        """Return what makes pip choose among wheels as on the image: its Python, its platform."""
         newest = int(self.glibc.split(".")[1])
         platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(newest, 4, -1)]
         platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
@@ -93,7 +93,7 @@ def load_image(name: str, path: str | Path = IMAGES) -> Image:
 def resolve(
     requirements: Iterable[str], image: Image, *options: str, requires: dict | None = None
 ) -> list[Wheel]:
-    """What ``pip install`` would install or replace on the image, in pip's order.
+    """List what ``pip install`` would install or replace on the image, in pip's order.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def lock_wheels(image: Image) -> list[Wheel]:
 
 
 def requirements_of(image: Image) -> dict[str, tuple[str, ...]]:
-    """What the image's packages require, as the package index says.
+    """Read what the image's packages require from the package index.
 
     For a version with a local label, such as 2.10.0+cu128, that of the public release counts.
     """

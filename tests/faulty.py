@@ -10,11 +10,11 @@ from pathlib import Path
 
 from scripted import StreamingEngine
 
-import arc_airv.infer.generate
+import arc_airv.infer.ask
 from arc_airv.engines.local import LocalEngine
 from arc_airv.tasks import load_tasks
 
-arc_airv.infer.generate.FLUSH_SECONDS = 0.0  # what is answered is stored at once
+arc_airv.infer.ask.FLUSH_SECONDS = 0.0  # what is answered is stored at once
 
 
 class FaultyEngine(StreamingEngine):

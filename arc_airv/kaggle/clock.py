@@ -32,16 +32,11 @@ class Deadline:
 
     @property
     def seconds_left(self) -> float:
-        """Until the limit; negative behind it."""
+        """The time until the limit; negative behind it."""
         return self.at(1.0) - time.time()
 
-    @property
-    def share(self) -> float:
-        """How much of the limit is used: 0 at the start, 1 at the limit."""
-        return (time.time() - self.start) / self.seconds
-
     def at(self, share: float = 1.0, *, reserve: float = 0.0) -> float:
-        """The moment (``time.time()``) at which a share of the limit is used.
+        """Return the moment (``time.time()``) at which a share of the limit is used.
 
         Parameters
         ----------
@@ -58,7 +53,7 @@ class Deadline:
 
 
 def process_start() -> float:
-    """When this process was started (``time.time()`` seconds); now, where Linux's /proc is not."""
+    """Return when this process was started (``time.time()``); now, where Linux's /proc is not."""
     now = time.time()
     try:
         # The name in the second field may hold anything, but no ")" comes after it.

@@ -6,19 +6,17 @@ of a GPU is free again afterwards, for the engine that comes next.
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from arc_airv.engines.adapters import UNTRAINED
-from arc_airv.kaggle.log import Account
-from arc_airv.kaggle.process import Share, Worker
-from arc_airv.kaggle.supervise import split_tasks
-from arc_airv.storage import write_atomically
-from arc_airv.tasks import Task, hide_outputs, save_tasks
+from arc_airv.kaggle.log import Log
+from arc_airv.kaggle.process import Limits
+from arc_airv.kaggle.supervise import run_shares, share_out
+from arc_airv.tasks import Task
 
 MODES = ("joint", "per_task")
 # Adapters and pre-trained models want AdamW; an optimizer without history wants a gentle start.
@@ -37,9 +35,8 @@ def supervise_finetuning(
     training: Mapping[str, Any] | None = None,
     seed: int = 0,
     devices: Sequence[str | None] = (None,),
-    account: Account | None = None,
-    grace_seconds: float = 30.0,
-    poll_seconds: float = 0.5,
+    limits: Limits = Limits(),  # noqa: B008 (it is frozen)
+    log: Log | None = None,
 ) -> tuple[Path, dict[str, Path] | None]:
     """Fine-tune a model on the demonstrations of the tasks to be answered, whatever happens.
 
@@ -65,11 +62,10 @@ def supervise_finetuning(
     devices : sequence of str or None, default (None,)
         A worker for each, with this CUDA_VISIBLE_DEVICES (None leaves it), which share the tasks
         out. A joint model is trained on the first one.
-    account : Account, optional
+    limits : Limits, optional
+        A slow start and a long silence are no failure of a training, so these two do not count.
+    log : Log, optional
         Where to write down what happens; by default a new one, which is printed.
-    grace_seconds : float, default 30
-        Training stops so long before the deadline, and is ended by force at it.
-    poll_seconds : float, default 0.5
 
     Returns
     -------
@@ -88,49 +84,35 @@ def supervise_finetuning(
         raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
     if not devices:
         raise ValueError("supervise_finetuning needs at least one device")
-    account = account or Account()
+    log = log or Log()
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     job = {
         "do": "finetune",
         "mode": mode,
         "model": str(model),
-        "folder": str(folder),
-        "deadline": deadline - grace_seconds,
-        "max_tokens": max_tokens,
-        "seed": seed,
         "training": {**TRAINING, **(training or {})},
-        "options": {"rank": rank} if mode == "per_task" else {},
+        "finetune": {
+            "folder": str(folder),
+            "max_tokens": max_tokens,
+            "seed": seed,
+            "deadline": deadline - limits.grace_seconds,
+            **({"rank": rank} if mode == "per_task" else {}),
+        },
     }
     used = devices[:1] if mode == "joint" else devices
-    limits = math.inf, math.inf, grace_seconds  # a slow first step is no failure
-    workers: dict[str, Worker] = {}
-    failed = not tasks
-    try:
-        for number, part in enumerate(split_tasks(hide_outputs(tasks), len(used))):
-            name = f"finetune.{number}"
-            file = save_tasks(part, folder / f"{name}.tasks.json")
-            share = Share(folder / name, {**job, "tasks": str(file)}, len(part))
-            path = folder / f"{name}.job.json"
-            write_atomically(path, json.dumps(share.job))
-            workers[name] = Worker(share, path, used[number], deadline, *limits)
-            account.add(name, f"{mode}, {len(part)} tasks")
-        while workers:
-            time.sleep(poll_seconds)
-            for name, worker in list(workers.items()):
-                _, end = worker.check()
-                if end is not None:
-                    workers.pop(name).end()
-                    account.add(name, end.text, failed=end.failed)
-                    failed |= end.failed
-    finally:  # also when the notebook's cell is interrupted
-        for worker in workers.values():
-            worker.end()
+    named = {f"finetune.{number}": device for number, device in enumerate(used)}
+    paths = [folder / name for name in named]
+    shares = share_out(tasks, paths, job, label=f"{mode}, ", may_repeat=False)
+    limits = replace(limits, startup_seconds=math.inf, hang_seconds=math.inf)
+    n_failures = len(log.failures)
+    run_shares(shares, named, [{}], deadline, limits, log)
+    failed = not tasks or len(log.failures) > n_failures
     if mode == "joint":
         return (Path(model) if failed else folder), None
     adapters = {task_id: folder / task_id for task_id in tasks}
     n_trained = sum(path.exists() for path in adapters.values())
-    account.add("finetune", f"{n_trained} of {len(tasks)} tasks have learnt an adapter")
+    log.add("finetune", f"{n_trained} of {len(tasks)} tasks have learnt an adapter")
     if not n_trained:  # answering through adapters that change nothing would only be slower
         return Path(model), None
     return Path(model), {

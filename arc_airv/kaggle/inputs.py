@@ -1,9 +1,4 @@
-"""The machine that a Kaggle notebook finds itself on: its inputs, its clock and its GPUs.
-
-Input paths moved over the years, so they are searched for. Nothing here initializes CUDA: the
-engines run in processes of their own, and this one stays clean of it. Each place that differs off
-Kaggle is a parameter.
-"""
+"""The inputs of a Kaggle notebook, whose paths moved over the years: they are searched for."""
 
 from __future__ import annotations
 
@@ -12,19 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 INPUT = Path("/kaggle/input")
-LIMIT_HOURS = 12.0
 
 
 def is_rerun(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this is the scored rerun, which sees the hidden test file."""
+    """Return True in the scored rerun, which sees the hidden test file."""
     return bool(environment.get("KAGGLE_IS_COMPETITION_RERUN"))
 
 
-# Inputs ------------------------------------------------------------------------------------------
-
-
 def find_input(name: str, *, root: str | Path = INPUT) -> Path:
-    """The one file or folder of a name (or glob pattern) anywhere under the inputs.
+    """Find the one file or folder of a name (or glob pattern) anywhere under the inputs.
 
     Parameters
     ----------
@@ -47,7 +38,7 @@ def find_input(name: str, *, root: str | Path = INPUT) -> Path:
 
 
 def find_model(*, root: str | Path = INPUT) -> Path:
-    """The one folder under the inputs that holds a model: a config.json beside safetensors.
+    """Find the one folder under the inputs with a model: a config.json beside safetensors.
 
     Raises
     ------
@@ -60,7 +51,7 @@ def find_model(*, root: str | Path = INPUT) -> Path:
 
 
 def _search(root: Path, pattern: str) -> list[Path]:
-    """All paths below a folder whose end matches; what links lead to, too, but once."""
+    """List the paths below a folder whose end matches; where links lead, too, but once."""
     found, seen = [], set()
     for folder, folders, files in os.walk(root, followlinks=True):
         folders.sort()
@@ -84,6 +75,3 @@ def _the_one(found: list[Path], what: str, root: Path) -> Path:
             places = [f"attached: {', '.join(attached[:20]) or 'nothing'}"]
         raise FileNotFoundError(f"no {what} under {root}; {places[0]}")
     return found[0]
-
-
-# The clock ---------------------------------------------------------------------------------------

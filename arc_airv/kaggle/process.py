@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arc_airv.kaggle.worker import MARK, SUPERVISED
-from arc_airv.storage import DISK_FULL
+from arc_airv.storage import DISK_FULL, write_atomically
 
 # The store cannot grow: a humbler engine would not help.
 NO_ROOM = re.compile(rf"OSError: \[Errno (?:{'|'.join(map(str, DISK_FULL))})\]")
@@ -22,26 +23,60 @@ ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|Exit)\b.*")  # the end 
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one worker is to do.
+class Limits:
+    """The patience of a supervisor.
 
     Attributes
     ----------
-    store : Path
-        What grows while it works; its log lies beside it.
-    job : dict
-        See `arc_airv.kaggle.worker`; without the engine.
-    n_tasks : int
+    startup_seconds : float, default 1200
+        An engine that is not ready after so long has failed.
+    hang_seconds : float, default 900
+        So long without a prediction is a hang.
+    grace_seconds : float, default 30
+        Workers are asked to stop so long before the deadline, and ended by force at it.
+    poll_seconds : float, default 0.5
+        Between two looks at the workers.
+    keep_free : float, default 64
+        MiB of the disk below which all workers are stopped: a full one would take the submission,
+        too.
     """
 
-    store: Path
+    startup_seconds: float = 1200.0
+    hang_seconds: float = 900.0
+    grace_seconds: float = 30.0
+    poll_seconds: float = 0.5
+    keep_free: float = 64.0
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of the tasks for a device: the work of one worker.
+
+    Attributes
+    ----------
+    path : Path
+        The store that grows meanwhile; the share's tasks, job and log lie beside it.
+    job : dict
+        See `arc_airv.kaggle.worker`; without the engine.
+    text : str
+        The job, for the log.
+    may_repeat : bool
+        Try it again if it fails.
+    """
+
+    path: Path
     job: dict[str, Any]
-    n_tasks: int
+    text: str
+    may_repeat: bool = True
+
+    def beside(self, ending: str) -> Path:
+        """The path of one of its files."""
+        return self.path.with_name(f"{self.path.name}.{ending}")
 
 
 @dataclass(frozen=True)
 class End:
-    """How a worker ended: in words, whether that was a failure, whether trying on is useless."""
+    """The end of a worker: in words, if it was a failure, if a further try would be useless."""
 
     text: str
     failed: bool = False
@@ -54,32 +89,28 @@ class Worker:
     Parameters
     ----------
     share : Share
-    job : Path
-        The job file.
+    configuration : mapping
+        Added to its job: the engine.
     device : str or None
         Its CUDA_VISIBLE_DEVICES; None leaves it.
     deadline : float or None
         When to end it by force.
-    startup_seconds, hang_seconds, grace_seconds : float
-        See `arc_airv.kaggle.supervise.supervise`.
+    limits : Limits
     """
 
     def __init__(
         self,
         share: Share,
-        job: Path,
+        configuration: Mapping[str, Any],
         device: str | None,
         deadline: float | None,
-        startup_seconds: float,
-        hang_seconds: float,
-        grace_seconds: float,
+        limits: Limits,
     ) -> None:
         self.share = share
         self.deadline = deadline
-        self.startup_seconds = startup_seconds
-        self.hang_seconds = hang_seconds
-        self.grace_seconds = grace_seconds
-        self.log = share.store.with_name(share.store.name + ".log")
+        self.limits = limits
+        job, self.log = share.beside("job.json"), share.beside("log")
+        write_atomically(job, json.dumps({**share.job, **configuration}))
         # The worker finds what this process finds, however it came upon its path.
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
@@ -95,38 +126,38 @@ class Worker:
                 env=environment,
                 start_new_session=True,  # so that all processes of an engine can be ended together
             )
-        self.size = self._store_size()
+        self.size = store_size(share.path)
         self.lines_before = self._store_lines()
         self.ready = False
         self.done_since: float | None = None
-        self.error = ""
+        self.error = self.summary = ""
         self.last_sign = time.monotonic()
 
     @property
     def progress(self) -> bool:
-        """Whether it has stored anything, but for half a line."""
+        """True if it has stored anything, but for half a line."""
         return self._store_lines() > self.lines_before
 
     def check(self) -> tuple[list[str], End | None]:
-        """What it said since the last time, and how it ended, if it did."""
+        """Return what it said since the last time, and how it ended, if it did."""
         code = self.process.poll()  # first, so that nothing said before the end is missed
         messages = self._listen()
-        size = self._store_size()
+        size = store_size(self.share.path)
         if size != self.size:  # what a log says is no sign: libraries complain of their own hang
             self.size, self.last_sign = size, time.monotonic()
         silent = time.monotonic() - self.last_sign
         if self.done_since is not None:
             # It is given a moment to tidy up after itself.
-            late = time.monotonic() - self.done_since > self.grace_seconds
-            return messages, End("done") if code is not None or late else None
+            late = time.monotonic() - self.done_since > self.limits.grace_seconds
+            return messages, End(self.summary) if code is not None or late else None
         if code is not None:
             full = self.ready and NO_ROOM.match(self.error) is not None
             return messages, End(self._cause(code), failed=True, is_over=full)
         if self.deadline is not None and time.time() >= self.deadline:
             return messages, End("did not stop by itself at the deadline", True, is_over=True)
-        if not self.ready and silent > self.startup_seconds:
+        if not self.ready and silent > self.limits.startup_seconds:
             return messages, End(f"not ready after {silent:.0f} s", failed=True)
-        if self.ready and silent > self.hang_seconds:
+        if self.ready and silent > self.limits.hang_seconds:
             return messages, End(f"hangs: no prediction for {silent:.0f} s", failed=True)
         return messages, None
 
@@ -134,7 +165,7 @@ class Worker:
         """Ask it to stop, and wait a little."""
         self.process.terminate()
         try:
-            self.process.wait(self.grace_seconds)
+            self.process.wait(self.limits.grace_seconds)
         except subprocess.TimeoutExpired:
             pass  # `end` is next
 
@@ -148,7 +179,7 @@ class Worker:
         self.process.stdin.close()
 
     def _listen(self) -> list[str]:
-        """Read the new whole lines of the log; returns what is worth to be written down."""
+        """Read the new whole lines of the log; return those for the log of the run."""
         messages = []
         with open(self.log, "rb") as log:
             log.seek(self._place)
@@ -169,10 +200,8 @@ class Worker:
             if event["event"] == "ready":
                 self.ready = True
                 messages.append(f"ready after {event['seconds']} s")
-            elif event["event"] == "round":
-                messages.append(event["text"])
             elif event["event"] == "done":
-                self.done_since = time.monotonic()
+                self.done_since, self.summary = time.monotonic(), event["text"]
         return messages
 
     def _cause(self, code: int) -> str:
@@ -184,14 +213,11 @@ class Worker:
             text = f"ended with exit status {code}"
         return f"{text}: {self.error}" if self.error else text
 
-    def _store_size(self) -> int:
-        try:
-            return self.share.store.stat().st_size
-        except FileNotFoundError:
-            return 0
-
     def _store_lines(self) -> int:
-        try:
-            return self.share.store.read_bytes().count(b"\n")
-        except FileNotFoundError:
-            return 0
+        path = self.share.path
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def store_size(path: Path) -> int:
+    """The bytes of a store; 0 where there is none yet."""
+    return path.stat().st_size if path.exists() else 0

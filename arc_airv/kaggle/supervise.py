@@ -1,4 +1,4 @@
-"""Generation that survives its engines: they run in other processes, which are watched.
+"""Work that survives its workers: shares of the tasks in other processes, which are watched.
 
 A worker (`arc_airv.kaggle.worker`) that fails to start, dies or hangs is ended with all its
 processes, so that its GPU is free again, and followed by one of a humbler configuration. Nothing
@@ -8,25 +8,23 @@ whatever happens here.
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from arc_airv.engines.base import Sampling
-from arc_airv.kaggle.log import Account
-from arc_airv.kaggle.process import Share, Worker
+from arc_airv.kaggle.log import Log
+from arc_airv.kaggle.process import Limits, Share, Worker
 from arc_airv.records import mend_store
-from arc_airv.storage import write_atomically
 from arc_airv.tasks import Task, hide_outputs, save_tasks
 
 
 def degrade(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The configurations to try one after the other, from the one asked for to the humblest.
+    """List the configurations to try one after the other, from the one asked for to the humblest.
 
     Parameters
     ----------
@@ -64,8 +62,8 @@ def degrade(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def split_tasks(tasks: dict[str, Task], n: int) -> list[dict[str, Task]]:
-    """Shares of about the same work, by the cells of the prompts; none of them is empty."""
-    shares: list[dict[str, Task]] = [{} for _ in range(n)]
+    """Split tasks into parts of about the same work, by the cells of the prompts; none is empty."""
+    parts: list[dict[str, Task]] = [{} for _ in range(n)]
     loads = [0] * n
 
     def cells(task: Task) -> int:
@@ -74,20 +72,20 @@ def split_tasks(tasks: dict[str, Task], n: int) -> list[dict[str, Task]]:
 
     for task_id in sorted(tasks, key=lambda t: cells(tasks[t]), reverse=True):
         lightest = loads.index(min(loads))
-        shares[lightest][task_id] = tasks[task_id]
+        parts[lightest][task_id] = tasks[task_id]
         loads[lightest] += cells(tasks[task_id])
-    return [share for share in shares if share]
+    return [part for part in parts if part]
 
 
 def store_paths(store: str | Path, n: int) -> list[Path]:
-    """The stores of n workers: the path itself for one, else ``<name>.0.jsonl`` and so on."""
+    """Name the stores of n workers: the path itself for one, else ``<name>.0.jsonl`` and so on."""
     store = Path(store)
     if n == 1:
         return [store]
     return [store.with_name(f"{store.name.removesuffix('.jsonl')}.{i}.jsonl") for i in range(n)]
 
 
-def supervise(
+def supervise_generation(
     tasks: dict[str, Task],
     *,
     model: str | Path,
@@ -98,13 +96,10 @@ def supervise(
     devices: Sequence[str | None] = (None,),
     deadline: float | None = None,
     sampling: Sampling | None = None,
-    generate: Mapping[str, Any] | None = None,
-    account: Account | None = None,
-    startup_seconds: float = 1200.0,
-    hang_seconds: float = 900.0,
-    grace_seconds: float = 30.0,
-    poll_seconds: float = 0.5,
-    keep_free: float = 64.0,
+    limits: Limits = Limits(),  # noqa: B008 (it is frozen)
+    log: Log | None = None,
+    watch: Callable[[], None] | None = None,
+    **options: Any,
 ) -> list[Path]:
     """Fill stores with predictions until the deadline, whatever the engines do.
 
@@ -120,7 +115,8 @@ def supervise(
         ``<name>.jsonl``; with several devices, ``<name>.0.jsonl`` and so on. Stores that are there
         are gone on with.
     n_predictions : int
-        At most so many of every test output, see `arc_airv.kaggle.rounds.generate_rounds`.
+        At most so many of every test output: one view of each first, then in the order of
+        `arc_airv.infer.generate_predictions`.
     seed : int
     devices : sequence of str or None, default (None,)
         A worker for each, with this CUDA_VISIBLE_DEVICES (None leaves it); the tasks are shared
@@ -128,20 +124,13 @@ def supervise(
     deadline : float, optional
         Moment (``time.time()``) at which no worker runs any more.
     sampling : Sampling, optional
-    generate : mapping, optional
-        Further options of `arc_airv.infer.generate_predictions` (JSON values).
-    account : Account, optional
+    limits : Limits, optional
+    log : Log, optional
         Where to write down what happens; by default a new one, which is printed.
-    startup_seconds : float, default 1200
-        An engine that is not ready after so long has failed.
-    hang_seconds : float, default 900
-        So long without a prediction is a hang.
-    grace_seconds : float, default 30
-        Workers are asked to stop so long before the deadline, and ended by force at it.
-    poll_seconds : float, default 0.5
-    keep_free : float, default 64
-        MiB of the disk below which all workers are stopped: a full one would take the submission,
-        too.
+    watch : function, optional
+        Called between two looks at the workers. It must not raise.
+    **options
+        Passed to `arc_airv.infer.generate_predictions` (JSON values).
 
     Returns
     -------
@@ -155,73 +144,139 @@ def supervise(
         If there is no configuration or no device.
     """
     if not configurations or not devices:
-        raise ValueError("supervise needs at least one configuration and one device")
-    account = account or Account()
+        raise ValueError("supervise_generation needs at least one configuration and one device")
     job = {
         "do": "generate",
         "model": str(model),
         "n_predictions": n_predictions,
-        "seed": seed,
-        "deadline": None if deadline is None else deadline - grace_seconds,
         "sampling": asdict(sampling or Sampling()),
-        "generate": dict(generate or {}),
+        "generate": {"seed": seed, **options},
     }
+    if deadline is not None:
+        job["generate"]["deadline"] = deadline - limits.grace_seconds
     Path(store).parent.mkdir(parents=True, exist_ok=True)
-    has_room = partial(_has_room, Path(store).parent, keep_free, account)
-    stores, waiting = [], []
-    parts = split_tasks(hide_outputs(tasks), len(devices))
-    for path, part in zip(store_paths(store, len(devices)), parts):
-        file = save_tasks(part, path.with_name(path.name + ".tasks.json"))
-        waiting.append(Share(path, {**job, "tasks": str(file), "store": str(path)}, len(part)))
-        stores.append(path)
-    limits = startup_seconds, hang_seconds, grace_seconds
-    crew = [_Device(number, name, account, limits) for number, name in enumerate(devices)]
+    shares = share_out(tasks, store_paths(store, len(devices)), job)
+    named = {f"worker {number}": device for number, device in enumerate(devices)}
+    run_shares(shares, named, configurations, deadline, limits, log or Log(), watch)
+    return [share.path for share in shares]
+
+
+def share_out(
+    tasks: dict[str, Task],
+    paths: Sequence[Path],
+    job: Mapping[str, Any],
+    *,
+    label: str = "",
+    may_repeat: bool = True,
+) -> list[Share]:
+    """Make a share of the tasks, their test outputs hidden, for each path."""
+    shares = []
+    for path, part in zip(paths, split_tasks(hide_outputs(tasks), len(paths))):
+        share = Share(path, {**job, "store": str(path)}, f"{label}{len(part)} tasks", may_repeat)
+        share.job["tasks"] = str(save_tasks(part, share.beside("tasks.json")))
+        shares.append(share)
+    return shares
+
+
+def run_shares(
+    shares: Sequence[Share],
+    devices: Mapping[str, str | None],
+    configurations: Sequence[Mapping[str, Any]],
+    deadline: float | None,
+    limits: Limits,
+    log: Log,
+    watch: Callable[[], None] | None = None,
+) -> None:
+    """Run a worker for each share, on the devices that work, until the deadline.
+
+    Parameters
+    ----------
+    shares : sequence of Share
+        Their files lie in one folder.
+    devices : mapping of str to str or None
+        The CUDA_VISIBLE_DEVICES of each, by its name in the log.
+    configurations : sequence of mapping
+        What the job of a share gets beside, in the order in which a device tries them.
+    deadline, limits, log, watch
+        See `supervise_generation`.
+    """
+    crew = [_Device(name, visible, log) for name, visible in devices.items()]
+    waiting = list(shares)
+    handover = None  # when a device gives up its own share for one that lost its device
     try:
-        clock = deadline, grace_seconds, poll_seconds
-        _run(crew, waiting, configurations, *clock, account, has_room)
+        while shares and _has_room(shares[0].path.parent, limits.keep_free, log):
+            left = math.inf if deadline is None else deadline - time.time()
+            for device in crew:
+                if (share := device.check(len(configurations))) is not None:
+                    waiting.insert(0, share)
+                is_free = device.worker is None and device.level < len(configurations)
+                if is_free and waiting and left > limits.grace_seconds:
+                    device.start(waiting.pop(0), configurations[device.level], deadline, limits)
+            running = [device for device in crew if device.worker is not None]
+            if not running:
+                if waiting:
+                    reason = "no device" if left > limits.grace_seconds else "no time"
+                    log.add("supervisor", f"{len(waiting)} shares wait, {reason}", failed=True)
+                return
+            if not waiting or deadline is None:
+                handover = None
+            elif handover is None:
+                handover = time.time() + left / 2
+            elif time.time() >= handover:
+                running[0].stop()
+                log.add(running[0].name, "stops, for a share that lost its device")
+                handover = None
+            if watch is not None:
+                watch()
+            time.sleep(limits.poll_seconds)
+        for device in crew:
+            device.stop()
     finally:  # also when the notebook's cell is interrupted
         for device in crew:
             device.end()
-    return stores
 
 
 class _Device:
     """A device: how far down the configurations it is, and the worker that it runs."""
 
-    def __init__(
-        self, number: int, name: str | None, account: Account, limits: tuple[float, float, float]
-    ) -> None:
-        self.who = f"worker {number}"
+    def __init__(self, name: str, visible: str | None, log: Log) -> None:
         self.name = name
-        self.account = account
-        self.limits = limits
+        self.visible = visible
+        self.log = log
         self.level = 0
         self.worker: Worker | None = None
 
-    def start(self, share: Share, configuration: Mapping[str, Any], deadline: float | None) -> None:
-        if dropped := mend_store(share.store):
-            self.account.add(
-                self.who, f"{share.store}: dropped {dropped} broken lines", failed=True
-            )
-        job = share.store.with_name(share.store.name + ".job.json")
-        write_atomically(job, json.dumps({**share.job, **configuration}))
-        self.worker = Worker(share, job, self.name, deadline, *self.limits)
-        self.account.add(self.who, f"{share.n_tasks} tasks, {configuration}")
+    def start(
+        self,
+        share: Share,
+        configuration: Mapping[str, Any],
+        deadline: float | None,
+        limits: Limits,
+    ) -> None:
+        if dropped := mend_store(share.path):
+            self.log.add(self.name, f"{share.path}: dropped {dropped} broken lines", failed=True)
+        self.worker = Worker(share, configuration, self.visible, deadline, limits)
+        described = f", {dict(configuration)}" if configuration else ""
+        self.log.add(self.name, share.text + described)
 
     def check(self, n_levels: int) -> Share | None:
-        """Look after the worker; returns its share if it failed and is to be tried again."""
+        """Look after the worker; return its share if it failed and is to be tried again."""
+        if self.worker is None:
+            return None
         messages, ended = self.worker.check()
         for text in messages:
-            self.account.add(self.who, text)
+            self.log.add(self.name, text)
         if ended is None:
             return None
         share, made = self.worker.share, self.worker.progress
         self.end()
-        self.account.add(self.who, ended.text, failed=ended.failed)
-        if not ended.failed or ended.is_over:
+        self.log.add(self.name, ended.text, failed=ended.failed)
+        if not ended.failed or ended.is_over or not share.may_repeat:
             return None
         if self.level < n_levels - 1 or not made:
             self.level += 1
+        if self.level == n_levels:
+            self.log.add(self.name, "no configuration is left to try", failed=True)
         return share
 
     def stop(self) -> None:
@@ -235,52 +290,8 @@ class _Device:
             self.worker = None
 
 
-def _has_room(folder: Path, keep_free: float, account: Account) -> bool:
+def _has_room(folder: Path, keep_free: float, log: Log) -> bool:
     free = shutil.disk_usage(folder).free / 2**20
     if free < keep_free:
-        account.add("disk", f"only {free:.1f} MiB are free: the engines stop", failed=True)
+        log.add("disk", f"only {free:.1f} MiB are free: the engines stop", failed=True)
     return free >= keep_free
-
-
-def _run(
-    crew: list[_Device],
-    waiting: list[Share],
-    configurations: Sequence[Mapping[str, Any]],
-    deadline: float | None,
-    grace: float,
-    poll: float,
-    account: Account,
-    has_room: Callable[[], bool],
-) -> None:
-    handover = None  # when a device gives up its own share for one that lost its device
-    while True:
-        if not has_room():
-            for device in crew:
-                device.stop()
-            return
-        left = float("inf") if deadline is None else deadline - time.time()
-        for device in crew:
-            if device.worker is not None:
-                share = device.check(len(configurations))
-                if share is not None:
-                    waiting.insert(0, share)
-                    if device.level == len(configurations):
-                        account.add(device.who, "no configuration is left to try", failed=True)
-            if device.worker is None and device.level < len(configurations):
-                if waiting and left > 2 * grace:
-                    device.start(waiting.pop(0), configurations[device.level], deadline)
-        running = [device for device in crew if device.worker is not None]
-        if not running:
-            if waiting:
-                reason = "no time" if left <= 2 * grace else "no device"
-                account.add("supervisor", f"{len(waiting)} shares wait, {reason}", failed=True)
-            return
-        if not waiting or deadline is None:
-            handover = None
-        elif handover is None:
-            handover = time.time() + left / 2
-        elif time.time() >= handover:
-            running[0].stop()
-            account.add(running[0].who, "stops, for a share that lost its device")
-            handover = None
-        time.sleep(poll)

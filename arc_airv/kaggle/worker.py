@@ -19,7 +19,7 @@ from typing import Any
 
 from arc_airv.engines.auto import make_engine
 from arc_airv.engines.base import Sampling
-from arc_airv.kaggle.rounds import Round, generate_rounds
+from arc_airv.infer.generate import generate_predictions
 from arc_airv.tasks import load_tasks
 
 SUPERVISED = "--supervised"
@@ -27,31 +27,22 @@ MARK = "@arc_airv "  # of a line that is for the supervisor, among those that li
 
 
 def generate(job: dict[str, Any]) -> None:
-    """Make the engine that the job names, and fill its store in rounds until the deadline."""
+    """Make the engine that the job names, and fill its store until the deadline."""
     say("starting", engine=job["engine"], options=job["options"])
     tasks = load_tasks(job["tasks"])
     start = time.monotonic()
     engine = make_engine(job["engine"], job["model"], job["options"])
     say("ready", seconds=round(time.monotonic() - start, 1))
-
-    def report(finished: Round) -> None:
-        say("round", text=str(finished))
-
-    generate_rounds(
-        tasks,
-        engine,
-        n_predictions=job["n_predictions"],
-        seed=job["seed"],
-        store=job["store"],
-        deadline=job["deadline"],
-        sampling=Sampling(**job["sampling"]),
-        report=report,
-        progress=False,
-        **job["generate"],
-    )
-    say("done")
-    if hasattr(engine, "close"):
-        engine.close()
+    sampling = Sampling(**job["sampling"])
+    options = {"store": job["store"], "sampling": sampling, "progress": False, **job["generate"]}
+    # One view of every output first: whatever happens later, each has an answer.
+    numbers = dict.fromkeys([sampling.n, job["n_predictions"]])
+    calls = [generate_predictions(tasks, engine, n_predictions=n, **options) for n in numbers]
+    last, n_new, seconds = calls[-1], sum(c.n_new for c in calls), sum(c.seconds for c in calls)
+    text = f"done: {last.n_stored} of {last.n_asked} predictions, {n_new} of them new"
+    text += f" in {seconds:.1f} s ({n_new / seconds:.2f}/s)"
+    say("done", text=text if last.stopped == "done" else f"{text}, stopped at the {last.stopped}")
+    engine.close()
 
 
 def finetune(job: dict[str, Any]) -> None:
@@ -64,9 +55,8 @@ def finetune(job: dict[str, Any]) -> None:
     # The deadline is the only limit, so that a second start uses the time that it has.
     config = TrainConfig(seconds=math.inf, **job["training"])
     learn = {"joint": finetune_joint, "per_task": finetune_per_task}[job["mode"]]
-    options = {name: job[name] for name in ("max_tokens", "deadline", "seed")}
-    learn(job["model"], tasks, config, job["folder"], **options, **job["options"])
-    say("done")
+    learn(job["model"], tasks, config, **job["finetune"])
+    say("done", text="done")
 
 
 JOBS = {"generate": generate, "finetune": finetune}

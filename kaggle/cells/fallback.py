@@ -6,7 +6,7 @@ INPUT = Path("/kaggle/input")
 
 
 def n_outputs(task):
-    """How many answers an entry of the challenges file needs, however malformed it is."""
+    """Count the answers that an entry of the challenges file needs, however malformed it is."""
     pairs = task.get("test") if isinstance(task, dict) else None
     return len(pairs) if isinstance(pairs, list) and pairs else 1
 

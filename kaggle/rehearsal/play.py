@@ -21,7 +21,7 @@ PATIENCE = 900  # seconds; far more than any variant takes
 
 @dataclass(frozen=True)
 class Stage:
-    """What the rehearsals share: lent packages, datasets, models."""
+    """Lent packages, datasets and models, which the rehearsals share."""
 
     folder: Path
     packages: Path
@@ -30,21 +30,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a rehearsal.
+    """The result of a rehearsal.
 
     Attributes
     ----------
     name, isolation : str
     seconds, fallback_seconds : float
-        How long it took; how long until the first submission was there.
+        Until the end; until the first submission was there.
     answered, outputs : int
         Outputs with an answer, of all.
     reported : list of str
-        What the account says went wrong.
+        The failures in the log of the run.
     faults : list of str
-        What is not as it has to be.
+        The ways in which it did not end as it has to.
     log : str
-        What was printed.
+        All that was printed.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def set_stage(folder: Path) -> Stage:
-    """Make what the rehearsals share."""
+    """Make the stage that the rehearsals share."""
     folder.mkdir(parents=True, exist_ok=True)
     datasets = image.prepare_datasets(folder / "datasets")
     shutil.copytree(prepare.MODEL, datasets / "tiny")
@@ -68,7 +68,7 @@ def set_stage(folder: Path) -> Stage:
 
 
 def make_garbage_model(folder: Path) -> None:
-    """A model of the shipped format that has learnt nothing."""
+    """Make a model of the shipped format that has learnt nothing."""
     import torch
 
     from arc_airv.training.tiny import build_model, build_tokenizer, tiny_prompt_format
@@ -163,7 +163,7 @@ def rehearse(stage: Stage, name: str, variant: Variant, kind: str | None = None)
 
 
 def commands(python: Path, kaggle: Path, variant: Variant) -> list[list[str]]:
-    """What Kaggle runs: once papermill, in earlier years nbconvert; then nbconvert for the page."""
+    """Return the commands of Kaggle: papermill or, in earlier years, nbconvert; then the page."""
     source, target = kaggle / "src" / "script.ipynb", kaggle / "working" / "__notebook__.ipynb"
     nbconvert = [str(python), "-m", "nbconvert"]
     page = [*nbconvert, "--to", "html", "--output", "__results__.html", str(target)]
@@ -197,7 +197,7 @@ def watch(
 
 
 def wait_for_end(scene: Scene, seconds: float = 5.0) -> bool:
-    """Whether all processes of a run end by themselves, soon."""
+    """Return True if all processes of a run end by themselves, soon."""
     end = time.monotonic() + seconds
     while scene.processes():
         if time.monotonic() > end:
@@ -207,7 +207,7 @@ def wait_for_end(scene: Scene, seconds: float = 5.0) -> bool:
 
 
 def outputs_of(notebook: Path) -> str:
-    """What the cells of an executed notebook printed."""
+    """Return all that the cells of an executed notebook printed."""
     try:
         cells = json.loads(notebook.read_text())["cells"]
     except (OSError, ValueError) as error:
@@ -217,6 +217,6 @@ def outputs_of(notebook: Path) -> str:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change of every file."""
+    """Return size and time of change of every file."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}

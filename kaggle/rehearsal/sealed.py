@@ -59,7 +59,7 @@ def find_kind() -> str:
 
 @cache
 def _options() -> tuple[str, ...] | None:
-    """What `unshare` needs to make a sealed machine; None if it cannot."""
+    """Return the options of `unshare` for a sealed machine; None if it can make none."""
     if sys.platform != "linux" or shutil.which("unshare") is None:
         return None
     for options in (), ("--map-root-user",):
@@ -79,7 +79,7 @@ def make_folders(kaggle: Path) -> Path:
 
 
 def inside(kind: str, kaggle: Path) -> Path:
-    """What the sealed machine calls this folder."""
+    """Return the name of this folder in the sealed machine."""
     return Path("/kaggle") if kind == "namespaces" else kaggle
 
 

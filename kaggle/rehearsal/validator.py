@@ -1,4 +1,4 @@
-"""Whether a submission can be scored, and whether a folder holds anything half-written.
+"""Faults of a submission that keep it from being scored, and half-written files in a folder.
 
 On purpose nothing of arc_airv is used here: a fault of the library's own checks is to be found.
 """
@@ -10,7 +10,7 @@ NOTHING = [[0]]
 
 
 def answers_needed(challenges: dict) -> dict[str, int]:
-    """How many answers each task needs; one, where its entry does not tell."""
+    """Count the answers that each task needs; one, where its entry does not tell."""
     needed = {}
     for task_id, entry in challenges.items():
         pairs = entry.get("test") if isinstance(entry, dict) else None
@@ -19,7 +19,7 @@ def answers_needed(challenges: dict) -> dict[str, int]:
 
 
 def submission_faults(path: Path, challenges: dict) -> list[str]:
-    """What is wrong with a submission to these challenges; nothing, if it can be scored."""
+    """List what is wrong with a submission to these challenges; nothing, if it can be scored."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -44,7 +44,7 @@ def submission_faults(path: Path, challenges: dict) -> list[str]:
 
 
 def is_grid(grid: object) -> bool:
-    """Whether this is a list of 1 to 30 lists of the same 1 to 30 integers 0 to 9."""
+    """Return True for a list of 1 to 30 lists of the same 1 to 30 integers 0 to 9."""
     return (
         isinstance(grid, list)
         and 1 <= len(grid) <= 30
@@ -55,7 +55,7 @@ def is_grid(grid: object) -> bool:
 
 
 def answered(path: Path) -> dict[str, list[bool]]:
-    """Which outputs of each task have an answer."""
+    """Tell for the outputs of each task which have an answer."""
     content = json.loads(path.read_text())
     return {
         task_id: [any(grid != NOTHING for grid in answer.values()) for answer in answers]
@@ -64,7 +64,7 @@ def answered(path: Path) -> dict[str, list[bool]]:
 
 
 def half_written(folder: Path) -> list[str]:
-    """Files of a folder that are not whole: JSON, JSON lines, notebooks, and temporary ones."""
+    """List the files of a folder that are not whole: JSON, notebooks, temporary ones."""
     faults = []
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".tmp":

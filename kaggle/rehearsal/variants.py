@@ -1,4 +1,4 @@
-"""What may happen to a submission: each variant with what it does, and what has to come of it."""
+"""The misfortunes of a submission: each variant with its sabotage and its required end."""
 
 import os
 import random
@@ -65,7 +65,7 @@ class Variant:
     Attributes
     ----------
     what : str
-        What is done, in words.
+        The sabotage, in words.
     says : tuple of str
         Regular expressions that the printed output has to match.
     challenges : function that gives dict
@@ -73,7 +73,7 @@ class Variant:
     parameters : dict of str to str
         Expressions, set behind those that are pushed.
     answers : bool
-        Whether there has to be an answer to something.
+        There has to be an answer to something.
     unanswered : tuple of str
         Tasks that cannot have one.
     sabotage : function of Scene, optional
@@ -81,12 +81,12 @@ class Variant:
         Bytes that the working folder holds; where it cannot be mounted, that a file holds.
     model : {"tiny", "garbage"}
     gpus : int
-        How many there seem to be: a worker for each, which computes on the CPU.
+        The number that there seem to be: a worker for each, which computes on the CPU.
     runner : {"papermill", "nbconvert"}
     page : bool
         Also make the HTML page of it.
     rerun, flat : bool
-        Whether this is the scored rerun; whether inputs lie as in earlier years.
+        This is the scored rerun; inputs lie as in earlier years.
     killed : bool
         It is ended from outside, so that there is no executed notebook.
     isolation : str, optional

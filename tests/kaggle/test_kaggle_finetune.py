@@ -12,9 +12,8 @@ pytest.importorskip("peft")
 pytest.importorskip("torch")
 
 from arc_airv.kaggle.finetune import supervise_finetuning
-from arc_airv.kaggle.log import Account
-
-GRACE = 2
+from arc_airv.kaggle.log import Log
+from arc_airv.kaggle.process import Limits
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +24,10 @@ def tasks(training_tasks):
 
 @pytest.fixture
 def finetune(random_model, tasks, tmp_path):
-    """Fine-tune with a deadline in so many seconds; gives the model, the adapters, the account."""
+    """Fine-tune with a deadline in so many seconds; gives the model, the adapters, the log."""
 
-    def finetune(mode, seconds, model=random_model, **options):
-        account = Account(show=False)
+    def finetune(mode, seconds, model=random_model, grace=4, **options):
+        log = Log(show=False)
         start = time.time()
         found = supervise_finetuning(
             tasks,
@@ -37,38 +36,37 @@ def finetune(random_model, tasks, tmp_path):
             folder=tmp_path / "finetuned",
             deadline=start + seconds,
             max_tokens=200,
-            grace_seconds=GRACE,
-            poll_seconds=0.05,
-            account=account,
+            limits=Limits(grace_seconds=grace, poll_seconds=0.05),
+            log=log,
             **options,
         )
         finetune.seconds = time.time() - start
-        return *found, str(account)
+        return *found, str(log)
 
     return finetune
 
 
 def test_the_tasks_are_shared_out_among_the_devices(finetune, random_model, tasks):
-    model, adapters, account = finetune("per_task", 24, rank=4, devices=(None, None))
+    model, adapters, log = finetune("per_task", 24, rank=4, devices=(None, None))
     assert str(model) == str(random_model) and list(adapters) == list(tasks)
     assert [path.name for path in adapters.values()] == ["3c9b0459", "d037b0a7", "untrained"]
     assert all((path / "adapter_model.safetensors").exists() for path in adapters.values())
-    assert "finetune.0: per_task, " in account and "finetune.1: per_task, " in account
-    assert account.endswith("2 of 3 tasks have learnt an adapter") and "!" not in account
+    assert "finetune.0: per_task, " in log and "finetune.1: per_task, " in log
+    assert log.endswith("2 of 3 tasks have learnt an adapter") and "!" not in log
 
 
 def test_a_joint_model_is_a_model_folder(finetune):
-    model, adapters, account = finetune("joint", 16, devices=("", ""))
-    assert adapters is None and "!" not in account
+    model, adapters, log = finetune("joint", 16, devices=("", ""))
+    assert adapters is None and "!" not in log
     assert model.name == "finetuned" and (model / "prompt_format.json").exists()
 
 
 @pytest.mark.parametrize("mode", ["joint", "per_task"])
 def test_a_training_that_fails_leaves_the_model_as_it_is(finetune, tmp_path, mode):
-    model, adapters, account = finetune(mode, 60, model=tmp_path)
+    model, adapters, log = finetune(mode, 60, model=tmp_path)
     assert model == tmp_path and adapters is None
-    assert "! finetune.0: ended with exit status 1: ValueError" in account
-    assert "no prompt_format.json" in account
+    assert "! finetune.0: ended with exit status 1: ValueError" in log
+    assert "no prompt_format.json" in log
 
 
 def test_a_training_that_is_killed_leaves_the_model_as_it_is(finetune, random_model, tmp_path):
@@ -82,17 +80,17 @@ def test_a_training_that_is_killed_leaves_the_model_as_it_is(finetune, random_mo
 
     killer = threading.Thread(target=kill, daemon=True)  # not waited for if nothing starts
     killer.start()
-    model, adapters, account = finetune("joint", 120)
+    model, adapters, log = finetune("joint", 120)
     killer.join(10)
     assert str(model) == str(random_model) and adapters is None
-    assert "was killed by SIGKILL (out of memory?)" in account and finetune.seconds < 60
+    assert "was killed by SIGKILL (out of memory?)" in log and finetune.seconds < 60
 
 
 def test_what_does_not_stop_is_ended_at_the_deadline(finetune, random_model):
     """Python alone takes longer to start than this leaves."""
-    model, adapters, account = finetune("joint", 0.2)
+    model, adapters, log = finetune("joint", 0.6, grace=0.2)
     assert str(model) == str(random_model) and adapters is None
-    assert "did not stop by itself at the deadline" in account and finetune.seconds < 10
+    assert "did not stop by itself at the deadline" in log and finetune.seconds < 10
 
 
 def test_without_tasks_there_is_nothing_to_learn(random_model, tmp_path):
@@ -100,6 +98,12 @@ def test_without_tasks_there_is_nothing_to_learn(random_model, tmp_path):
     for mode in ("joint", "per_task"):
         found = supervise_finetuning({}, mode=mode, model=random_model, **options)
         assert found == (Path(random_model), None)
+
+
+def test_without_time_the_model_is_as_it_was(finetune, random_model):
+    model, adapters, log = finetune("joint", 1)
+    assert str(model) == str(random_model) and adapters is None
+    assert log.endswith("! supervisor: 1 shares wait, no time") and finetune.seconds < 1
 
 
 def test_a_mode_that_does_not_exist_is_an_error(finetune):

@@ -1,4 +1,4 @@
-"""What is pushed to Kaggle: metadata, generated notebooks, the lock, and the resolver check."""
+"""Everything that is pushed to Kaggle: metadata, notebooks, the lock, and the resolver check."""
 
 import hashlib
 import json

@@ -140,7 +140,6 @@ def test_a_file_of_malformed_entries_alone_has_a_submission_still(tmp_path):
 def test_a_deadline_counts_from_its_start():
     now = time.time()
     deadline = Deadline(100, start=now - 25)
-    assert deadline.share == pytest.approx(0.25, abs=0.01)
     assert deadline.seconds_left == pytest.approx(75, abs=1)
     assert deadline.at() == now + 75
     assert deadline.at(0.5, reserve=10) == now + 15

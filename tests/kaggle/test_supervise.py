@@ -14,8 +14,9 @@ import pytest
 from scripted import ScriptedEngine
 
 from arc_airv.infer.generate import generate_predictions
-from arc_airv.kaggle.log import Account
-from arc_airv.kaggle.supervise import degrade, split_tasks, store_paths, supervise
+from arc_airv.kaggle.log import Log
+from arc_airv.kaggle.process import Limits
+from arc_airv.kaggle.supervise import degrade, split_tasks, store_paths, supervise_generation
 from arc_airv.records import KEY, RecordStore, mend_store, read_predictions, read_stores
 from arc_airv.submission import build_submission, score_submission, write_submission
 from arc_airv.tasks import hide_outputs, load_tasks, save_tasks
@@ -33,24 +34,24 @@ def scripted(**options):
 
 @pytest.fixture
 def run(tmp_path):
-    """Supervise these configurations; gives the predictions, the account and the score."""
+    """Supervise these configurations; gives the predictions, the log and the score."""
     answers = str(save_tasks(TASKS, tmp_path / "answers.json"))
 
-    def run(*configurations, n=2, seconds=None, **options):
-        account = Account(show=False)
+    def run(*configurations, n=2, seconds=None, devices=(None,), **options):
+        log = Log(show=False)
         start = time.time()
         limits = {"startup_seconds": 30, "hang_seconds": 30, "grace_seconds": 2, **options}
-        stores = supervise(
+        stores = supervise_generation(
             hide_outputs(TASKS),
             model=answers,
             configurations=configurations,
+            devices=devices,
             store=tmp_path / "store.jsonl",
             n_predictions=n,
             seed=0,
             deadline=None if seconds is None else start + seconds,
-            account=account,
-            poll_seconds=0.05,
-            **limits,
+            limits=Limits(poll_seconds=0.05, **limits),
+            log=log,
         )
         run.seconds = time.time() - start
         run.stores = stores
@@ -58,7 +59,7 @@ def run(tmp_path):
         assert not frame.duplicated(KEY).any()
         attempts = select_attempts(rank_candidates(frame), TASKS)
         path = write_submission(build_submission(attempts, TASKS), tmp_path / "submission.json")
-        return frame, str(account), score_submission(path, TASKS)
+        return frame, str(log), score_submission(path, TASKS)
 
     return run
 
@@ -68,10 +69,10 @@ def complete(frame, n=2):
 
 
 def test_a_run_without_faults_is_complete(run):
-    frame, account, score = run(scripted())
+    frame, log, score = run(scripted())
     assert complete(frame) and score == 1.0
-    assert "ready after" in account and "calibration round: 7 predictions of 7 outputs" in account
-    assert account.endswith("done") and "!" not in account
+    assert "ready after" in log and "!" not in log
+    assert "worker 0: done: 14 of 14 predictions, 14 of them new in " in log.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -83,18 +84,18 @@ def test_a_run_without_faults_is_complete(run):
     ],
 )
 def test_an_engine_that_fails_is_followed_by_the_next(run, fault, said):
-    frame, account, score = run(scripted(fault=fault, after=5), scripted())
+    frame, log, score = run(scripted(fault=fault, after=5), scripted())
     assert complete(frame) and score == 1.0
-    assert said in account and account.count("ready after") == (1 if fault == "start" else 2)
+    assert said in log and log.count("ready after") == (1 if fault == "start" else 2)
 
 
 def test_an_engine_that_hangs_is_ended_with_its_children(run, tmp_path):
     children = tmp_path / "child"
-    frame, account, score = run(
+    frame, log, score = run(
         scripted(fault="hang", after=5, children=str(children)), scripted(), hang_seconds=0.5
     )
     assert complete(frame) and score == 1.0
-    assert "hangs: no prediction for" in account
+    assert "hangs: no prediction for" in log
     time.sleep(0.1)  # it is not our child, so init has to collect it
     assert not is_running(int(children.read_text()))
 
@@ -108,56 +109,56 @@ def is_running(pid):
 
 
 def test_an_engine_that_never_gets_ready_is_followed_by_the_next(run):
-    frame, account, _ = run(scripted(fault="slow_start"), scripted(), startup_seconds=4)
-    assert complete(frame) and "not ready after" in account
+    frame, log, _ = run(scripted(fault="slow_start"), scripted(), startup_seconds=4)
+    assert complete(frame) and "not ready after" in log
 
 
 def test_the_last_configuration_is_tried_again_while_it_makes_predictions(run):
-    frame, account, score = run(scripted(fault="kill", after=6))
+    frame, log, score = run(scripted(fault="kill", after=6))
     assert complete(frame) and score == 1.0
-    assert account.count("was killed") == 2
+    assert log.count("was killed") == 2
 
 
 def test_where_nothing_works_there_is_a_submission_still(run):
-    frame, account, score = run(scripted(fault="start"), scripted(fault="kill"))
+    frame, log, score = run(scripted(fault="start"), scripted(fault="kill"))
     assert frame.empty and score == 0.0
-    assert "no configuration is left to try" in account
-    assert "1 shares wait, no device" in account
+    assert "no configuration is left to try" in log
+    assert "1 shares wait, no device" in log
 
 
 @pytest.mark.parametrize("fault", [None, "deaf"])
 def test_nothing_runs_past_the_deadline(run, fault):
     grace = 2 if fault is None else 0.5
-    frame, account, score = run(
+    frame, log, score = run(
         scripted(fault=fault, after=5, delay=0.05), n=200, seconds=5, grace_seconds=grace
     )
     assert run.seconds < 6
     assert len(frame) >= 5 and score > 0
-    assert "deadline" in account
+    assert "deadline" in log
 
 
 def test_without_time_nothing_is_started(run):
-    frame, account, _ = run(scripted(), seconds=1)
-    assert frame.empty and run.seconds < 1 and "no time" in account
+    frame, log, _ = run(scripted(), seconds=1)
+    assert frame.empty and run.seconds < 1 and "no time" in log
 
 
 def test_garbage_and_prompts_that_do_not_fit_are_no_failure(run):
-    frame, account, score = run(scripted(garbage=1.0))
-    assert complete(frame) and "!" not in account
+    frame, log, score = run(scripted(garbage=1.0))
+    assert complete(frame) and "!" not in log
     assert set(frame["status"]) > {"unparsed"}
 
 
 def test_prompts_that_do_not_fit_are_no_failure(run):
-    frame, account, score = run(scripted(max_model_len=10))
+    frame, log, score = run(scripted(max_model_len=10))
     assert complete(frame) and set(frame["status"]) == {"prompt_too_long"} and score == 0.0
-    assert "!" not in account
+    assert "!" not in log
 
 
 def test_a_full_disk_leaves_what_fitted(run):
-    frame, account, _ = run(scripted(fault="full", after=3000), scripted())
+    frame, log, _ = run(scripted(fault="full", after=3000), scripted())
     assert 0 < len(frame) < 2 * len(OUTPUTS)
     # A humbler engine would find the disk as full.
-    assert "File too large" in account and account.count("ready after") == 1
+    assert "File too large" in log and log.count("ready after") == 1
     (store,) = run.stores
     assert not store.read_bytes().endswith(b"\n") and mend_store(store) == 1
     assert len(read_stores([store], tasks=TASKS)) == len(frame)
@@ -165,8 +166,8 @@ def test_a_full_disk_leaves_what_fitted(run):
 
 def test_a_disk_is_not_filled(run, tmp_path):
     free = shutil.disk_usage(tmp_path).free / 2**20
-    frame, account, _ = run(scripted(), keep_free=2 * free)
-    assert frame.empty and "! disk: only" in account and "ready" not in account
+    frame, log, _ = run(scripted(), keep_free=2 * free)
+    assert frame.empty and "! disk: only" in log and "ready" not in log
 
 
 def test_engines_stop_when_the_disk_gets_full(run, tmp_path, monkeypatch):
@@ -177,9 +178,9 @@ def test_engines_stop_when_the_disk_gets_full(run, tmp_path, monkeypatch):
         return usage._replace(free=0 if stored else usage.free)
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
-    frame, account, score = run(scripted(delay=0.2), n=40)
+    frame, log, score = run(scripted(delay=0.2), n=40)
     assert 0 < len(frame) < 40 * len(OUTPUTS) and score > 0
-    assert account.endswith("! disk: only 0.0 MiB are free: the engines stop")
+    assert log.endswith("! disk: only 0.0 MiB are free: the engines stop")
 
 
 def test_engines_end_with_the_process_that_runs_them(tmp_path):
@@ -188,9 +189,9 @@ def test_engines_end_with_the_process_that_runs_them(tmp_path):
     store = tmp_path / "store.jsonl"
     options = {"fault": "deaf", "after": 2, "children": str(child)}
     code = (
-        "from arc_airv.kaggle.supervise import supervise; from arc_airv.tasks import load_tasks\n"
-        f"supervise(load_tasks({answers!r}), model={answers!r}, store={str(store)!r}, seed=0,\n"
-        f"    configurations=[{scripted(**options)!r}], n_predictions=2)"
+        "from arc_airv.kaggle import supervise_generation; from arc_airv.tasks import load_tasks\n"
+        f"supervise_generation(load_tasks({answers!r}), model={answers!r}, store={str(store)!r},\n"
+        f"    seed=0, configurations=[{scripted(**options)!r}], n_predictions=2)"
     )
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
     command = [sys.executable, "-c", code]
@@ -221,29 +222,29 @@ def wait_until(condition, seconds=20):
 
 
 def test_several_devices_share_the_tasks(run):
-    frame, account, score = run(scripted(), devices=["0", "1"])
+    frame, log, score = run(scripted(), devices=["0", "1"])
     assert complete(frame) and score == 1.0
     assert [path.name for path in run.stores] == ["store.0.jsonl", "store.1.jsonl"]
     assert all(len(read_predictions(path)) for path in run.stores)
-    assert "worker 0: ready" in account and "worker 1: ready" in account
+    assert "worker 0: ready" in log and "worker 1: ready" in log
 
 
 def test_the_share_of_a_device_that_is_lost_goes_to_another(run):
-    frame, account, score = run(scripted(fault="start", device="0"), devices=["0", "1"])
+    frame, log, score = run(scripted(fault="start", device="0"), devices=["0", "1"])
     assert complete(frame) and score == 1.0
-    assert "! worker 0: no configuration is left" in account
-    assert account.count("worker 1: ready") == 2
+    assert "! worker 0: no configuration is left" in log
+    assert log.count("worker 1: ready") == 2
 
 
 def test_a_device_hands_over_in_time_when_another_is_lost(run):
-    frame, account, _ = run(
+    frame, log, _ = run(
         scripted(fault="start", device="0", delay=0.1, n_views=100),
         devices=["0", "1"],
         n=100,
         seconds=8,
         grace_seconds=1,
     )
-    assert "worker 1: stops, for a share that lost its device" in account
+    assert "worker 1: stops, for a share that lost its device" in log
     assert set(frame["task_id"]) == set(TASKS)
     assert run.seconds < 9
 
@@ -294,8 +295,8 @@ def test_broken_lines_inside_a_store_are_dropped(tmp_path):
 
 def test_a_broken_store_is_mended_before_a_worker_opens_it(run, tmp_path):
     (tmp_path / "store.jsonl").write_bytes(b"what is this\n")
-    frame, account, _ = run(scripted())
-    assert complete(frame) and "dropped 1 broken lines" in account
+    frame, log, _ = run(scripted())
+    assert complete(frame) and "dropped 1 broken lines" in log
 
 
 # Configurations ----------------------------------------------------------------------------------
@@ -328,21 +329,23 @@ def test_shares_are_even_and_hold_every_task_once():
     assert store_paths("a/b.jsonl", 1)[0].name == "b.jsonl"
 
 
-def test_supervise_needs_a_configuration(tmp_path):
+def test_generation_needs_a_configuration(tmp_path):
+    options = {"model": "", "store": tmp_path / "s", "n_predictions": 1, "seed": 0}
     with pytest.raises(ValueError, match="at least one configuration"):
-        supervise(TASKS, model="", configurations=[], store=tmp_path / "s", n_predictions=1, seed=0)
+        supervise_generation(TASKS, configurations=[], **options)
 
 
-# The account -------------------------------------------------------------------------------------
+# The log -----------------------------------------------------------------------------------------
 
 
 def test_a_step_that_fails_is_an_event(capsys):
-    account = Account()
-    with account.step("vote"):
+    log = Log()
+    with log.step("vote"):
         raise KeyError("grid")
-    with account.step("write"):
+    with log.step("write"):
         pass
-    assert "! vote: KeyError: 'grid' (test_supervise.py:" in capsys.readouterr().out
-    assert [event.who for event in account.failures] == ["vote"]
-    with pytest.raises(KeyboardInterrupt), account.step("wait"):
+    assert "! vote: KeyError: 'grid'\n" in (said := capsys.readouterr()).out
+    assert 'raise KeyError("grid")' in said.err
+    assert [event.who for event in log.failures] == ["vote"]
+    with pytest.raises(KeyboardInterrupt), log.step("wait"):
         raise KeyboardInterrupt

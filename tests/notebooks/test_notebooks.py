@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom; 03 with real vLLM in `test_rehearsal`."""
+"""The notebooks run from top to bottom; 03 in a kernel and with real vLLM in `test_rehearsal`."""
 
 import gzip
 import json
@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -165,44 +166,48 @@ def test_the_demo_prints_its_own_lines_alone(folder):
     assert sum(line.startswith("score of ") for line in lines) == 1
 
 
-# With vLLM and with test-time fine-tuning, notebook 03 is played by test_rehearsal.
+# In a kernel and with real engines, notebook 03 is played by test_rehearsal.
 
 
-def test_03_spends_its_minutes_whatever_the_challenges_file_holds(run, folder):
+@pytest.fixture
+def run_03(folder, monkeypatch):
+    """Run the cells of notebook 03 in this process, which knows the scripted engine."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("arc_airv.kaggle.clock.process_start", time.time)
+
+    def run_03(**parameters):
+        (path,) = (ROOT / "notebooks").glob("03_*.ipynb")
+        names = {}
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] == "code":
+                exec("".join(cell["source"]), names)
+            if "parameters" in cell["metadata"].get("tags", []):
+                names |= {"MODEL": "tasks.json", "ENGINE": "faulty:FaultyEngine", **parameters}
+
+    return run_03
+
+
+def test_03_spends_its_minutes_whatever_the_challenges_file_holds(run_03, folder, capsys):
     content = json.loads((folder / "hidden.json").read_text())
     (folder / "malformed.json").write_text(json.dumps({"empty": {}, **content, "none": None}))
-    page = run(
-        "03_build_submission",
-        MODEL=MODEL,
-        TASKS=str(folder / "malformed.json"),
-        N_PREDICTIONS=512,
-        STORE=str(folder / "timed.jsonl"),
-        SUBMISSION=str(folder / "timed.json"),
-        ENGINE="transformers",
-        MINUTES=0.4,
-    )
-    challenges = read_challenges(folder / "malformed.json")
-    submission = validate_submission(folder / "timed.json", challenges.all)
+    start = time.time()
+    run_03(TASKS="malformed.json", ENGINE_OPTIONS={"n_views": 512, "delay": 0.02}, MINUTES=0.1)
+    assert 4 < time.time() - start < 8
+    challenges = read_challenges("malformed.json")
+    submission = validate_submission("submission.json", challenges.all)
     assert list(submission) == ["empty", *SMALL, "none"]
-    predictions = read_predictions(folder / "timed.jsonl")
-    assert set(predictions["task_id"]) == set(SMALL) and len(predictions) > 2 * len(SMALL)
-    text = page.read_text()
-    assert "calibration round" in text and "uniform round" in text
-    assert "2 things went wrong" in text  # the two entries
+    said = capsys.readouterr().out
+    assert "stopped at the deadline" in said and "is valid; 4 of 6 outputs answered" in said
+    assert said.endswith("2 things went wrong (marked !)\n")  # the two entries
 
 
-def test_03_ends_well_without_any_engine(run, folder):
-    page = run(
-        "03_build_submission",
-        MODEL=str(folder / "there is no model"),
-        TASKS=str(folder / "hidden.json"),
-        STORE=str(folder / "none.jsonl"),
-        SUBMISSION=str(folder / "none.json"),
-        ENGINE="transformers",
-        MINUTES=1,
-    )
-    validate_submission(folder / "none.json", load_tasks(folder / "hidden.json"))
-    assert "no configuration is left to try" in page.read_text()
+def test_03_ends_well_without_any_engine_and_with_a_vote_that_fails(run_03, capsys):
+    options = {"ENGINE_OPTIONS": {"fault": "start"}, "METHOD": "no such method"}
+    run_03(TASKS="hidden.json", STORE="none.jsonl", SUBMISSION="none.json", **options)
+    validate_submission("none.json", load_tasks("hidden.json"))
+    said = capsys.readouterr().out
+    assert "no configuration is left to try" in said and "! vote: ValueError: method" in said
+    assert said.endswith("4 things went wrong (marked !)\n")
 
 
 def test_an_unknown_parameter_is_refused(run):

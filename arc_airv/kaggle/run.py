@@ -1,0 +1,287 @@
+"""A run of the submission notebook: whatever happens in it, a valid submission is on disk."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from arc_airv.engines.auto import adapter_options
+from arc_airv.engines.gpus import engine_options as suited_options
+from arc_airv.engines.gpus import find_gpus, gpus_for_model, require_gpus
+from arc_airv.grids import Grid
+from arc_airv.kaggle.clock import Deadline
+from arc_airv.kaggle.finetune import supervise_finetuning
+from arc_airv.kaggle.inputs import is_rerun
+from arc_airv.kaggle.log import Log
+from arc_airv.kaggle.process import Limits, store_size
+from arc_airv.kaggle.supervise import degrade, store_paths, supervise_generation
+from arc_airv.records import mend_store, read_stores
+from arc_airv.submission import (
+    NO_ANSWER,
+    Submission,
+    build_submission,
+    score_submission,
+    validate_submission,
+    write_submission,
+)
+from arc_airv.tasks import load_tasks, read_challenges
+from arc_airv.vote.rank import rank_candidates, select_attempts
+
+RERUN_MINUTES = 11.5 * 60  # of the 12 hours that Kaggle gives
+TRIAL_MINUTES = 15
+VOTE_SECONDS = 60  # between two submissions of plain votes
+
+
+class Run:
+    """A run that must end well: its steps may fail, and what they had is submitted.
+
+    Making it writes the fallback submission, ``[[0]]`` for every answer, before anything else. A
+    malformed entry of the challenges file keeps it.
+
+    Parameters
+    ----------
+    tasks : str or Path
+        As `arc_airv.tasks.read_challenges` takes it.
+    model : str or Path
+        A model folder.
+    submission : str or Path
+    minutes : float, optional
+        The time limit, since the kernel's start; by default 11.5 hours in the scored rerun and 15
+        minutes elsewhere.
+    gpus : str, optional
+        Such as "2xT4": the machine to insist on, but for the scored rerun.
+    engine : str, optional
+        By default the one that suits the machine; see `arc_airv.engines.make_engine`.
+    engine_options : mapping, optional
+        Beside those that suit the machine.
+
+    Attributes
+    ----------
+    tasks : dict of str to Task
+        The well-formed ones: those that are asked.
+    log : Log
+    deadline : Deadline
+    limits : Limits
+        Of the supervisors.
+    model : str or Path
+        The fine-tuned one after a joint `finetune`.
+    configuration : dict
+        As `arc_airv.engines.engine_options` gives it.
+
+    Raises
+    ------
+    ValueError
+        If the challenges file holds no tasks at all.
+    RuntimeError
+        If this is not the machine that `gpus` names, nor the scored rerun.
+    """
+
+    def __init__(
+        self,
+        tasks: str | Path,
+        *,
+        model: str | Path,
+        submission: str | Path,
+        minutes: float | None = None,
+        gpus: str | None = None,
+        engine: str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.log = Log()
+        self.source, self.path, self.model = tasks, Path(submission), model
+        self.challenges = read_challenges(tasks)
+        self.tasks = self.challenges.tasks
+        answered = self._write({})
+        self.log.add("fallback", f"{len(self.challenges.all)} tasks; {answered}")
+        for fault in self.challenges.faults.values():
+            self.log.add("challenges", fault, failed=True)
+        seconds = 60 * (minutes or (RERUN_MINUTES if is_rerun() else TRIAL_MINUTES))
+        self.deadline = Deadline(seconds)
+        self.limits = Limits(
+            startup_seconds=min(1200, 0.5 * seconds),
+            hang_seconds=min(900, 0.25 * seconds),
+            grace_seconds=min(30, 0.05 * seconds),
+        )
+        found = []
+        with self.step("GPUs"):
+            found = find_gpus()
+        if gpus and not is_rerun():
+            require_gpus(found, gpus)
+        options = dict(engine_options or {})
+        # An engine on each GPU; only a model that does not fit one is spread over several.
+        together = options.get("tensor_parallel_size") or gpus_for_model(model, found)
+        suited = suited_options(found, tensor_parallel_size=max(1, min(together, len(found))))
+        if engine not in (None, suited["engine"]):
+            suited |= {"engine": engine, "options": {}}
+        self.configuration = {**suited, "options": {**suited["options"], **options}}
+        self.adapters: dict[str, str] | None = None
+        self.stores: list[Path] = []
+        self._voted = -math.inf, 0  # when, and on how many bytes
+        names = ", ".join(gpu.name for gpu in found) or "no GPU"
+        left = f"{self.deadline.seconds_left / 60:.1f} minutes left"
+        self.log.add("machine", f"{names}; {left}; {self.configuration}")
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Run a step that may fail: its exception goes to the log, and the run goes on.
+
+        The submission is valid afterwards: if the step has broken the file, the last one that was
+        submitted is put back.
+        """
+        with self.log.step(name):
+            yield
+        with self.log.step(name):
+            try:
+                validate_submission(self.path, self.challenges.all)
+            except Exception:
+                write_submission(self._submitted, self.path)
+                raise
+
+    def finetune(
+        self,
+        mode: str | None,
+        *,
+        share: float = 0.4,
+        folder: str | Path = "finetuned",
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        """Fine-tune on the demonstrations of the tasks; the model answers as it is if this fails.
+
+        Parameters
+        ----------
+        mode : {"joint", "per_task"} or None
+            None does nothing.
+        share : float, default 0.4
+            Of the time limit: when to be done.
+        folder : str or Path
+        seed : int, default 0
+        **options
+            Of `supervise_finetuning`.
+        """
+        if not mode:
+            return
+        with self.step("fine-tune"):
+            needed = adapter_options(self.configuration["engine"], options.get("rank", 16))
+            self.model, learnt = supervise_finetuning(
+                self.tasks,
+                mode=mode,
+                model=self.model,
+                folder=folder,
+                deadline=self.deadline.at(share),
+                seed=seed,
+                devices=self.configuration["devices"],
+                limits=self.limits,
+                log=self.log,
+                **options,
+            )
+            if learnt is not None:
+                self.configuration["options"] = {**needed, **self.configuration["options"]}
+                self.adapters = {task_id: str(path) for task_id, path in learnt.items()}
+
+    def generate(self, n_predictions: int, *, seed: int, store: str | Path, **options: Any) -> None:
+        """Fill stores with predictions, and submit plain votes on them meanwhile and at the end.
+
+        Parameters
+        ----------
+        n_predictions : int
+            Of every test output, at most: as many as the time allows.
+        seed : int
+        store : str or Path
+            See `supervise_generation`.
+        **options
+            Of `supervise_generation` and `arc_airv.infer.generate_predictions`.
+        """
+        self.stores = store_paths(store, len(self.configuration["devices"]))
+        with self.step("generate"):
+            supervise_generation(
+                self.tasks,
+                model=self.model,
+                configurations=degrade(self.configuration),
+                devices=self.configuration["devices"],
+                store=store,
+                n_predictions=n_predictions,
+                seed=seed,
+                deadline=self.deadline.at(reserve=min(120, 0.1 * self.deadline.seconds)),
+                limits=self.limits,
+                log=self.log,
+                watch=self._vote_now_and_then,
+                **{"adapters": self.adapters, **options},
+            )
+        with self.step("mend"):  # no worker runs any more
+            for path in self.stores:
+                mend_store(path)
+        self._vote()
+
+    def read_predictions(self) -> pd.DataFrame:
+        """Read all predictions, as `arc_airv.records.read_predictions` gives them."""
+        return read_stores(self.stores, tasks=self.tasks)
+
+    def submit(self, attempts: dict[str, list[list[Grid]]]) -> None:
+        """Write the submission.
+
+        Parameters
+        ----------
+        attempts : dict of str to list of list of grid
+            As `arc_airv.vote.select_attempts` gives it; may lack tasks and attempts.
+
+        Raises
+        ------
+        ValueError
+            See `arc_airv.submission.build_submission`; the file stays as it is.
+        """
+        self.log.add("submission", self._write(attempts))
+
+    def finish(self, *, solutions: str | Path | None = None) -> None:
+        """Check the submission, score it where that is possible, and print what went wrong.
+
+        Parameters
+        ----------
+        solutions : str or Path, optional
+            A Kaggle solutions file.
+        """
+        with self.step("check"):
+            submission = validate_submission(self.path, self.challenges.all)
+            self.log.add("check", f"{self.path} is valid; {_answered(submission)}")
+        with self.step("score"):
+            tasks = self.challenges.all
+            if solutions:
+                tasks = load_tasks(self.source, solutions=solutions)
+            hidden = [pair.output is None for task in tasks.values() for pair in task.test]
+            if hidden and not any(hidden):
+                score = score_submission(self.path, tasks)
+                self.log.add("score", f"{score:.1%}, the mean over tasks")
+            else:
+                self.log.add("score", "nothing to score against, the solutions are hidden")
+        failures = self.log.failures
+        print("", *failures, f"{len(failures)} things went wrong (marked !)", sep="\n")
+
+    def _write(self, attempts: dict[str, list[list[Grid]]]) -> str:
+        submission = build_submission(attempts, self.challenges.all)
+        write_submission(submission, self.path)
+        self._submitted = submission
+        return _answered(submission)
+
+    def _vote(self) -> None:
+        with self.step("plain votes"):
+            predictions = self.read_predictions()
+            answered = self._write(select_attempts(rank_candidates(predictions), self.tasks))
+            self.log.add("plain votes", f"{len(predictions)} predictions; {answered}")
+
+    def _vote_now_and_then(self) -> None:
+        size, (when, before) = sum(map(store_size, self.stores)), self._voted
+        if size > before and time.monotonic() - when >= VOTE_SECONDS:
+            self._vote()
+            self._voted = time.monotonic(), size
+
+
+def _answered(submission: Submission) -> str:
+    answers = [answer for outputs in submission.values() for answer in outputs]
+    n = sum(any(grid != NO_ANSWER for grid in answer.values()) for answer in answers)
+    return f"{n} of {len(answers)} outputs answered"

@@ -1,0 +1,185 @@
+"""A run of the submission notebook: at any moment and after any step, a valid submission."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from arc_airv.engines.gpus import Gpu
+from arc_airv.kaggle import Run, run
+from arc_airv.submission import score_submission, validate_submission
+from arc_airv.tasks import hide_outputs, load_tasks, read_challenges, save_tasks
+from arc_airv.vote.rank import rank_candidates, select_attempts
+
+ARC = load_tasks("arc-agi-1/training")
+TASKS = {i: ARC[i] for i in ("6150a2bd", "44f52bb0", "27a28665", "d631b094")}  # 7 outputs
+MALFORMED = {"empty": {}, "none": None, "many": {"train": [], "test": [7, 8]}}
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Make a run on the scripted engine, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "find_gpus", lambda: [])
+    monkeypatch.setattr("arc_airv.kaggle.clock.process_start", time.time)
+    answers = save_tasks(TASKS, tmp_path / "answers.json")
+    challenges = json.loads(save_tasks(hide_outputs(TASKS), tmp_path / "hidden.json").read_text())
+    (tmp_path / "malformed.json").write_text(json.dumps({**MALFORMED, **challenges}))
+    solutions = {i: [pair.output.tolist() for pair in task.test] for i, task in TASKS.items()}
+    (tmp_path / "solutions.json").write_text(json.dumps(solutions))
+
+    def make(
+        tasks="hidden.json", *, engine="faulty:FaultyEngine", minutes=10, gpus=None, **options
+    ):
+        return Run(
+            tasks,
+            model=answers,
+            submission="submission.json",
+            minutes=minutes,
+            gpus=gpus,
+            engine=engine,
+            engine_options=options,
+        )
+
+    return make
+
+
+def generate(a_run, n=2, **options):
+    a_run.generate(n, seed=0, store="store.jsonl", **options)
+
+
+def answered():
+    """The outputs that the submission on disk answers; it has to be valid."""
+    submission = validate_submission("submission.json", load_tasks("hidden.json"))
+    return sum(a["attempt_1"] != [[0]] for answers in submission.values() for a in answers)
+
+
+def test_a_run_from_its_fallback_to_its_score(make, capsys):
+    a_run = make()
+    assert answered() == 0
+    a_run.finetune(None)
+    generate(a_run, drop_demonstrations=True)
+    assert score_submission("submission.json", TASKS) == 1.0  # the plain votes
+    with a_run.step("vote"):
+        predictions = a_run.read_predictions()
+        ranked = rank_candidates(predictions, filters=["copy"], tasks=a_run.tasks)
+        a_run.submit(select_attempts(ranked, a_run.tasks))
+    a_run.finish(solutions="solutions.json")
+    said = capsys.readouterr().out
+    assert len(predictions) == 14 and answered() == 7
+    for part in (
+        "fallback: 4 tasks; 0 of 7 outputs answered",
+        "machine: no GPU; ",
+        "'engine': 'faulty:FaultyEngine'",
+        "plain votes: 14 predictions; 7 of 7 outputs answered",
+        "check: submission.json is valid; 7 of 7 outputs answered",
+        "score: 100.0%, the mean over tasks",
+    ):
+        assert part in said
+    assert said.endswith("\n0 things went wrong (marked !)\n")
+
+
+def test_plain_votes_are_submitted_while_an_engine_still_works(make, monkeypatch):
+    monkeypatch.setattr(run, "VOTE_SECONDS", 0)
+    a_run = make(fault="hang", after=5)
+    a_run.limits = run.Limits(hang_seconds=1.5, grace_seconds=2, poll_seconds=0.05)
+    seen = []
+    monkeypatch.setattr(a_run.log, "add", lambda *event, **_: seen.append((*event, answered())))
+    generate(a_run)
+    hang = next(event for event in seen if event[1].startswith("hangs"))
+    votes = [event for event in seen if event[0] == "plain votes"]
+    assert 0 < hang[2] < 7 and votes[-1][2] == 7
+    assert len(votes) < 20  # where nothing grew, nothing is written
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda a_run: a_run.read_predictions()["no such column"],
+        lambda a_run: a_run.submit({"no such task": []}),
+        lambda a_run: a_run.submit({"6150a2bd": [["no grid"]]}),
+        lambda a_run: Path("submission.json").write_text('{"6150a2bd": ['),
+        lambda a_run: Path("submission.json").unlink(),
+    ],
+)
+def test_a_vote_that_fails_loses_nothing(make, capsys, spoil):
+    a_run = make()
+    a_run.submit({i: [[pair.output] for pair in task.test] for i, task in TASKS.items()})
+    with a_run.step("vote"):
+        spoil(a_run)
+    assert score_submission("submission.json", TASKS) == 1.0
+    a_run.finish()
+    said = capsys.readouterr()
+    assert "! vote: " in said.out and "Traceback" in said.err
+    assert said.out.endswith("\n1 things went wrong (marked !)\n")
+
+
+def test_malformed_entries_keep_the_fallback(make, capsys):
+    a_run = make("malformed.json")
+    assert list(a_run.tasks) == list(TASKS)
+    generate(a_run, n=1)
+    a_run.finish(solutions="solutions.json")
+    submission = validate_submission("submission.json", read_challenges("malformed.json").all)
+    assert list(submission) == [*MALFORMED, *TASKS]
+    fallback = {"attempt_1": [[0]], "attempt_2": [[0]]}
+    assert submission["none"] == [fallback] and submission["many"] == [fallback] * 2
+    said = capsys.readouterr().out
+    assert "7 of 11 outputs answered" in said and "! challenges: malformed.json: task none" in said
+    assert "4 things went wrong" in said  # the entries, and no score of such a file
+
+
+def test_where_no_engine_works_the_fallback_stays(make, capsys):
+    a_run = make(fault="start")
+    generate(a_run)
+    a_run.finish()
+    assert answered() == 0
+    said = capsys.readouterr().out
+    assert "no configuration is left to try" in said and "the solutions are hidden" in said
+
+
+def test_a_store_that_was_cut_is_gone_on_with(make):
+    generate(make(), n=1)
+    size = os.path.getsize("store.jsonl")
+    os.truncate("store.jsonl", size - 9)
+    again = make()
+    assert answered() == 0  # nothing of the run before
+    generate(again, n=2)
+    assert len(again.read_predictions()) == 14 and answered() == 7
+
+
+def test_a_fine_tuning_that_fails_costs_nothing_else(make):
+    a_run = make()
+    a_run.finetune("per_tusk", share=0.5, folder="tuned", max_tokens=200)
+    a_run.finetune("joint", share=0.5, folder="tuned", max_tokens=200, no_such_option=1)
+    assert [event.who for event in a_run.log.failures] == ["fine-tune"] * 2
+    generate(a_run, n=1)
+    assert answered() == 7
+
+
+# The machine -------------------------------------------------------------------------------------
+
+
+def test_another_machine_ends_a_run_at_once_but_not_the_scored_one(make, monkeypatch):
+    t4 = [Gpu(i, "Tesla T4", 15.0, (7, 5)) for i in range(2)]
+    monkeypatch.setattr(run, "find_gpus", lambda: t4)
+    with pytest.raises(RuntimeError, match="asked for 4xL4, the GPUs of this machine are: Tesla"):
+        make(gpus="4xL4")
+    assert answered() == 0
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    a_run = make(gpus="4xL4", engine=None, max_num_seqs=8, minutes=None)
+    assert a_run.configuration["devices"] == ["0", "1"]
+    assert a_run.configuration["options"]["dtype"] == "float16"
+    assert a_run.configuration["options"]["max_num_seqs"] == 8
+    assert 11 < a_run.deadline.seconds / 3600 < 12
+
+
+def test_a_driver_that_is_broken_is_told(make, monkeypatch):
+    def broken():
+        raise RuntimeError("nvidia-smi failed")
+
+    monkeypatch.setattr(run, "find_gpus", broken)
+    a_run = make(engine=None, tensor_parallel_size=4)
+    assert [event.what for event in a_run.log.failures] == ["RuntimeError: nvidia-smi failed"]
+    assert a_run.configuration["devices"] == [None]
