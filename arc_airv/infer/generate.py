@@ -62,8 +62,8 @@ def generate_predictions(
         baseline to measure against).
     deadline : float, optional
         Moment (``time.time()`` seconds) at which to stop cleanly. Every output gets its first
-        eight views before any gets its ninth; after that, outputs without one valid grid go first
-        (but for the batching "task").
+        view before any gets its second, and eight before any gets its ninth; outputs without one
+        valid grid go first from then on (but for the batching "task").
     sampling : Sampling, optional
         Greedy by default; with a `beam_width`, the `n` best replies of a beam search are the
         samples of a view, best first. Its `max_tokens` is set for each prompt: a reply may take
@@ -197,12 +197,15 @@ def _by_task(todo: list[Job], length: Callable[[Job], Any]) -> Iterator[list[Job
 def _by_rounds(todo: list[Job], length: Callable[[Job], Any], store: RecordStore) -> Iterator[Job]:
     """Jobs by rounds of views: outputs without a valid grid first, then the longest.
 
-    Long jobs go first so that none is left to run alone at the end. A round is put in order when
-    its turn comes, by what the store holds then.
+    The first round is one view of every output, the second the rest of the first eight. Long jobs
+    go first so that none is left to run alone at the end. A round is put in order when its turn
+    comes, by what the store holds then.
     """
-    rounds = itertools.groupby(
-        sorted(todo, key=lambda job: job.view), lambda job: job.view // ROUND
-    )
+
+    def number(job: Job) -> int:
+        return (job.view > 0) + job.view // ROUND
+
+    rounds = itertools.groupby(sorted(todo, key=number), number)
     for _, jobs in rounds:
         answered = {key[:2] for key, (_, status) in store.known.items() if status == OK}
         yield from sorted(jobs, key=lambda job: (job.output in answered, *length(job), job.view))

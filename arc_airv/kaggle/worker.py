@@ -33,15 +33,21 @@ def generate(job: dict[str, Any]) -> None:
     start = time.monotonic()
     engine = make_engine(job["engine"], job["model"], job["options"])
     say("ready", seconds=round(time.monotonic() - start, 1))
-    sampling = Sampling(**job["sampling"])
-    options = {"store": job["store"], "sampling": sampling, "progress": False, **job["generate"]}
-    # One view of every output first: whatever happens later, each has an answer.
-    numbers = dict.fromkeys([sampling.n, job["n_predictions"]])
-    calls = [generate_predictions(tasks, engine, n_predictions=n, **options) for n in numbers]
-    last, n_new, seconds = calls[-1], sum(c.n_new for c in calls), sum(c.seconds for c in calls)
-    text = f"done: {last.n_stored} of {last.n_asked} predictions, {n_new} of them new"
-    text += f" in {seconds:.1f} s ({n_new / seconds:.2f}/s)"
-    say("done", text=text if last.stopped == "done" else f"{text}, stopped at the {last.stopped}")
+    summary = generate_predictions(
+        tasks,
+        engine,
+        n_predictions=job["n_predictions"],
+        store=job["store"],
+        sampling=Sampling(**job["sampling"]),
+        progress=False,
+        **job["generate"],
+    )
+    text = (
+        f"done: {summary.n_stored} of {summary.n_asked} predictions, {summary.n_new} of them new "
+        f"in {summary.seconds:.1f} s ({summary.n_new / summary.seconds:.2f}/s)"
+    )
+    stopped = "" if summary.stopped == "done" else f", stopped at the {summary.stopped}"
+    say("done", text=text + stopped)
     engine.close()
 
 
