@@ -60,7 +60,6 @@ def main() -> None:
     parser.add_argument("--muon-lr", default=0.02, type=float)
     parser.add_argument("--adamw-lr", default=4e-3, type=float)
     parser.add_argument("--decay", default=0.4, type=float, help="share of the time")
-    parser.add_argument("--ema", default=0.0, type=float)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--workers", default=0, type=int, help="processes that make examples")
     parser.add_argument("--width", default=192, type=int)
@@ -103,7 +102,6 @@ def main() -> None:
         muon_lr=args.muon_lr or None,
         adamw_lr=args.adamw_lr,
         decay=args.decay,
-        ema=args.ema,
         compile=args.compile,
         n_workers=args.workers,
     )
