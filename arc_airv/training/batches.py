@@ -22,16 +22,10 @@ BUCKET = 16  # lengths are padded to a multiple of this
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of similar length, padded on the right.
+    """Examples of similar length: two arrays of shape (rows, length), dtype int64.
 
-    Attributes
-    ----------
-    token_ids, labels : ndarray of shape (rows, length), dtype int64
-        Padded with 0 and `arc_airv.training.examples.IGNORED`.
-    n_tokens : int
-        Without the padding.
-    position : tuple of int
-        (window, batch of it) of the batch that comes next: where to resume.
+    They are padded on the right, with 0 and with `IGNORED`; `n_tokens` is without the padding.
+    `position` is (window, batch of it) of the batch that comes next: where to resume.
     """
 
     token_ids: np.ndarray
@@ -49,13 +43,12 @@ class Batch:
 class Windows:
     """The windows of a stream, by number: each a list of batches in a random, fixed order.
 
-    Rows x padded length of a batch are at most `batch_tokens`, unless one example alone is longer;
-    a window holds `examples`.
+    Rows x padded length of a batch are at most `batch_tokens`, unless one example is longer.
     """
 
     stream: ExampleStream
     batch_tokens: int
-    examples: int = 1024
+    examples: int = 1024  # of a window
 
     def __getitem__(self, window: int) -> list[Batch]:
         first = window * self.examples

@@ -101,18 +101,15 @@ class Example:
 
 
 class ExampleStream:
-    """An endless, seeded stream of training examples.
+    """An endless, seeded stream of training examples of up to `max_tokens`.
 
-    Parameters
-    ----------
-    sources : list of Source
-        Tasks with fewer than two pairs that fit are left out.
-    prompt_format : PromptFormat
-    tokenizer : Hugging Face tokenizer
-    max_tokens : int
-        Longest example; pairs are drawn so that it holds.
-    seed : int
-        Example number `i` depends only on the seed and `i`, so a stream resumes at any position.
+    Example number `i` depends only on the seed and `i`, so a stream resumes at any position.
+    Tasks with fewer than two pairs that fit are left out.
+
+    Raises
+    ------
+    ValueError
+        If a source has no task left, or all weights are 0.
     """
 
     def __init__(

@@ -19,18 +19,9 @@ from arc_airv.training.examples import IGNORED, ExampleStream
 class HeldOut:
     """Measures a model on tasks; for the `measure` of `arc_airv.training.train`.
 
-    Parameters
-    ----------
-    tasks : dict of str to Task
-        With their test outputs, and in no source of the stream. Those that do not fit its token
-        limit are left out.
-    stream : ExampleStream
-        Its format and tokenizer are used.
-
-    Raises
-    ------
-    ValueError
-        If no task fits.
+    The tasks come with their test outputs and are in no source of the stream, whose format and
+    tokenizer are used. Those that do not fit its token limit are left out; none left is a
+    ValueError.
     """
 
     def __init__(self, tasks: dict[str, Task], stream: ExampleStream) -> None:

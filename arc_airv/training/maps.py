@@ -14,23 +14,14 @@ import numpy as np
 
 from arc_airv.grids import MAX_SIDE, N_COLORS, Grid
 
-Map = Callable[[Grid], np.ndarray | None]
-"""Gives an array of any size, or None where it has no clear meaning; `apply_map` checks it."""
+Map = Callable[[Grid], np.ndarray | None]  # an array of any size; `apply_map` checks it
 
 
 def apply_map(name: str, grid: Grid) -> Grid | None:
-    """Map a grid by the name of a map, a key of `MAPS`.
+    """Map a grid by the name of a map, a key of `MAPS`; any other raises ValueError.
 
-    Returns
-    -------
-    ndarray of dtype int8, or None
-        None where the map does not apply: a side would leave 1-30, or the map has no clear
-        meaning there (the rarest colour of a grid where two are equally rare).
-
-    Raises
-    ------
-    ValueError
-        If there is no map of this name.
+    None where the map does not apply: a side would leave 1-30, or the map has no clear meaning
+    there (the rarest colour of a grid where two are equally rare).
     """
     if name not in MAPS:
         raise ValueError(f"no map {name!r}; there are {', '.join(MAPS)}")
@@ -44,10 +35,6 @@ def _recolor(changes: dict[int, int], grid: Grid) -> Grid:
     return np.array([changes.get(c, c) for c in range(N_COLORS)], dtype=np.int8)[grid]
 
 
-def _stretch(rows: int, columns: int, grid: Grid) -> Grid:
-    return grid.repeat(rows, axis=0).repeat(columns, axis=1)
-
-
 def _mesh(color: int, grid: Grid) -> Grid:
     """Draw lines of one colour between the cells."""
     height, width = grid.shape
@@ -57,8 +44,9 @@ def _mesh(color: int, grid: Grid) -> Grid:
 
 
 def _mirror(down: int, right: int, grid: Grid) -> Grid:
+    """Write the mirror image below or right of the grid where the number is 2."""
     height, width = grid.shape
-    return np.pad(grid, ((0, down * height), (0, right * width)), "symmetric")
+    return np.pad(grid, ((0, (down - 1) * height), (0, (right - 1) * width)), "symmetric")
 
 
 def _frame(color: int, grid: Grid) -> Grid:
@@ -106,6 +94,8 @@ def _each_color(name: str, grid_map: Callable[[int, Grid], Grid], first: int = 0
 
 
 WAYS = {"up": (0, -1), "down": (0, 1), "left": (1, -1), "right": (1, 1)}  # axis, step
+TIMES = {"upscale2": (2, 2), "upscale3": (3, 3), "widen2": (1, 2), "heighten2": (2, 1)}
+TWICE = {"right": (1, 2), "down": (2, 1), "both": (2, 2)}  # down, right
 # Kind -> name -> map. Kinds are drawn first: one with 45 names is as likely as one with 2.
 # Different grids stay different under these, so they may be applied to inputs.
 KEEPING: dict[str, dict[str, Map]] = {
@@ -125,24 +115,11 @@ KEEPING: dict[str, dict[str, Map]] = {
         f"cycle{k}": partial(_recolor, {c: (c - 1 + k) % 9 + 1 for c in range(1, N_COLORS)})
         for k in range(1, 9)
     },
-    "stretch": {
-        "upscale2": partial(_stretch, 2, 2),
-        "upscale3": partial(_stretch, 3, 3),
-        "widen2": partial(_stretch, 1, 2),
-        "heighten2": partial(_stretch, 2, 1),
-    },
+    "stretch": {name: partial(np.kron, b=np.ones(t, np.int8)) for name, t in TIMES.items()},
     "border": _each_color("border", lambda color, grid: np.pad(grid, 1, constant_values=color)),
     "mesh": _each_color("mesh", _mesh),
-    "mirror": {
-        "mirror_right": partial(_mirror, 0, 1),
-        "mirror_down": partial(_mirror, 1, 0),
-        "mirror_both": partial(_mirror, 1, 1),
-    },
-    "tile": {
-        "tile_right": partial(np.tile, reps=(1, 2)),
-        "tile_down": partial(np.tile, reps=(2, 1)),
-        "tile_both": partial(np.tile, reps=(2, 2)),
-    },
+    "mirror": {f"mirror_{way}": partial(_mirror, *times) for way, times in TWICE.items()},
+    "tile": {f"tile_{way}": partial(np.tile, reps=times) for way, times in TWICE.items()},
     "roll": {
         f"roll_{way}": partial(np.roll, shift=step, axis=axis) for way, (axis, step) in WAYS.items()
     },
@@ -172,5 +149,4 @@ LOSING: dict[str, dict[str, Map]] = {
 MAPS: dict[str, Map] = {
     name: grid_map for maps in (KEEPING | LOSING).values() for name, grid_map in maps.items()
 }
-RECOLORINGS = frozenset((*KEEPING["exchange"], *KEEPING["cycle"]))
-"""Names of the maps that look at the colour of a cell alone."""
+RECOLORINGS = KEEPING["exchange"] | KEEPING["cycle"]  # they look at the colour of a cell alone

@@ -27,15 +27,12 @@ def _stack(axis: int, a: Grid, b: Grid) -> Grid | None:
     return np.concatenate([a, b], axis) if fits else None
 
 
-def _changes(a: Grid, b: Grid) -> Grid | None:
-    return np.where(a != b, b, np.int8(0)) if a.shape == b.shape else None
-
-
 # The new output from the input and the output of a pair; None where their shapes do not allow it.
 JOINS: dict[str, Callable[[Grid, Grid], Grid | None]] = {
     "beside": partial(_stack, 1),  # the input, and the output right of it
     "below": partial(_stack, 0),  # the input, and the output under it
-    "changes": _changes,  # the cells that the rule changed, the others black
+    # The cells that the rule changed, the others black.
+    "changes": lambda a, b: np.where(a != b, b, np.int8(0)) if a.shape == b.shape else None,
 }
 
 
@@ -43,16 +40,10 @@ JOINS: dict[str, Callable[[Grid, Grid], Grid | None]] = {
 class RuleChange:
     """Steps, the same for every pair, that make another task of a task.
 
-    Parameters
-    ----------
-    swap : bool, default False
-        First, input and output change places.
-    join : {"", "beside", "below", "changes"}
-        Then, the output is joined with the input, see `JOINS`; empty: the output alone.
-    inputs, outputs : tuple of str, default ()
-        Last, they go through these of `arc_airv.training.maps.MAPS`, one after the other. Inputs
-        take only maps that lose nothing: different inputs stay different, so the new task has a
-        rule whenever the old one has.
+    `swap`: input and output change places. `join`: the output is joined with the input by one of
+    `JOINS`. `inputs` and `outputs` go through maps, by their names in
+    `arc_airv.training.maps.MAPS`; inputs only through those that lose nothing: different inputs
+    stay different, so the new task has a rule whenever the old one has.
 
     Raises
     ------
@@ -61,11 +52,10 @@ class RuleChange:
 
     Examples
     --------
-    >>> change = RuleChange(outputs=("flip", "border3"))
-    >>> str(change)
+    >>> str(RuleChange(outputs=("flip", "border3")))
     'out-flip-border3'
-    >>> RuleChange.parse("out-flip-border3") == change
-    True
+    >>> RuleChange.parse("swap.in-upscale2")
+    RuleChange(swap=True, join='', inputs=('upscale2',), outputs=())
     """
 
     swap: bool = False
@@ -122,17 +112,11 @@ class RuleChange:
 
 
 def change_rule(pairs: Sequence[Pair], rng: np.random.Generator) -> tuple[RuleChange, list[Pair]]:
-    """Draw a rule change that makes another well-defined task of these pairs.
+    """Draw a rule change that makes another task of two or more known pairs of a task.
 
-    The pairs can teach the new task. It `has_rule`; each map changes at least two of the grids it
-    is applied to and wipes out none; no colour is exchanged that one pair alone shows; input and
-    output change places only where no pair loses information on the way.
-
-    Parameters
-    ----------
-    pairs : sequence of Pair
-        At least two pairs of one task; every output is known.
-    rng : numpy.random.Generator
+    The new pairs can teach the new task. It `has_rule`; each map changes at least two of the grids
+    it is applied to and wipes out none; no colour is exchanged that one pair alone shows; input
+    and output change places only where no pair loses information on the way.
 
     Returns
     -------
@@ -143,10 +127,9 @@ def change_rule(pairs: Sequence[Pair], rng: np.random.Generator) -> tuple[RuleCh
     """
     for _ in range(TRIES):
         change = _draw(pairs, rng)
-        if change is None:
-            continue
-        changed = change.apply(pairs)
-        if has_rule(changed) and changed != list(pairs):  # two maps may undo each other
+        changed = change and change.apply(pairs)
+        # Two maps may undo each other.
+        if changed and has_rule(changed) and changed != list(pairs):
             return change, changed
     return RuleChange(), list(pairs)
 

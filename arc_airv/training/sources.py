@@ -31,15 +31,11 @@ def without_tasks(tasks: dict[str, Task], others: dict[str, Task]) -> dict[str, 
 def load_source(name: str | Path, *, weight: float = 1.0, rule_change: float = 0.0) -> Source:
     """Read a `Source` of training examples by its name or path.
 
-    Parameters
-    ----------
-    name : str or Path
-        - "arc-agi-1/evaluation", "arc-agi-2/evaluation": the demonstrations alone, always.
-        - "arc-agi-1/training", "arc-agi-2/training": every pair, without the tasks that are
-          evaluation tasks of ARC-AGI-1 (376 of its 400 are in ARC-AGI-2's training set).
-        - A folder of task files or a JSON of tasks: every known pair.
-        - A .jsonl or .jsonl.gz: see `load_pairs`.
-    weight, rule_change : float
+    - "arc-agi-1/evaluation", "arc-agi-2/evaluation": the demonstrations alone, always.
+    - "arc-agi-1/training", "arc-agi-2/training": every pair, without the tasks that are
+      evaluation tasks of ARC-AGI-1 (376 of its 400 are in ARC-AGI-2's training set).
+    - A folder of task files or a JSON of tasks: every known pair.
+    - A .jsonl or .jsonl.gz: see `load_pairs`.
 
     Raises
     ------
@@ -63,12 +59,9 @@ def load_source(name: str | Path, *, weight: float = 1.0, rule_change: float = 0
 def parse_mixture(mixture: str | Iterable[str]) -> list[Source]:
     """Read the sources of a mixture as it is written on a command line.
 
-    Parameters
-    ----------
-    mixture : str or iterable of str
-        Parts ``NAME=WEIGHT`` or ``NAME=WEIGHT:SHARE``, the share of its examples whose rule is
-        changed: ``"arc-agi-1/training=0.3:0.5 path/to/rearc.jsonl.gz=0.2"``. A string is split
-        as a shell does. Names: see `load_source`.
+    Its parts are ``NAME=WEIGHT`` or ``NAME=WEIGHT:SHARE``, the share of its examples whose rule is
+    changed: ``"arc-agi-1/training=0.3:0.5 path/to/rearc.jsonl.gz=0.2"``. A string is split as a
+    shell does. Names: see `load_source`.
 
     Raises
     ------

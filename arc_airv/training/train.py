@@ -28,6 +28,7 @@ from arc_airv.training.tiny import plain_copy
 
 CHECKPOINT, LOG = "checkpoint.pt", "train_log.jsonl"
 LONGEST_STEP = 60.0  # seconds of one step that count toward the budget
+LARGEST_GRADIENT = 1.0  # its norm
 # Dense bfloat16 (float16 before Ampere) operations a second / 1e12, from the data sheets.
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40": 362, "L4": 121, "T4": 65}
 
@@ -42,17 +43,13 @@ class TrainConfig:
         Time budget of training, over all its resumed parts.
     batch_tokens, accumulate : int
         Rows x padded length of a batch; batches of a step.
-    muon_lr : float or None
-        Peak learning rate of the matrices; None trains them with AdamW (for adapters, and for
-        models that AdamW pre-trained).
-    adamw_lr : float
-        Peak learning rate of everything else.
+    muon_lr, adamw_lr : float
+        Peak learning rates of the matrices and of everything else. Without the former AdamW trains
+        all (adapters, and models that AdamW pre-trained).
     weight_decay : float
         Decoupled, for the matrices.
     warmup, decay : float
         Fractions of the budget: linear rise at the start, linear fall to zero at the end.
-    clip : float
-        Largest gradient norm.
     compile : bool
         Use ``torch.compile``: pays on a GPU, after a minute or two.
     n_workers : int
@@ -69,7 +66,6 @@ class TrainConfig:
     weight_decay: float = 0.02
     warmup: float = 0.02
     decay: float = 0.4
-    clip: float = 1.0
     compile: bool = False
     n_workers: int = 0
     log_every: float = 30.0
@@ -99,10 +95,9 @@ def train(
     model : Hugging Face causal language model
         On the device to train on; parameters that need no gradient stay as they are, so a peft
         model trains its adapter.
-    stream, config
     folder : str or Path
         Gets the log, the checkpoint and, at the end, the model (of a peft model: the adapter),
-        the tokenizer and ``prompt_format.json``. If it holds a checkpoint, training goes on from
+        the tokenizer and ``prompt_format.json``. If it holds a checkpoint, training resumes from
         there, as if it had not stopped.
     measure : callable, optional
         Called with the model every `measure_every` seconds and at the end; what it returns goes
@@ -145,7 +140,7 @@ def train(
                 group["lr"] = optimizer.defaults["lr"] * rate
         step = [next(batches) for _ in range(config.accumulate)]
         loss = _backward(network, step, model.device)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -182,14 +177,11 @@ def make_optimizers(model: Any, config: TrainConfig) -> list[torch.optim.Optimiz
     for p in model.parameters():
         if p.requires_grad:
             (matrices if p.ndim == 2 and id(p) not in embeddings else others).append(p)
-    decay = {"weight_decay": config.weight_decay}
     groups = [{"params": others, "weight_decay": 0.0}]
-    if config.muon_lr is None:
-        groups.append({"params": matrices, **decay})
-    adamw = torch.optim.AdamW(groups, lr=config.adamw_lr, betas=(0.9, 0.95))
-    return (
-        [adamw] if config.muon_lr is None else [adamw, Muon(matrices, lr=config.muon_lr, **decay)]
-    )
+    hidden = {"params": matrices, "weight_decay": config.weight_decay}
+    muon = [] if config.muon_lr is None else [Muon([hidden], lr=config.muon_lr)]
+    groups += [] if muon else [hidden]
+    return [torch.optim.AdamW(groups, lr=config.adamw_lr, betas=(0.9, 0.95)), *muon]
 
 
 def save_model(model: Any, tokenizer: Any, prompt_format: PromptFormat, folder: str | Path) -> None:
@@ -201,8 +193,8 @@ def save_model(model: Any, tokenizer: Any, prompt_format: PromptFormat, folder: 
     prompt_format.save(folder)
 
 
-def load_model(folder: str | Path) -> tuple[Any, Any, PromptFormat]:
-    """Read a model to train, in float32, its tokenizer and its prompt format.
+def load_model(folder: str | Path, device: str | None = None) -> tuple[Any, Any, PromptFormat]:
+    """Read a model to train, its tokenizer and its prompt format; onto CUDA where there is one.
 
     Raises
     ------
@@ -214,8 +206,9 @@ def load_model(folder: str | Path) -> tuple[Any, Any, PromptFormat]:
     prompt_format = PromptFormat.load(folder)
     if prompt_format is None:
         raise ValueError(f"{folder}: no prompt_format.json; save a PromptFormat there first")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # Weights that are trained stay in float32; the arithmetic is bfloat16 where there is any.
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
     return model, AutoTokenizer.from_pretrained(folder), prompt_format
 
 

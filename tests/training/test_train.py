@@ -41,6 +41,12 @@ def stream(training_tasks, tokenizer):
     return ExampleStream([source], tiny_prompt_format(), tokenizer, max_tokens=300, seed=0)
 
 
+def test_the_face_of_the_room_gives_functions_and_classes_and_no_module_of_their_name():
+    from arc_airv import training
+
+    assert all(callable(getattr(training, name)) for name in training.__all__)
+
+
 def test_every_prompt_is_one_token_a_cell_and_a_row(training_tasks, tokenizer):
     render = tiny_prompt_format().render
     for task in training_tasks.values():
