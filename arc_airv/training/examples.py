@@ -24,7 +24,8 @@ from arc_airv.tasks import Pair, Task
 from arc_airv.training.rules import change_rule
 
 IGNORED = -100  # the label that a loss passes over (PyTorch's convention)
-RULE_TRIES = 4  # rule changes drawn for an example until one fits the token limit
+# Drawn until one fits the token limit; `pair_tokens` is too low for some tokenizers and formats.
+EXAMPLE_TRIES, RULE_TRIES = 1000, 4
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,7 @@ def demonstrations(tasks: dict[str, Task]) -> dict[str, list[Pair]]:
 def load_pairs(path: str | Path) -> dict[str, list[Pair]]:
     """Read extra pairs: JSON lines of ``{"task_id", "pairs": [["012|345", "0|1"], ...]}``.
 
-    Raises
-    ------
-    ValueError
-        If a line is malformed; the message names the file and the line.
+    A malformed line raises a ValueError that names the file and the line.
     """
     opener = gzip.open if str(path).endswith(".gz") else open
     bags: dict[str, list[Pair]] = {}
@@ -104,12 +102,8 @@ class ExampleStream:
     """An endless, seeded stream of training examples of up to `max_tokens`.
 
     Example number `i` depends only on the seed and `i`, so a stream resumes at any position.
-    Tasks with fewer than two pairs that fit are left out.
-
-    Raises
-    ------
-    ValueError
-        If a source has no task left, or all weights are 0.
+    Tasks with fewer than two pairs that fit are left out; a source without any other is a
+    ValueError.
     """
 
     def __init__(
@@ -121,10 +115,8 @@ class ExampleStream:
         max_tokens: int,
         seed: int = 0,
     ) -> None:
-        self.format = prompt_format
-        self.tokenizer = tokenizer
-        self.max_tokens = max_tokens
-        self.seed = seed
+        self.format, self.tokenizer = prompt_format, tokenizer
+        self.max_tokens, self.seed = max_tokens, seed
         self.sources: list[Source] = []
         for source in sources:
             # Any two of these fit together.
@@ -143,7 +135,7 @@ class ExampleStream:
 
     def __getitem__(self, i: int) -> Example:
         rng = np.random.default_rng([self.seed, i])
-        while True:
+        for _ in range(EXAMPLE_TRIES):
             source = self.sources[rng.choice(len(self.sources), p=self.weights)]
             task_id = list(source.pairs)[rng.integers(len(source.pairs))]
             pairs = self._draw(source.pairs[task_id], rng)
@@ -157,6 +149,7 @@ class ExampleStream:
             example = self.encode(plan[rng.random() < 0.95].apply_task(task))
             if len(example.token_ids) <= self.max_tokens:
                 return replace(example, rule_change=change)
+        raise ValueError(f"no example fits {self.max_tokens} tokens of this tokenizer and format")
 
     def encode(self, view: Task) -> Example:
         """Tokenize one view, with the loss on its answers."""

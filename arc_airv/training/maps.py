@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 
@@ -108,8 +109,7 @@ KEEPING: dict[str, dict[str, Map]] = {
     },
     "exchange": {
         f"exchange{a}{b}": partial(_recolor, {a: b, b: a})
-        for a in range(N_COLORS)
-        for b in range(a + 1, N_COLORS)
+        for a, b in combinations(range(N_COLORS), 2)
     },
     "cycle": {  # colours 1-9 each become the k-th next; black stays
         f"cycle{k}": partial(_recolor, {c: (c - 1 + k) % 9 + 1 for c in range(1, N_COLORS)})

@@ -43,12 +43,8 @@ class RuleChange:
     `swap`: input and output change places. `join`: the output is joined with the input by one of
     `JOINS`. `inputs` and `outputs` go through maps, by their names in
     `arc_airv.training.maps.MAPS`; inputs only through those that lose nothing: different inputs
-    stay different, so the new task has a rule whenever the old one has.
-
-    Raises
-    ------
-    ValueError
-        If there is no join or map of a name, or a map may not be applied to inputs.
+    stay different, so the new task has a rule whenever the old one has. Any other name is a
+    ValueError.
 
     Examples
     --------
@@ -81,13 +77,7 @@ class RuleChange:
 
     @classmethod
     def parse(cls, key: str) -> RuleChange:
-        """Read a rule change from its key, ``str(change)``.
-
-        Raises
-        ------
-        ValueError
-            If `key` is not the key of a rule change.
-        """
+        """Read a rule change from its key, ``str(change)``; anything else raises ValueError."""
         steps = {head: tuple(names) for head, *names in (p.split("-") for p in key.split("."))}
         steps.pop("unchanged", None)
         swap = steps.pop("swap", None) is not None

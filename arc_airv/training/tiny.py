@@ -81,17 +81,10 @@ def factor_embeddings(model: Any, tokenizer: Any, *, blank: bool = True) -> Any:
     """Make the vector of a cell token the sum of a colour's and a column's, while training.
 
     So each step teaches all tokens of a colour, not only those of the columns that it met: at
-    equal tokens the loss fell about twice as fast. `plain_copy` gives the ordinary model.
-
-    Parameters
-    ----------
-    model : Qwen3ForCausalLM
-        Changed in place.
-    tokenizer : Hugging Face tokenizer
-        From `build_tokenizer`.
-    blank : bool, default True
-        Draw new vectors. Otherwise take those whose sums are nearest to the model's own: exactly
-        them where it was trained like this.
+    equal tokens the loss fell about twice as fast. The model, of the tokens of `build_tokenizer`,
+    is changed in place, and returned; `plain_copy` gives the ordinary one. `blank` draws new
+    vectors; otherwise they are those whose sums are nearest to the model's own: exactly them where
+    it was trained like this.
     """
     import torch
     from torch.nn.utils import parametrize

@@ -194,12 +194,9 @@ def save_model(model: Any, tokenizer: Any, prompt_format: PromptFormat, folder: 
 
 
 def load_model(folder: str | Path, device: str | None = None) -> tuple[Any, Any, PromptFormat]:
-    """Read a model to train, its tokenizer and its prompt format; onto CUDA where there is one.
+    """Read a model to train, its tokenizer and its prompt format; by default onto a GPU, if any.
 
-    Raises
-    ------
-    ValueError
-        If the folder has no ``prompt_format.json``.
+    A folder without ``prompt_format.json`` is a ValueError.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -101,14 +101,16 @@ def finetune_per_task(
     folder = Path(folder).resolve()
     network, tokenizer, prompt_format = load_model(model)
     streams = {}
-    for task_id, task in tasks.items():
-        source = Source(task_id, demonstrations({task_id: task}))
+    for task_id, pairs in demonstrations(tasks).items():
+        sources = [Source(task_id, {task_id: pairs})]
         try:
-            streams[task_id] = ExampleStream(
-                [source], prompt_format, tokenizer, max_tokens=max_tokens, seed=seed
+            stream = ExampleStream(
+                sources, prompt_format, tokenizer, max_tokens=max_tokens, seed=seed
             )
+            stream[0]  # an error if the tokenizer needs more tokens than `pair_tokens`
         except ValueError:  # nothing to learn from
             continue
+        streams[task_id] = stream
     waiting = [task_id for task_id in streams if not (folder / task_id).exists()]
     # First of all, so that whatever ends this call, every task has an adapter.
     if not (folder / UNTRAINED).exists():

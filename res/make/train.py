@@ -21,7 +21,7 @@ from arc_airv.training.ttft import add_adapter
 
 
 def answered_later(part: str, max_tokens: int) -> Source:
-    """The demonstrations of the tasks that fit as a whole, with a question; never a test pair."""
+    """Read demonstrations of the tasks that fit as a whole, with a question; never a test pair."""
     name, _, weight = part.rpartition("=")
     pairs = {
         task_id: pairs
