@@ -12,22 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader
 
 from arc_airv.training.examples import IGNORED, Example, ExampleStream
+
+BUCKET = 16  # lengths are padded to a multiple of this
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of similar length, padded on the right.
+    """Examples of similar length: two arrays of shape (rows, length), dtype int64.
 
-    Attributes
-    ----------
-    token_ids, labels : ndarray of shape (rows, length), dtype int64
-        Padded with 0 and `arc_airv.training.examples.IGNORED`.
-    n_tokens : int
-        Without the padding.
-    position : tuple of int
-        (window, batch of it) of the batch that comes next: where to resume.
+    They are padded on the right, with 0 and with `IGNORED`; `n_tokens` is without the padding.
+    `position` is (window, batch of it) of the batch that comes next: where to resume.
     """
 
     token_ids: np.ndarray
@@ -37,31 +35,20 @@ class Batch:
 
     @property
     def n_labels(self) -> int:
-        """Tokens that the loss is on: a row's first token is predicted by nothing."""
+        """Count the tokens that the loss is on: a row's first token is predicted by nothing."""
         return int((self.labels[:, 1:] != IGNORED).sum())
 
 
+@dataclass(frozen=True)
 class Windows:
     """The windows of a stream, by number: each a list of batches in a random, fixed order.
 
-    Parameters
-    ----------
-    stream : ExampleStream
-    batch_tokens : int
-        Upper bound of rows x padded length of a batch, unless one example alone is longer.
-    examples : int, default 1024
-        Of one window.
-    bucket : int, default 16
-        Lengths are padded to a multiple of this.
+    Rows x padded length of a batch are at most `batch_tokens`, unless one example is longer.
     """
 
-    def __init__(
-        self, stream: ExampleStream, *, batch_tokens: int, examples: int = 1024, bucket: int = 16
-    ) -> None:
-        self.stream = stream
-        self.batch_tokens = batch_tokens
-        self.examples = examples
-        self.bucket = bucket
+    stream: ExampleStream
+    batch_tokens: int
+    examples: int = 1024  # of a window
 
     def __getitem__(self, window: int) -> list[Batch]:
         first = window * self.examples
@@ -69,59 +56,45 @@ class Windows:
         rest.sort(key=lambda example: len(example.token_ids))
         groups: list[list[Example]] = []
         while rest:
-            rows = max(1, self.batch_tokens // self._padded(rest[-1]))
+            rows = max(1, self.batch_tokens // _padded_length(rest))
             groups.append(rest[-rows:])
             rest = rest[:-rows]
         order = np.random.default_rng([self.stream.seed, window]).permutation(len(groups))
-        batches = []
-        for k, group in enumerate(order):
-            last = k == len(groups) - 1
-            batches.append(self._pad(groups[group], (window + 1, 0) if last else (window, k + 1)))
-        return batches
+        following = [*((window, k) for k in range(1, len(groups))), (window + 1, 0)]
+        return [_pad(groups[k], position) for k, position in zip(order, following)]
 
-    def _padded(self, example: Example) -> int:
-        return -(-len(example.token_ids) // self.bucket) * self.bucket
 
-    def _pad(self, group: list[Example], position: tuple[int, int]) -> Batch:
-        length = max(map(self._padded, group))
-        ids = np.zeros((len(group), length), dtype=np.int64)
-        labels = np.full((len(group), length), IGNORED, dtype=np.int64)
-        for row, example in enumerate(group):
-            ids[row, : len(example.token_ids)] = example.token_ids
-            labels[row, : len(example.labels)] = example.labels
-        return Batch(ids, labels, sum(len(e.token_ids) for e in group), position)
+def _padded_length(group: list[Example]) -> int:
+    """Return the length of a batch of these examples, the longest of which is the last."""
+    return -(-len(group[-1].token_ids) // BUCKET) * BUCKET
+
+
+def _pad(group: list[Example], position: tuple[int, int]) -> Batch:
+    ids = np.zeros((len(group), _padded_length(group)), dtype=np.int64)
+    labels = np.full_like(ids, IGNORED)
+    for row, example in enumerate(group):
+        ids[row, : len(example.token_ids)] = example.token_ids
+        labels[row, : len(example.labels)] = example.labels
+    return Batch(ids, labels, sum(len(e.token_ids) for e in group), position)
 
 
 def iterate_batches(
     windows: Windows, position: tuple[int, int] = (0, 0), *, n_workers: int = 0
 ) -> Iterator[Batch]:
-    """The batches from a position on, without end.
+    """Yield batches without end, from the `position` on that an earlier `Batch` gave.
 
-    Parameters
-    ----------
-    windows : Windows
-    position : tuple of int, default (0, 0)
-        As an earlier `Batch` gave it.
-    n_workers : int, default 0
-        Processes that make windows ahead; for a GPU, which eats faster than one process makes.
+    `n_workers` processes make windows ahead, for a GPU, which eats faster than one process makes.
     """
-    window, skipped = position
-    for batches in _windows_from(windows, window, n_workers):
-        yield from batches[skipped:]
-        skipped = 0
-
-
-def _windows_from(windows: Windows, first: int, n_workers: int) -> Iterator[list[Batch]]:
-    if n_workers == 0:
-        yield from map(windows.__getitem__, itertools.count(first))
-        return
-    from torch.utils.data import DataLoader
-
-    # A sampler without end: the loader keeps the order whatever the number of workers.
-    yield from DataLoader(
+    first, skipped = position
+    windows_from_first = DataLoader(
         windows,
         batch_size=None,
+        # A sampler without end: the loader keeps the order whatever the number of workers.
         sampler=itertools.count(first),
         num_workers=n_workers,
-        multiprocessing_context="spawn",
+        multiprocessing_context="spawn" if n_workers else None,
+        generator=torch.Generator(),  # the global one's state belongs to the model, and resumes
     )
+    for batches in windows_from_first:
+        yield from batches[skipped:]
+        skipped = 0

@@ -1,4 +1,4 @@
-"""Training examples: which tasks a model learns from, and the endless stream of their views.
+"""Training examples: the tasks that a model learns from, and the endless stream of their views.
 
 A `Source` is a named, weighted set of tasks, each a bag of known pairs. The stream draws a task,
 some of its pairs, perhaps a rule change, and an augmentation, fresh every time; it knows nothing
@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,21 @@ import numpy as np
 
 from arc_airv.augment import sample_augmentations
 from arc_airv.grids import parse_grid
-from arc_airv.prompts.format import PromptFormat
+from arc_airv.prompts import PromptFormat
 from arc_airv.tasks import Pair, Task
 from arc_airv.training.rules import change_rule
 
 IGNORED = -100  # the label that a loss passes over (PyTorch's convention)
-RULE_TRIES = 4  # rule changes drawn for an example until one fits the token limit
+# Drawn until one fits the token limit; `pair_tokens` is too low for some tokenizers and formats.
+EXAMPLE_TRIES, RULE_TRIES = 1000, 4
 
 
 @dataclass(frozen=True)
 class Source:
     """A named set of tasks as bags of known pairs, drawn with a relative weight.
 
-    `rule_change` is the share (0-1) of its examples that are a new task made of the drawn pairs,
-    see `arc_airv.training.rules`. Where no new task fits the token limit, an example keeps its
-    pairs.
+    A share `rule_change` (0-1) of its examples is a new task made of the drawn pairs, see
+    `arc_airv.training.rules`; where no new task fits the token limit, an example keeps its pairs.
     """
 
     name: str
@@ -52,7 +51,7 @@ class Source:
 
 
 def all_pairs(tasks: dict[str, Task]) -> dict[str, list[Pair]]:
-    """Every known pair of each task, test pairs too: for training tasks only."""
+    """Return every known pair of each task, test pairs too: for training tasks only."""
     return {
         task_id: [pair for pair in (*task.train, *task.test) if pair.output is not None]
         for task_id, task in tasks.items()
@@ -60,17 +59,14 @@ def all_pairs(tasks: dict[str, Task]) -> dict[str, list[Pair]]:
 
 
 def demonstrations(tasks: dict[str, Task]) -> dict[str, list[Pair]]:
-    """The demonstration pairs of each task: all that may be learnt from a task to be answered."""
+    """Return each task's demonstrations: all that may be learnt from a task to be answered."""
     return {task_id: list(task.train) for task_id, task in tasks.items()}
 
 
 def load_pairs(path: str | Path) -> dict[str, list[Pair]]:
     """Read extra pairs: JSON lines of ``{"task_id", "pairs": [["012|345", "0|1"], ...]}``.
 
-    Raises
-    ------
-    ValueError
-        If a line is malformed; the message names the file and the line.
+    A malformed line raises a ValueError that names the file and the line.
     """
     opener = gzip.open if str(path).endswith(".gz") else open
     bags: dict[str, list[Pair]] = {}
@@ -86,7 +82,7 @@ def load_pairs(path: str | Path) -> dict[str, list[Pair]]:
 
 
 def pair_tokens(pair: Pair) -> int:
-    """Tokens of a pair at one a cell and one a row: exact for the shipped tokenizer."""
+    """Count the tokens of a pair at one a cell and one a row: exact for the shipped tokenizer."""
     return sum(grid.size + grid.shape[0] for grid in (pair.input, pair.output)) + 3
 
 
@@ -103,18 +99,11 @@ class Example:
 
 
 class ExampleStream:
-    """An endless, seeded stream of training examples.
+    """An endless, seeded stream of training examples of up to `max_tokens`.
 
-    Parameters
-    ----------
-    sources : list of Source
-        Tasks with fewer than two pairs that fit are left out.
-    prompt_format : PromptFormat
-    tokenizer : Hugging Face tokenizer
-    max_tokens : int
-        Longest example; pairs are drawn so that it holds.
-    seed : int
-        Example number `i` depends only on the seed and `i`, so a stream resumes at any position.
+    Example number `i` depends only on the seed and `i`, so a stream resumes at any position.
+    Tasks with fewer than two pairs that fit are left out; a source without any other is a
+    ValueError.
     """
 
     def __init__(
@@ -126,55 +115,41 @@ class ExampleStream:
         max_tokens: int,
         seed: int = 0,
     ) -> None:
-        self.format = prompt_format
-        self.tokenizer = tokenizer
-        self.max_tokens = max_tokens
-        self.seed = seed
-        self.bags: list[list[tuple[str, list[Pair]]]] = []
+        self.format, self.tokenizer = prompt_format, tokenizer
+        self.max_tokens, self.seed = max_tokens, seed
+        self.sources: list[Source] = []
         for source in sources:
-            bags = [
-                (task_id, [pair for pair in pairs if pair_tokens(pair) <= max_tokens / 2])
+            # Any two of these fit together.
+            fitting = {
+                task_id: [pair for pair in pairs if pair_tokens(pair) <= max_tokens / 2]
                 for task_id, pairs in source.pairs.items()
-            ]
-            bags = [
-                (task_id, pairs)
-                for task_id, pairs in bags
-                if sum(sorted(map(pair_tokens, pairs))[:2]) <= max_tokens and len(pairs) > 1
-            ]
+            }
+            bags = {task_id: pairs for task_id, pairs in fitting.items() if len(pairs) > 1}
             if not bags:
                 raise ValueError(f"source {source.name}: no two pairs within {max_tokens} tokens")
-            self.bags.append(bags)
+            self.sources.append(replace(source, pairs=bags))
         weights = np.array([source.weight for source in sources], dtype=float)
         if not weights.sum() > 0:
             raise ValueError("the sources must have a total weight above 0")
         self.weights = weights / weights.sum()
-        self.rule_changes = [source.rule_change for source in sources]
 
     def __getitem__(self, i: int) -> Example:
         rng = np.random.default_rng([self.seed, i])
-        while True:
-            source = rng.choice(len(self.bags), p=self.weights)
-            bags = self.bags[source]
-            task_id, pairs = bags[rng.integers(len(bags))]
-            chosen = self._draw(pairs, rng)
-            if len(chosen) < 2:
-                continue
-            key, share = "unchanged", self.rule_changes[source]
+        for _ in range(EXAMPLE_TRIES):
+            source = self.sources[rng.choice(len(self.sources), p=self.weights)]
+            task_id = list(source.pairs)[rng.integers(len(source.pairs))]
+            pairs = self._draw(source.pairs[task_id], rng)
+            change = "unchanged"
             # Nothing is drawn at a share of 0: such a stream keeps its numbers.
-            if share and rng.random() < share:
-                key, chosen = self._change_rule(chosen, rng)
-            task = Task(task_id, tuple(chosen[:-1]), (chosen[-1],))
+            if source.rule_change and rng.random() < source.rule_change:
+                change, pairs = self._change_rule(pairs, rng)
+            task = Task(task_id, tuple(pairs[:-1]), (pairs[-1],))
             # Plan entry 1 is a random augmentation; entry 0 is the identity.
             plan = sample_augmentations(task, 2, seed=int(rng.integers(2**31)))
             example = self.encode(plan[rng.random() < 0.95].apply_task(task))
             if len(example.token_ids) <= self.max_tokens:
-                return replace(example, rule_change=key)
-
-    def __iter__(self) -> Iterator[Example]:
-        i = 0
-        while True:
-            yield self[i]
-            i += 1
+                return replace(example, rule_change=change)
+        raise ValueError(f"no example fits {self.max_tokens} tokens of this tokenizer and format")
 
     def encode(self, view: Task) -> Example:
         """Tokenize one view, with the loss on its answers."""
@@ -187,7 +162,7 @@ class ExampleStream:
         return Example(tuple(ids), tuple(labels))
 
     def _draw(self, pairs: list[Pair], rng: np.random.Generator) -> list[Pair]:
-        """Random pairs, at least 3 where there are, within the token limit."""
+        """Draw pairs within the token limit, at least 3 where there are."""
         most = rng.integers(min(3, len(pairs)), min(len(pairs), 6) + 1)
         chosen, total = [], 0
         for i in rng.permutation(len(pairs)):
@@ -200,7 +175,7 @@ class ExampleStream:
         return chosen
 
     def _change_rule(self, pairs: list[Pair], rng: np.random.Generator) -> tuple[str, list[Pair]]:
-        """The key of a rule change and its pairs, within the token limit; else the same pairs."""
+        """Return a rule change's key and its pairs, within the token limit; else these pairs."""
         for _ in range(RULE_TRIES):
             change, changed = change_rule(pairs, rng)
             if sum(map(pair_tokens, changed)) <= self.max_tokens:

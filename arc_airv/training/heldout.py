@@ -1,4 +1,4 @@
-"""What a model in training makes of tasks that it does not learn: the loss, and exact answers."""
+"""Measure a model in training on tasks that it does not learn: the loss, and exact answers."""
 
 from __future__ import annotations
 
@@ -19,45 +19,32 @@ from arc_airv.training.examples import IGNORED, ExampleStream
 class HeldOut:
     """Measures a model on tasks; for the `measure` of `arc_airv.training.train`.
 
-    Parameters
-    ----------
-    tasks : dict of str to Task
-        With their test outputs, and in no source of the stream. Those that do not fit its token
-        limit are left out.
-    stream : ExampleStream
-        Its format and tokenizer are used.
-
-    Raises
-    ------
-    ValueError
-        If no task fits.
+    The tasks come with their test outputs and are in no source of the stream, whose format and
+    tokenizer are used. Those that do not fit its token limit are left out; none left is a
+    ValueError.
     """
 
     def __init__(self, tasks: dict[str, Task], stream: ExampleStream) -> None:
         self.stream = stream
-        examples = {task_id: stream.encode(task) for task_id, task in tasks.items()}
         self.examples = {
             task_id: example
-            for task_id, example in examples.items()
-            if len(example.token_ids) <= stream.max_tokens
+            for task_id, task in tasks.items()
+            if len((example := stream.encode(task)).token_ids) <= stream.max_tokens
         }
         if not self.examples:
             raise ValueError(f"no held-out task fits {stream.max_tokens} tokens")
         self.tasks = {task_id: tasks[task_id] for task_id in self.examples}
 
     def __call__(self, model: Any) -> dict[str, float]:
-        """The mean loss of a token (nats) of the answers, and the share of exact greedy ones."""
-        return {
-            "held_out_loss": round(self._loss(model), 4),
-            "held_out_exact": round(self._exact(model), 4),
-        }
+        """Return the mean loss of the answers' tokens (nats) and the share of exact greedy ones."""
+        measured = {"held_out_loss": self._loss(model), "held_out_exact": self._exact(model)}
+        return {name: round(value, 4) for name, value in measured.items()}
 
     @torch.inference_mode()
     def _loss(self, model: Any) -> float:
         total = n_labels = 0.0
         for example in self.examples.values():
-            ids = torch.tensor([example.token_ids], device=model.device)
-            labels = torch.tensor([example.labels], device=model.device)
+            ids, labels = torch.tensor([[example.token_ids], [example.labels]], device=model.device)
             n = int((labels != IGNORED).sum())
             total += n * model(input_ids=ids, labels=labels).loss.item()
             n_labels += n

@@ -9,34 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 
 from arc_airv.grids import MAX_SIDE, N_COLORS, Grid
 
-Map = Callable[[Grid], np.ndarray | None]
-"""Gives an array of any size, or None where it has no clear meaning; `apply_map` checks it."""
+Map = Callable[[Grid], np.ndarray | None]  # an array of any size; `apply_map` checks it
 
 
 def apply_map(name: str, grid: Grid) -> Grid | None:
-    """Map a grid by the name of a map.
+    """Map a grid by the name of a map, a key of `MAPS`; any other raises ValueError.
 
-    Parameters
-    ----------
-    name : str
-        A key of `MAPS`.
-    grid : ndarray of shape (height, width), dtype int8
-
-    Returns
-    -------
-    ndarray of dtype int8, or None
-        A grid; None where the map does not apply: a side would leave 1-30, or the map has no
-        clear meaning there (the rarest colour of a grid where two are equally rare).
-
-    Raises
-    ------
-    ValueError
-        If there is no map of this name.
+    None where the map does not apply: a side would leave 1-30, or the map has no clear meaning
+    there (the rarest colour of a grid where two are equally rare).
     """
     if name not in MAPS:
         raise ValueError(f"no map {name!r}; there are {', '.join(MAPS)}")
@@ -46,102 +32,50 @@ def apply_map(name: str, grid: Grid) -> Grid | None:
     return np.ascontiguousarray(mapped)
 
 
-# Maps that lose nothing --------------------------------------------------------------------------
-
-
-def _recolor(colors: tuple[int, ...], grid: Grid) -> Grid:
-    return np.array(colors, dtype=np.int8)[grid]
-
-
-def _exchange(a: int, b: int) -> Map:
-    colors = list(range(N_COLORS))
-    colors[a], colors[b] = b, a
-    return partial(_recolor, tuple(colors))
-
-
-def _cycle(k: int) -> Map:
-    """Colours 1-9 each become the k-th next; black stays."""
-    return partial(_recolor, (0, *((c - 1 + k) % 9 + 1 for c in range(1, N_COLORS))))
-
-
-def _stretch(rows: int, columns: int, grid: Grid) -> Grid:
-    return grid.repeat(rows, axis=0).repeat(columns, axis=1)
-
-
-def _border(color: int, grid: Grid) -> Grid:
-    height, width = grid.shape
-    framed = np.full((height + 2, width + 2), color, dtype=np.int8)
-    framed[1:-1, 1:-1] = grid
-    return framed
+def _recolor(changes: dict[int, int], grid: Grid) -> Grid:
+    return np.array([changes.get(c, c) for c in range(N_COLORS)], dtype=np.int8)[grid]
 
 
 def _mesh(color: int, grid: Grid) -> Grid:
-    """Lines of one colour between the cells."""
+    """Draw lines of one colour between the cells."""
     height, width = grid.shape
     mesh = np.full((2 * height - 1, 2 * width - 1), color, dtype=np.int8)
     mesh[::2, ::2] = grid
     return mesh
 
 
-def _mirror_right(grid: Grid) -> Grid:
-    return np.hstack([grid, np.fliplr(grid)])
-
-
-def _mirror_down(grid: Grid) -> Grid:
-    return np.vstack([grid, np.flipud(grid)])
-
-
-# Maps that may lose something --------------------------------------------------------------------
-
-
-def _paint(color: int, grid: Grid) -> Grid:
-    """All that is not black takes one colour."""
-    return np.where(grid != 0, np.int8(color), grid)
+def _mirror(down: int, right: int, grid: Grid) -> Grid:
+    """Write the mirror image below or right of the grid where the number is 2."""
+    height, width = grid.shape
+    return np.pad(grid, ((0, (down - 1) * height), (0, (right - 1) * width)), "symmetric")
 
 
 def _frame(color: int, grid: Grid) -> Grid:
-    """The outermost cells take one colour."""
-    framed = grid.copy()
-    framed[[0, -1]] = color
-    framed[:, [0, -1]] = color
+    """Give the outermost cells one colour."""
+    framed = np.full_like(grid, color)
+    framed[1:-1, 1:-1] = grid[1:-1, 1:-1]
     return framed
 
 
-def _touching(mask: np.ndarray) -> np.ndarray:
-    """Cells with one of their four neighbours in the mask."""
-    touching = np.zeros_like(mask)
-    touching[1:] |= mask[:-1]
-    touching[:-1] |= mask[1:]
-    touching[:, 1:] |= mask[:, :-1]
-    touching[:, :-1] |= mask[:, 1:]
-    return touching
+def _touching(mask: np.ndarray, *, outside: bool) -> np.ndarray:
+    """Mark the cells with one of their four neighbours in the mask, which goes on outside."""
+    wide = np.pad(mask, 1, constant_values=outside)
+    return wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
 
 
 def _halo(color: int, grid: Grid) -> Grid:
-    """Black cells beside another colour take one colour."""
-    return np.where((grid == 0) & _touching(grid != 0), np.int8(color), grid)
+    """Give black cells beside another colour one colour."""
+    return np.where((grid == 0) & _touching(grid != 0, outside=False), np.int8(color), grid)
 
 
-def _hollow(grid: Grid) -> Grid:
-    """Cells that no black cell and no edge of the grid touches become black."""
-    edge = np.ones(grid.shape, dtype=bool)
-    edge[1:-1, 1:-1] = False
-    return np.where(edge | _touching(grid == 0), grid, np.int8(0))
-
-
-def _fall(axis: int, to_end: bool, grid: Grid) -> Grid:
-    """Coloured cells fall through the black ones and keep their order."""
-    order = np.argsort((grid != 0) == to_end, axis=axis, kind="stable")
+def _fall(axis: int, step: int, grid: Grid) -> Grid:
+    """Let coloured cells fall through the black ones; they keep their order."""
+    order = np.argsort((grid != 0) == (step > 0), axis=axis, kind="stable")
     return np.take_along_axis(grid, order, axis=axis)
 
 
-def _overlay(flip: Map, grid: Grid) -> Grid:
-    """Black cells take the colour of their mirror image."""
-    return np.where(grid == 0, flip(grid), grid)
-
-
 def _trim(grid: Grid) -> Grid | None:
-    """The smallest rectangle around all that is not black."""
+    """Cut out the smallest rectangle around all that is not black."""
     rows, columns = np.nonzero(grid)
     if len(rows) == 0:
         return None
@@ -149,27 +83,20 @@ def _trim(grid: Grid) -> Grid | None:
 
 
 def _exchange_extremes(grid: Grid) -> Grid | None:
-    """The most and the least frequent colour of the grid change places."""
-    counts = np.bincount(grid.ravel(), minlength=N_COLORS)
-    colors = np.flatnonzero(counts)
-    colors = colors[np.argsort(counts[colors])]
-    if len(colors) < 2:
-        return None
-    ordered = counts[colors]
+    """Exchange the most and the least frequent colour of the grid."""
+    counts = np.bincount(grid.ravel())
+    colors = np.flatnonzero((counts == counts.max()) | (counts == counts[counts > 0].min()))
     # Of colours that tie, a recoloured view would choose another one: no rule.
-    if len(colors) > 2 and (ordered[0] == ordered[1] or ordered[-1] == ordered[-2]):
-        return None
-    return _exchange(colors[0], colors[-1])(grid)
+    return _recolor(dict(zip(colors, colors[::-1])), grid) if len(colors) == 2 else None
 
 
-def _left_half(grid: Grid) -> Grid:
-    return grid[:, : (grid.shape[1] + 1) // 2]
+def _each_color(name: str, grid_map: Callable[[int, Grid], Grid], first: int = 0) -> dict[str, Map]:
+    return {f"{name}{color}": partial(grid_map, color) for color in range(first, N_COLORS)}
 
 
-def _top_half(grid: Grid) -> Grid:
-    return grid[: (grid.shape[0] + 1) // 2]
-
-
+WAYS = {"up": (0, -1), "down": (0, 1), "left": (1, -1), "right": (1, 1)}  # axis, step
+TIMES = {"upscale2": (2, 2), "upscale3": (3, 3), "widen2": (1, 2), "heighten2": (2, 1)}
+TWICE = {"right": (1, 2), "down": (2, 1), "both": (2, 2)}  # down, right
 # Kind -> name -> map. Kinds are drawn first: one with 45 names is as likely as one with 2.
 # Different grids stay different under these, so they may be applied to inputs.
 KEEPING: dict[str, dict[str, Map]] = {
@@ -181,65 +108,45 @@ KEEPING: dict[str, dict[str, Map]] = {
         "antitranspose": lambda grid: np.rot90(grid, 2).T,
     },
     "exchange": {
-        f"exchange{a}{b}": _exchange(a, b) for a in range(N_COLORS) for b in range(a + 1, N_COLORS)
+        f"exchange{a}{b}": partial(_recolor, {a: b, b: a})
+        for a, b in combinations(range(N_COLORS), 2)
     },
-    "cycle": {f"cycle{k}": _cycle(k) for k in range(1, 9)},
-    "stretch": {
-        "upscale2": partial(_stretch, 2, 2),
-        "upscale3": partial(_stretch, 3, 3),
-        "widen2": partial(_stretch, 1, 2),
-        "heighten2": partial(_stretch, 2, 1),
+    "cycle": {  # colours 1-9 each become the k-th next; black stays
+        f"cycle{k}": partial(_recolor, {c: (c - 1 + k) % 9 + 1 for c in range(1, N_COLORS)})
+        for k in range(1, 9)
     },
-    "border": {f"border{c}": partial(_border, c) for c in range(N_COLORS)},
-    "mesh": {f"mesh{c}": partial(_mesh, c) for c in range(N_COLORS)},
-    "mirror": {
-        "mirror_right": _mirror_right,
-        "mirror_down": _mirror_down,
-        "mirror_both": lambda grid: _mirror_down(_mirror_right(grid)),
-    },
-    "tile": {
-        "tile_right": lambda grid: np.tile(grid, (1, 2)),
-        "tile_down": lambda grid: np.tile(grid, (2, 1)),
-        "tile_both": lambda grid: np.tile(grid, (2, 2)),
-    },
+    "stretch": {name: partial(np.kron, b=np.ones(t, np.int8)) for name, t in TIMES.items()},
+    "border": _each_color("border", lambda color, grid: np.pad(grid, 1, constant_values=color)),
+    "mesh": _each_color("mesh", _mesh),
+    "mirror": {f"mirror_{way}": partial(_mirror, *times) for way, times in TWICE.items()},
+    "tile": {f"tile_{way}": partial(np.tile, reps=times) for way, times in TWICE.items()},
     "roll": {
-        f"roll_{way}": partial(np.roll, shift=shift, axis=axis)
-        for way, shift, axis in [("up", -1, 0), ("down", 1, 0), ("left", -1, 1), ("right", 1, 1)]
+        f"roll_{way}": partial(np.roll, shift=step, axis=axis) for way, (axis, step) in WAYS.items()
     },
 }
 # These may make one grid of two; they are for outputs only.
 LOSING: dict[str, dict[str, Map]] = {
-    "paint": {f"paint{c}": partial(_paint, c) for c in range(1, N_COLORS)},
-    "frame": {f"frame{c}": partial(_frame, c) for c in range(N_COLORS)},
-    "halo": {f"halo{c}": partial(_halo, c) for c in range(1, N_COLORS)},
-    "hollow": {"hollow": _hollow},
+    # All that is not black takes one colour.
+    "paint": _each_color("paint", lambda c, grid: np.where(grid, np.int8(c), grid), first=1),
+    "frame": _each_color("frame", _frame),
+    "halo": _each_color("halo", _halo, first=1),
+    # Cells become black that no black cell and no edge of the grid touches.
+    "hollow": {"hollow": lambda grid: grid * _touching(grid == 0, outside=True)},
     "extremes": {"exchange_extremes": _exchange_extremes},
-    "fall": {
-        f"fall_{way}": partial(_fall, axis, to_end)
-        for way, axis, to_end in [
-            ("up", 0, False),
-            ("down", 0, True),
-            ("left", 1, False),
-            ("right", 1, True),
-        ]
-    },
-    "overlay": {
-        "overlay_flip": partial(_overlay, np.fliplr),
-        "overlay_flop": partial(_overlay, np.flipud),
+    "fall": {f"fall_{way}": partial(_fall, axis, step) for way, (axis, step) in WAYS.items()},
+    "overlay": {  # black cells take the colour of their mirror image
+        "overlay_flip": lambda grid: np.where(grid, grid, np.fliplr(grid)),
+        "overlay_flop": lambda grid: np.where(grid, grid, np.flipud(grid)),
     },
     "crop": {
         "crop": lambda grid: grid[1:-1, 1:-1],
         "trim": _trim,
-        "left_half": _left_half,
-        "top_half": _top_half,
+        "left_half": lambda grid: grid[:, : (grid.shape[1] + 1) // 2],
+        "top_half": lambda grid: grid[: (grid.shape[0] + 1) // 2],
         "thin": lambda grid: grid[::2, ::2],
     },
 }
 MAPS: dict[str, Map] = {
-    name: grid_map
-    for kinds in (KEEPING, LOSING)
-    for maps in kinds.values()
-    for name, grid_map in maps.items()
+    name: grid_map for maps in (KEEPING | LOSING).values() for name, grid_map in maps.items()
 }
-RECOLORINGS = frozenset((*KEEPING["exchange"], *KEEPING["cycle"]))
-"""Names of the maps that look at the colour of a cell alone."""
+RECOLORINGS = KEEPING["exchange"] | KEEPING["cycle"]  # they look at the colour of a cell alone

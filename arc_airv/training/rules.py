@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,57 +22,36 @@ TRIES = 12  # draws before a task is given back as it came
 EVERY_COLOR = np.arange(N_COLORS, dtype=np.int8)[None]
 
 
-def _beside(a: Grid, b: Grid) -> Grid | None:
-    fits = a.shape[0] == b.shape[0] and a.shape[1] + b.shape[1] <= MAX_SIDE
-    return np.hstack([a, b]) if fits else None
-
-
-def _below(a: Grid, b: Grid) -> Grid | None:
-    fits = a.shape[1] == b.shape[1] and a.shape[0] + b.shape[0] <= MAX_SIDE
-    return np.vstack([a, b]) if fits else None
-
-
-def _changes(a: Grid, b: Grid) -> Grid | None:
-    return np.where(a != b, b, np.int8(0)) if a.shape == b.shape else None
+def _stack(axis: int, a: Grid, b: Grid) -> Grid | None:
+    fits = a.shape[1 - axis] == b.shape[1 - axis] and a.shape[axis] + b.shape[axis] <= MAX_SIDE
+    return np.concatenate([a, b], axis) if fits else None
 
 
 # The new output from the input and the output of a pair; None where their shapes do not allow it.
 JOINS: dict[str, Callable[[Grid, Grid], Grid | None]] = {
-    "beside": _beside,  # the input, and the output right of it
-    "below": _below,  # the input, and the output under it
-    "changes": _changes,  # the cells that the rule changed, the others black
+    "beside": partial(_stack, 1),  # the input, and the output right of it
+    "below": partial(_stack, 0),  # the input, and the output under it
+    # The cells that the rule changed, the others black.
+    "changes": lambda a, b: np.where(a != b, b, np.int8(0)) if a.shape == b.shape else None,
 }
 
 
 @dataclass(frozen=True)
 class RuleChange:
-    """What every pair of a task goes through to become a pair of another task.
+    """Steps, the same for every pair, that make another task of a task.
 
-    The steps in their order: input and output change places; the output is joined with the
-    input; the inputs go through maps; the outputs go through maps, one after the other.
-
-    Parameters
-    ----------
-    swap : bool, default False
-        Input and output change places.
-    join : str, default ""
-        A key of `JOINS`: "beside", "below" or "changes". Empty: the output alone.
-    inputs, outputs : tuple of str, default ()
-        Names of `arc_airv.training.maps.MAPS`. Inputs take only maps that lose nothing: different
-        inputs stay different, so the new task has a rule whenever the old one has.
-
-    Raises
-    ------
-    ValueError
-        If there is no join or map of a name, or a map may not be applied to inputs.
+    `swap`: input and output change places. `join`: the output is joined with the input by one of
+    `JOINS`. `inputs` and `outputs` go through maps, by their names in
+    `arc_airv.training.maps.MAPS`; inputs only through those that lose nothing: different inputs
+    stay different, so the new task has a rule whenever the old one has. Any other name is a
+    ValueError.
 
     Examples
     --------
-    >>> change = RuleChange(outputs=("flip", "border3"))
-    >>> str(change)
+    >>> str(RuleChange(outputs=("flip", "border3")))
     'out-flip-border3'
-    >>> RuleChange.parse("out-flip-border3") == change
-    True
+    >>> RuleChange.parse("swap.in-upscale2")
+    RuleChange(swap=True, join='', inputs=('upscale2',), outputs=())
     """
 
     swap: bool = False
@@ -90,43 +70,25 @@ class RuleChange:
                 raise ValueError(f"inputs must keep their information, {name!r} may lose some")
 
     def __str__(self) -> str:
-        parts = ["swap"] if self.swap else []
-        parts += [self.join] if self.join else []
-        parts += ["-".join(("in", *self.inputs))] if self.inputs else []
-        parts += ["-".join(("out", *self.outputs))] if self.outputs else []
-        return ".".join(parts) or "unchanged"
+        steps = ["swap" * self.swap, self.join]
+        for side, names in (("in", self.inputs), ("out", self.outputs)):
+            steps.append("-".join((side, *names)) if names else "")
+        return ".".join(filter(None, steps)) or "unchanged"
 
     @classmethod
     def parse(cls, key: str) -> RuleChange:
-        """Read a rule change from its key, ``str(change)``.
-
-        Raises
-        ------
-        ValueError
-            If `key` is not the key of a rule change.
-        """
-        parts = [part.split("-") for part in key.split(".")]
-        values: dict = {}
-        for head, *names in parts if key != "unchanged" else ():
-            if head in ("in", "out"):
-                values[f"{head}puts"] = tuple(names)
-            elif head == "swap":
-                values["swap"] = True
-            else:
-                values["join"] = head
-        change = cls(**values)
+        """Read a rule change from its key, ``str(change)``; anything else raises ValueError."""
+        steps = {head: tuple(names) for head, *names in (p.split("-") for p in key.split("."))}
+        steps.pop("unchanged", None)
+        swap = steps.pop("swap", None) is not None
+        inputs, outputs = steps.pop("in", ()), steps.pop("out", ())
+        change = cls(swap, "".join(steps), inputs, outputs)
         if str(change) != key:  # a part twice, in another order, or with names it does not take
             raise ValueError(f"not the key of a rule change: {key!r} (one looks like {change})")
         return change
 
     def apply(self, pairs: Sequence[Pair]) -> list[Pair] | None:
-        """The pairs of the new task, or None where a step does not apply to one of them.
-
-        Parameters
-        ----------
-        pairs : sequence of Pair
-            Pairs of one task; every output is known.
-        """
+        """Return the pairs of the new task, or None where a step does not apply to one of them."""
         changed = []
         for pair in pairs:
             source, target = (pair.output, pair.input) if self.swap else (pair.input, pair.output)
@@ -140,63 +102,54 @@ class RuleChange:
 
 
 def change_rule(pairs: Sequence[Pair], rng: np.random.Generator) -> tuple[RuleChange, list[Pair]]:
-    """Draw a rule change that makes another well-defined task of these pairs.
+    """Draw a rule change that makes another task of two or more known pairs of a task.
 
-    The new task is one that the pairs can teach. It `has_rule`; each map changes at least two of
-    the grids it is applied to and wipes out none; no colour is exchanged that one pair alone
-    shows; input and output change places only where no pair loses information on the way.
-
-    Parameters
-    ----------
-    pairs : sequence of Pair
-        At least two pairs of one task; every output is known.
-    rng : numpy.random.Generator
-        The only source of randomness: the same state gives the same change.
+    The new pairs can teach the new task. It `has_rule`; each map changes at least two of the grids
+    it is applied to and wipes out none; no colour is exchanged that one pair alone shows; input
+    and output change places only where no pair loses information on the way.
 
     Returns
     -------
     change : RuleChange
         ``RuleChange()``, whose key is "unchanged", where nothing was found.
     pairs : list of Pair
-        One new pair for each, in the same order; where nothing was found, the pairs that came.
+        In the same order; where nothing was found, the pairs that came.
     """
     for _ in range(TRIES):
         change = _draw(pairs, rng)
-        if change is None:
-            continue
-        changed = change.apply(pairs)
-        if has_rule(changed) and changed != list(pairs):  # two maps may undo each other
+        changed = change and change.apply(pairs)
+        # Two maps may undo each other.
+        if changed and has_rule(changed) and changed != list(pairs):
             return change, changed
     return RuleChange(), list(pairs)
 
 
 def has_rule(pairs: Sequence[Pair]) -> bool:
-    """Whether the pairs can be those of a task: a function of the input that says something.
+    """Tell if the pairs can be those of a task: a function of the input that says something.
 
     Equal inputs have equal outputs; not every output equals its input; not all outputs are equal.
     """
-    answers: dict[tuple, Grid] = {}
-    for pair in pairs:
-        if not same_grid(answers.setdefault(_identity(pair.input), pair.output), pair.output):
-            return False
-    says_something = len({_identity(pair.output) for pair in pairs}) > 1
-    return says_something and not all(same_grid(pair.input, pair.output) for pair in pairs)
+    keys = {tuple((g.shape, g.tobytes()) for g in (pair.input, pair.output)) for pair in pairs}
+    answers = dict(keys)
+    says_something = len(set(answers.values())) > 1 and any(a != b for a, b in keys)
+    return says_something and len(answers) == len(keys)
 
 
 def can_swap(pairs: Sequence[Pair]) -> bool:
-    """Whether input and output may change places.
+    """Tell if input and output may change places.
 
     The pairs alone cannot prove that the old output determines the old input, but a rule adds no
     information: an output that is easier to compress than its input has lost some of it.
     """
     swapped = RuleChange(swap=True).apply(pairs)
-    return has_rule(swapped) and all(_bytes(p.input) >= _bytes(p.output) for p in swapped)
+    sizes = [[len(zlib.compress(g.tobytes())) for g in (p.input, p.output)] for p in swapped]
+    return has_rule(swapped) and all(source >= target for source, target in sizes)
 
 
 def _draw(pairs: Sequence[Pair], rng: np.random.Generator) -> RuleChange | None:
-    """One random change whose every step applies to the pairs and can be seen in them."""
+    """Draw a change; None unless its every step applies to the pairs and is seen in them."""
     swap = rng.random() < 0.2
-    join = ("beside", "below", "changes")[rng.integers(3)] if rng.random() < 0.15 else ""
+    join = list(JOINS)[rng.integers(3)] if rng.random() < 0.15 else ""
     n_inputs = int(rng.random() < 0.35)
     n_outputs = int(rng.choice(3, p=[0.25, 0.5, 0.25]))
     if swap and not can_swap(pairs):
@@ -215,7 +168,7 @@ def _draw(pairs: Sequence[Pair], rng: np.random.Generator) -> RuleChange | None:
 def _draw_maps(
     n: int, kinds: dict, grids: list[Grid], rng: np.random.Generator
 ) -> tuple[str, ...] | None:
-    """The names of n maps that apply one after the other, each to be seen in the grids."""
+    """Draw the names of n maps; None unless they apply in turn, each seen in the grids."""
     names = []
     for _ in range(n):
         maps = list(kinds[list(kinds)[rng.integers(len(kinds))]])
@@ -229,10 +182,10 @@ def _draw_maps(
 
 
 def _is_seen(name: str, before: list[Grid], after: list[Grid]) -> bool:
-    """Whether the demonstrations show the map, whichever of the pairs is the question."""
+    """Tell if the demonstrations show the map, whichever of the pairs is the question."""
     if sum(not same_grid(a, b) for a, b in zip(before, after)) < 2:
         return False
-    if any(_is_plain(b) and not _is_plain(a) for a, b in zip(before, after)):
+    if any(np.ptp(b) == 0 < np.ptp(a) for a, b in zip(before, after)):
         return False  # it wiped out what the rule had drawn
     if name not in RECOLORINGS:
         return True
@@ -243,19 +196,5 @@ def _is_seen(name: str, before: list[Grid], after: list[Grid]) -> bool:
 
 def _through(names: tuple[str, ...], grid: Grid | None) -> Grid | None:
     for name in names:
-        if grid is None:
-            return None
-        grid = apply_map(name, grid)
+        grid = None if grid is None else apply_map(name, grid)
     return grid
-
-
-def _is_plain(grid: Grid) -> bool:
-    return bool((grid == grid[0, 0]).all())
-
-
-def _identity(grid: Grid) -> tuple:
-    return grid.shape, grid.tobytes()
-
-
-def _bytes(grid: Grid) -> int:
-    return len(zlib.compress(grid.tobytes()))

@@ -16,7 +16,7 @@ from arc_airv.training.examples import Source, all_pairs, demonstrations, load_p
 
 
 def without_tasks(tasks: dict[str, Task], others: dict[str, Task]) -> dict[str, Task]:
-    """The tasks that are none of the others: neither the same id nor any pair in common.
+    """Return the tasks that are none of the others: neither the same id nor any pair in common.
 
     An id alone does not tell: ARC-AGI-1's training task 40853293 is its evaluation task 070dd51e.
     """
@@ -29,18 +29,13 @@ def without_tasks(tasks: dict[str, Task], others: dict[str, Task]) -> dict[str, 
 
 
 def load_source(name: str | Path, *, weight: float = 1.0, rule_change: float = 0.0) -> Source:
-    """Read a source of training examples by its name or path.
+    """Read a `Source` of training examples by its name or path.
 
-    Parameters
-    ----------
-    name : str or Path
-        - "arc-agi-1/evaluation", "arc-agi-2/evaluation": the demonstrations alone, always.
-        - "arc-agi-1/training", "arc-agi-2/training": every pair, without the tasks that are
-          evaluation tasks of ARC-AGI-1 (376 of its 400 are in ARC-AGI-2's training set).
-        - A folder of task files or a JSON of tasks: every known pair.
-        - A .jsonl or .jsonl.gz: see `load_pairs`.
-    weight, rule_change : float
-        See `Source`.
+    - "arc-agi-1/evaluation", "arc-agi-2/evaluation": the demonstrations alone, always.
+    - "arc-agi-1/training", "arc-agi-2/training": every pair, without the tasks that are
+      evaluation tasks of ARC-AGI-1 (376 of its 400 are in ARC-AGI-2's training set).
+    - A folder of task files or a JSON of tasks: every known pair.
+    - A .jsonl or .jsonl.gz: see `load_pairs`.
 
     Raises
     ------
@@ -64,12 +59,9 @@ def load_source(name: str | Path, *, weight: float = 1.0, rule_change: float = 0
 def parse_mixture(mixture: str | Iterable[str]) -> list[Source]:
     """Read the sources of a mixture as it is written on a command line.
 
-    Parameters
-    ----------
-    mixture : str or iterable of str
-        Parts ``NAME=WEIGHT`` or ``NAME=WEIGHT:SHARE``, the share of its examples whose rule is
-        changed: ``"arc-agi-1/training=0.3:0.5 path/to/rearc.jsonl.gz=0.2"``. A string is split
-        as a shell does. Names: see `load_source`.
+    Its parts are ``NAME=WEIGHT`` or ``NAME=WEIGHT:SHARE``, the share of its examples whose rule is
+    changed: ``"arc-agi-1/training=0.3:0.5 path/to/rearc.jsonl.gz=0.2"``. A string is split as a
+    shell does. Names: see `load_source`.
 
     Raises
     ------
@@ -80,15 +72,15 @@ def parse_mixture(mixture: str | Iterable[str]) -> list[Source]:
     for part in shlex.split(mixture) if isinstance(mixture, str) else mixture:
         name, _, numbers = part.rpartition("=")
         try:
-            weight, *share = map(float, numbers.split(":"))
+            weight, share = map(float, numbers.split(":") if ":" in numbers else (numbers, 0))
         except ValueError:
-            weight, share = math.nan, []
-        if not name or not weight > 0 or len(share) > 1:
+            weight = math.nan
+        if not name or not weight > 0:
             raise ValueError(
                 f"{part!r} is no part of a mixture: it must be NAME=WEIGHT or NAME=WEIGHT:SHARE "
                 "with a weight above 0, such as arc-agi-1/training=0.3"
             )
-        parts.append((name, weight, *share))
+        parts.append((name, weight, share))
     if not parts:
         raise ValueError("a mixture must have at least one part NAME=WEIGHT")
-    return [load_source(n, weight=w, rule_change=sum(share)) for n, w, *share in parts]
+    return [load_source(name, weight=w, rule_change=share) for name, w, share in parts]

@@ -7,23 +7,26 @@ where it stands. The result is an ordinary Hugging Face model, without code of i
 
 from __future__ import annotations
 
+import itertools
+import re
 from operator import attrgetter, itemgetter
 from typing import Any
 
 from arc_airv.grids import MAX_SIDE, N_COLORS
-from arc_airv.prompts.encoders import COLUMN_LETTERS, make_encoder
-from arc_airv.prompts.format import PlainTemplate, PromptFormat
+from arc_airv.prompts import PlainTemplate, PromptFormat, make_encoder
+from arc_airv.prompts.encoders import COLUMN_LETTERS
 
 PAD = "<pad>"
+CELL = r"\d[a-zA-D]"  # a colour and a column letter
 
 
 def tiny_prompt_format() -> PromptFormat:
-    """Row numbers, column letters, plain marks: the format of the models trained from scratch."""
+    """Return the format of the models trained from scratch: row numbers, column letters, marks."""
     return PromptFormat(make_encoder(["row_number", "column_letter", "minimal"]), PlainTemplate())
 
 
-def build_tokenizer(prompt_format: PromptFormat | None = None) -> Any:
-    """The tokenizer of `tiny_prompt_format`, as a Hugging Face fast tokenizer.
+def build_tokenizer() -> Any:
+    """Build the tokenizer of `tiny_prompt_format`, as a Hugging Face fast tokenizer.
 
     A row number is one token with its newline before and its space after ("\\n2 "), a cell is one
     token with its column letter ("5c").
@@ -36,9 +39,7 @@ def build_tokenizer(prompt_format: PromptFormat | None = None) -> Any:
     cells = [f"{color}{letter}" for color in range(N_COLORS) for letter in COLUMN_LETTERS]
     words = [PAD, marks.input_mark, marks.output_mark, marks.end_mark, *rows, *cells]
     core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=PAD))
-    core.pre_tokenizer = pre_tokenizers.Split(
-        Regex(r"<\w+>|\n?\d+ |\d[a-zA-D]"), behavior="isolated"
-    )
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(rf"<\w+>|\n?\d+ |{CELL}"), behavior="isolated")
     core.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -52,18 +53,11 @@ def build_tokenizer(prompt_format: PromptFormat | None = None) -> Any:
 def build_model(
     tokenizer: Any, *, width: int = 192, layers: int = 8, heads: int = 3, context: int = 8192
 ) -> Any:
-    """A blank Qwen3 network for the tokenizer, with tied embeddings.
+    """Build a blank Qwen3 network for the tokenizer, with tied embeddings.
 
     A Llama whose queries and keys are normalized: that bears a higher learning rate, and at equal
-    tokens its loss fell faster.
-
-    Parameters
-    ----------
-    tokenizer : Hugging Face tokenizer
-    width, layers, heads : int
-        Hidden size, number of blocks, attention heads (the head size must be even).
-    context : int, default 8192
-        Longest sequence that an engine will accept; not what was trained on.
+    tokens its loss fell faster. The size of a head, `width` / `heads`, must be even; `context` is
+    the longest sequence that an engine will accept, not what was trained on.
     """
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -77,7 +71,6 @@ def build_model(
         head_dim=width // heads,
         max_position_embeddings=context,
         tie_word_embeddings=True,
-        bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
@@ -88,37 +81,25 @@ def factor_embeddings(model: Any, tokenizer: Any, *, blank: bool = True) -> Any:
     """Make the vector of a cell token the sum of a colour's and a column's, while training.
 
     So each step teaches all tokens of a colour, not only those of the columns that it met: at
-    equal tokens the loss fell about twice as fast. `plain_copy` gives the ordinary model.
-
-    Parameters
-    ----------
-    model : Qwen3ForCausalLM
-        With the tokens of `build_tokenizer`; changed in place.
-    tokenizer : Hugging Face tokenizer
-        From `build_tokenizer`.
-    blank : bool, default True
-        Draw new vectors. Otherwise take those whose sums are nearest to the model's own: exactly
-        them where it was trained like this.
+    equal tokens the loss fell about twice as fast. The model, of the tokens of `build_tokenizer`,
+    is changed in place, and returned; `plain_copy` gives the ordinary one. `blank` draws new
+    vectors; otherwise they are those whose sums are nearest to the model's own: exactly them where
+    it was trained like this.
     """
     import torch
     from torch.nn.utils import parametrize
 
-    factors: dict[str, int] = {}
-    rows, columns = [], []
     # By id: the order of the vocabulary changes from process to process, and a checkpoint of the
     # factors would be resumed with their meanings exchanged.
-    for word, token_id in sorted(tokenizer.get_vocab().items(), key=itemgetter(1)):
-        is_cell = len(word) == 2 and word[0].isdigit() and word[1] in COLUMN_LETTERS
-        for factor in word if is_cell else [word]:
-            rows.append(token_id)
-            columns.append(factors.setdefault(factor, len(factors)))
+    words = [word for word, _ in sorted(tokenizer.get_vocab().items(), key=itemgetter(1))]
+    factored = [tuple(word) if re.fullmatch(CELL, word) else (word,) for word in words]
+    factors = list(dict.fromkeys(itertools.chain(*factored)))
 
     class SumOfFactors(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            mixing = torch.zeros(len(tokenizer), len(factors))
-            mixing[rows, columns] = 1.0
-            self.register_buffer("mixing", mixing)
+            mixing = [[float(factor in parts) for factor in factors] for parts in factored]
+            self.register_buffer("mixing", torch.tensor(mixing))
 
         def forward(self, vectors: torch.Tensor) -> torch.Tensor:
             return self.mixing @ vectors
@@ -139,11 +120,7 @@ def factor_embeddings(model: Any, tokenizer: Any, *, blank: bool = True) -> Any:
 
 
 def plain_copy(model: Any) -> Any:
-    """The ordinary model that a model with factored embeddings computes."""
-    import torch
-
+    """Return the ordinary model that a model with factored embeddings computes."""
     plain = type(model)(model.config)
-    with torch.no_grad():
-        for name, parameter in plain.named_parameters():
-            parameter.copy_(attrgetter(name)(model))
+    plain.load_state_dict({name: attrgetter(name)(model) for name in plain.state_dict()})
     return plain

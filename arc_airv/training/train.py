@@ -8,25 +8,29 @@ of what is measured on the way (a function that is passed in, see `arc_airv.trai
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.utils.parametrize import is_parametrized
 
+from arc_airv.prompts import PromptFormat
 from arc_airv.training.batches import Batch, Windows, iterate_batches
 from arc_airv.training.examples import ExampleStream
 from arc_airv.training.muon import Muon, has_bfloat16
 from arc_airv.training.tiny import plain_copy
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, LOG = "checkpoint.pt", "train_log.jsonl"
 LONGEST_STEP = 60.0  # seconds of one step that count toward the budget
+LARGEST_GRADIENT = 1.0  # its norm
+# Dense bfloat16 (float16 before Ampere) operations a second / 1e12, from the data sheets.
+PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40": 362, "L4": 121, "T4": 65}
 
 
 @dataclass(frozen=True)
@@ -37,26 +41,17 @@ class TrainConfig:
     ----------
     seconds : float
         Time budget of training, over all its resumed parts.
-    batch_tokens : int
-        Rows x padded length of one batch.
-    accumulate : int
-        Batches of one step.
-    muon_lr : float or None
-        Peak learning rate of the matrices; None trains them with AdamW (for adapters, and for
-        models that AdamW pre-trained).
-    adamw_lr : float
-        Peak learning rate of everything else.
+    batch_tokens, accumulate : int
+        Rows x padded length of a batch; batches of a step.
+    muon_lr, adamw_lr : float
+        Peak learning rates of the matrices and of everything else. Without the former AdamW trains
+        all (adapters, and models that AdamW pre-trained).
     weight_decay : float
         Decoupled, for the matrices.
     warmup, decay : float
         Fractions of the budget: linear rise at the start, linear fall to zero at the end.
-    clip : float
-        Largest gradient norm.
-    ema : float
-        Above 0: measure and save an exponential moving average of the weights, with this decay a
-        step.
     compile : bool
-        Whether to use ``torch.compile``: pays on a GPU, after a minute or two.
+        Use ``torch.compile``: pays on a GPU, after a minute or two.
     n_workers : int
         Processes that prepare batches.
     log_every, checkpoint_every, measure_every : float
@@ -71,8 +66,6 @@ class TrainConfig:
     weight_decay: float = 0.02
     warmup: float = 0.02
     decay: float = 0.4
-    clip: float = 1.0
-    ema: float = 0.0
     compile: bool = False
     n_workers: int = 0
     log_every: float = 30.0
@@ -80,7 +73,7 @@ class TrainConfig:
     measure_every: float = 900.0
 
     def learning_rate(self, progress: float) -> float:
-        """Fraction of the peak rate at a fraction `progress` (0-1) of the budget."""
+        """Return the fraction of the peak rate at a fraction `progress` (0-1) of the budget."""
         rise = progress / self.warmup if self.warmup else 1.0
         fall = (1 - progress) / self.decay if self.decay else 1.0
         return max(0.0, min(1.0, rise, fall))
@@ -102,15 +95,13 @@ def train(
     model : Hugging Face causal language model
         On the device to train on; parameters that need no gradient stay as they are, so a peft
         model trains its adapter.
-    stream : ExampleStream
-    config : TrainConfig
     folder : str or Path
         Gets the log, the checkpoint and, at the end, the model (of a peft model: the adapter),
-        the tokenizer and ``prompt_format.json``. If it holds a checkpoint, training goes on from
+        the tokenizer and ``prompt_format.json``. If it holds a checkpoint, training resumes from
         there, as if it had not stopped.
     measure : callable, optional
-        Called with the model (its average, if there is one) every `measure_every` seconds and at
-        the end; what it returns goes into the log. Its time is not part of the budget.
+        Called with the model every `measure_every` seconds and at the end; what it returns goes
+        into the log. Its time is not part of the budget.
     deadline : float, optional
         Moment (``time.time()`` seconds) by which to stop: shortens the budget, and with it the
         schedule. A step that runs is finished.
@@ -121,23 +112,24 @@ def train(
         The last line of the log: step, tokens, seconds, loss, rate, tokens_per_second, padding
         (the share of it in the batches), mfu (the share of the device's arithmetic that the model
         itself needs; on known GPUs) and what `measure` gave. Empty if no time was left for a step.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint is one of another model.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    device = next(model.parameters()).device
     optimizers = make_optimizers(model, config)
-    average = _Average(model, config.ema)
-    state = {"step": 0, "tokens": 0, "seconds": 0.0, "position": [0, 0]}
-    if (folder / CHECKPOINT).exists():
-        state = _load_checkpoint(folder, model, optimizers, average)
-    windows = Windows(stream, batch_tokens=config.batch_tokens)
+    checkpoint = _Checkpoint(folder / CHECKPOINT, model, optimizers)
+    state = checkpoint.load() or {"step": 0, "tokens": 0, "seconds": 0.0, "position": [0, 0]}
+    log = _Log(folder / LOG, model, state)
+    windows = Windows(stream, config.batch_tokens)
     batches = iterate_batches(windows, tuple(state["position"]), n_workers=config.n_workers)
     network = torch.compile(model, dynamic=True) if config.compile else model
     model.train()
-    log = TrainLog(folder, model, state)
-    budget = config.seconds
-    if deadline is not None:
-        budget = min(budget, state["seconds"] + deadline - time.time())
+    end = math.inf if deadline is None else deadline
+    budget = min(config.seconds, state["seconds"] + end - time.time())
     last_save = last_measure = state["seconds"]
     last = time.monotonic()
     done = state["seconds"] >= budget
@@ -145,14 +137,13 @@ def train(
         rate = config.learning_rate(state["seconds"] / budget)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * rate
+                group["lr"] = optimizer.defaults["lr"] * rate
         step = [next(batches) for _ in range(config.accumulate)]
-        loss = _backward(network, step, device)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        loss = _backward(network, step, model.device)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        average.update()
         now = time.monotonic()
         state = {
             "step": state["step"] + 1,
@@ -163,52 +154,59 @@ def train(
         }
         last = now
         log.add(loss, step)
-        done = state["seconds"] >= budget or (deadline is not None and time.time() >= deadline)
-        if done or state["seconds"] - log.seconds >= config.log_every:
-            log.write(state, rate)
+        done = state["seconds"] >= budget or time.time() >= end
+        if done or state["seconds"] - log.start["seconds"] >= config.log_every:
+            log.write(log.means(state, rate))
         if measure and (done or state["seconds"] - last_measure >= config.measure_every):
-            with average.applied():
-                model.eval()
-                log.extend(measure(model))
-                model.train()
+            model.eval()
+            log.write({"step": state["step"], **measure(model)})
+            model.train()
             last, last_measure = time.monotonic(), state["seconds"]
         if done or state["seconds"] - last_save >= config.checkpoint_every:
-            _save_checkpoint(folder, model, optimizers, average, state, config)
+            checkpoint.save(state)
             last_save = state["seconds"]
-    with average.applied():
-        save_model(model, stream.tokenizer, stream.format, folder)
+    save_model(model, stream.tokenizer, stream.format, folder)
     return log.line
 
 
 def make_optimizers(model: Any, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for embeddings and vectors."""
-    embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
-    embeddings |= {id(p) for p in model.get_output_embeddings().parameters()}
+    """Make Muon for the matrices of the blocks, AdamW for embeddings and vectors."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    embeddings = {id(p) for module in ends for p in module.parameters()}
     matrices, others = [], []
     for p in model.parameters():
         if p.requires_grad:
             (matrices if p.ndim == 2 and id(p) not in embeddings else others).append(p)
-    adamw = [{"params": others, "weight_decay": 0.0}]
-    if config.muon_lr is None:
-        adamw.append({"params": matrices, "weight_decay": config.weight_decay})
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW([g for g in adamw if g["params"]], lr=config.adamw_lr, betas=(0.9, 0.95))
-    ]
-    if config.muon_lr is not None:
-        optimizers.append(Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return optimizers
+    groups = [{"params": others, "weight_decay": 0.0}]
+    hidden = {"params": matrices, "weight_decay": config.weight_decay}
+    muon = [] if config.muon_lr is None else [Muon([hidden], lr=config.muon_lr)]
+    groups += [] if muon else [hidden]
+    return [torch.optim.AdamW(groups, lr=config.adamw_lr, betas=(0.9, 0.95)), *muon]
 
 
-def save_model(model: Any, tokenizer: Any, prompt_format: Any, folder: str | Path) -> None:
+def save_model(model: Any, tokenizer: Any, prompt_format: PromptFormat, folder: str | Path) -> None:
     """Write an ordinary Hugging Face folder, with its ``prompt_format.json``."""
     if is_parametrized(model.get_input_embeddings()):
         model = plain_copy(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     prompt_format.save(folder)
+
+
+def load_model(folder: str | Path, device: str | None = None) -> tuple[Any, Any, PromptFormat]:
+    """Read a model to train, its tokenizer and its prompt format; by default onto a GPU, if any.
+
+    A folder without ``prompt_format.json`` is a ValueError.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    prompt_format = PromptFormat.load(folder)
+    if prompt_format is None:
+        raise ValueError(f"{folder}: no prompt_format.json; save a PromptFormat there first")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # Weights that are trained stay in float32; the arithmetic is bfloat16 where there is any.
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
+    return model, AutoTokenizer.from_pretrained(folder), prompt_format
 
 
 def _backward(network: Any, step: list[Batch], device: torch.device) -> torch.Tensor:
@@ -225,105 +223,54 @@ def _backward(network: Any, step: list[Batch], device: torch.device) -> torch.Te
     return total
 
 
-class _Average:
-    """An exponential moving average of the trained parameters; of decay 0, nothing at all."""
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A file with all that a run resumes from; a kill leaves it whole."""
 
-    def __init__(self, model: Any, decay: float) -> None:
-        self.decay = decay
-        self.parameters = [p for p in model.parameters() if p.requires_grad] if decay else []
-        self.values = [p.detach().clone() for p in self.parameters]
+    path: Path
+    model: Any
+    optimizers: list[torch.optim.Optimizer]
 
-    @torch.no_grad()
-    def update(self) -> None:
-        for value, p in zip(self.values, self.parameters):
-            value.lerp_(p, 1 - self.decay)
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
 
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """The model has the average for its weights, for a while."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
+    def save(self, state: dict) -> None:
+        content = {
+            "state": state,
+            "model": self._weights(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "random": torch.get_rng_state(),  # of dropout
+            "cuda_random": torch.cuda.get_rng_state_all(),
+        }
+        unfinished = self.path.with_name(self.path.name + ".tmp")
+        torch.save(content, unfinished)
+        os.replace(unfinished, self.path)
 
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for value, p in zip(self.values, self.parameters):
-            kept = p.clone()
-            p.copy_(value)
-            value.copy_(kept)
-
-
-def _save_checkpoint(folder, model, optimizers, average, state, config) -> None:
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    content = {
-        "state": state,
-        "config": asdict(config),
-        "model": {name: v for name, v in model.state_dict().items() if name in trained},
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "average": average.values,
-        "random": torch.get_rng_state(),  # of dropout
-        "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-    torch.save(content, folder / (CHECKPOINT + ".tmp"))
-    os.replace(folder / (CHECKPOINT + ".tmp"), folder / CHECKPOINT)
+    def load(self) -> dict | None:
+        """Put everything back and return the state; None if there is no checkpoint."""
+        if not self.path.exists():
+            return None
+        content = torch.load(self.path, map_location="cpu", weights_only=True)
+        if self._weights().keys() != content["model"].keys():
+            raise ValueError(f"{self.path} is the checkpoint of another model")
+        self.model.load_state_dict(content["model"], strict=False)
+        for optimizer, saved in zip(self.optimizers, content["optimizers"]):
+            optimizer.load_state_dict(saved)
+        torch.set_rng_state(content["random"])
+        torch.cuda.set_rng_state_all(content["cuda_random"])
+        return content["state"]
 
 
-def _load_checkpoint(folder, model, optimizers, average) -> dict:
-    content = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    if trained != content["model"].keys():
-        raise ValueError(f"{folder / CHECKPOINT} is the checkpoint of another model")
-    model.load_state_dict(content["model"], strict=False)
-    for optimizer, saved in zip(optimizers, content["optimizers"]):
-        optimizer.load_state_dict(saved)
-    for value, saved in zip(average.values, content["average"]):
-        value.copy_(saved)
-    torch.set_rng_state(content["random"])
-    torch.cuda.set_rng_state_all(content["cuda_random"])
-    return content["state"]
+class _Log:
+    """A JSON-lines file of means over the steps since the line before; `line` is the last."""
 
-
-LOG = "train_log.jsonl"
-# Dense bfloat16 (float16 before Ampere) operations a second, from the data sheets.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 362e12, "L4": 121e12}
-PEAK_FLOPS |= {"T4": 65e12}
-
-
-class TrainLog:
-    """A JSON-lines file; each line holds means over the steps since the line before.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the file `LOG` is appended to.
-    model : Hugging Face causal language model
-    state : dict
-        "seconds" and "tokens" of training so far.
-
-    Attributes
-    ----------
-    line : dict
-        The last line.
-    """
-
-    def __init__(self, folder: Path, model: Any, state: dict) -> None:
-        self.path = folder / LOG
-        self.line: dict = {}
-        self.seconds, self.tokens = state["seconds"], state["tokens"]
-        config = model.config
+    def __init__(self, path: Path, model: Any, state: dict) -> None:
+        self.path, self.line, self.start = path, {}, state
+        self.losses, self.flops, self.padded = [], 0.0, 0
         self.n_parameters = sum(p.numel() for p in model.parameters())
-        self.attention = 6 * config.num_hidden_layers * config.hidden_size
-        self.peak = None
-        if next(model.parameters()).is_cuda:
-            name = torch.cuda.get_device_name()
-            self.peak = next((v for k, v in PEAK_FLOPS.items() if k in name), None)
-        self._clear()
-
-    def _clear(self) -> None:
-        self.losses: list[torch.Tensor] = []
-        self.flops = self.padded = 0.0
+        self.attention = 6 * model.config.num_hidden_layers * model.config.hidden_size
+        device = torch.cuda.get_device_name() if model.device.type == "cuda" else ""
+        self.peak = next((peak for name, peak in PEAK_TFLOPS.items() if name in device), None)
 
     def add(self, loss: torch.Tensor, step: list[Batch]) -> None:
         self.losses.append(loss)
@@ -333,9 +280,10 @@ class TrainLog:
             self.flops += batch.n_tokens * (6 * self.n_parameters + self.attention * length)
             self.padded += batch.token_ids.size
 
-    def write(self, state: dict, rate: float) -> None:
-        seconds, tokens = state["seconds"] - self.seconds, state["tokens"] - self.tokens
-        self.line = {
+    def means(self, state: dict, rate: float) -> dict:
+        """Return a line, and begin the next."""
+        seconds, tokens = (state[key] - self.start[key] for key in ("seconds", "tokens"))
+        line = {
             **state,
             "seconds": round(state["seconds"], 1),
             "loss": round(torch.stack(self.losses).mean().item(), 4),
@@ -344,14 +292,11 @@ class TrainLog:
             "padding": round(1 - tokens / self.padded, 4),
         }
         if self.peak:
-            self.line["mfu"] = round(self.flops / seconds / self.peak, 4)
-        with open(self.path, "a") as file:
-            file.write(json.dumps(self.line) + "\n")
-        self.seconds, self.tokens = state["seconds"], state["tokens"]
-        self._clear()
+            line["mfu"] = round(self.flops / seconds / self.peak / 1e12, 4)
+        self.start, self.losses, self.flops, self.padded = state, [], 0.0, 0
+        return line
 
-    def extend(self, values: dict[str, float]) -> None:
-        """A line of its own for what a measure gave."""
-        self.line = {**self.line, **values}
+    def write(self, line: dict) -> None:
+        self.line = {**self.line, **line}
         with open(self.path, "a") as file:
-            file.write(json.dumps({"step": self.line.get("step"), **values}) + "\n")
+            file.write(json.dumps(line) + "\n")

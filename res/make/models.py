@@ -38,7 +38,6 @@ def main() -> None:
     parser.add_argument("--context", default=4096, type=int, help="tokens of a training example")
     parser.add_argument("--batch-tokens", default=65536, type=int)
     parser.add_argument("--workers", default=12, type=int, help="processes that make examples")
-    parser.add_argument("--ema", default=0.999, type=float)
     parser.add_argument("--compile", default=True, action=argparse.BooleanOptionalAction)
     parser.add_argument("--predictions", default=32, type=int)
     parser.add_argument("--engine", default="transformers", choices=["vllm", "transformers"])
@@ -47,7 +46,7 @@ def main() -> None:
     training = ["arc-agi-1/training=0.4:0.5", "arc-agi-2/training=0.3:0.3"]
     training += [f"{args.pairs}=0.3:0.2"] if args.pairs else []
     common = ["--max-tokens", args.context, "--batch-tokens", args.batch_tokens]
-    common += ["--workers", args.workers, "--ema", args.ema, *["--compile"] * args.compile]
+    common += ["--workers", args.workers, *["--compile"] * args.compile]
     shape = ["--width", args.width, "--layers", args.layers, "--heads", args.heads]
     base, joint = args.into / "base", args.into / "joint"
     begun = ["--held-out", 30, "--mixture", *training, *shape, *common]

@@ -9,25 +9,19 @@ Stop it at any time and start it again with the same arguments: it resumes from 
 import argparse
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from arc_airv.engines.adapters import import_peft
-from arc_airv.prompts.format import PromptFormat
 from arc_airv.tasks import load_tasks
-from arc_airv.training.examples import ExampleStream, Source, demonstrations, pair_tokens
+from arc_airv.training import ExampleStream, Source, parse_mixture, tiny_prompt_format
+from arc_airv.training.examples import demonstrations, pair_tokens
 from arc_airv.training.heldout import HeldOut
-from arc_airv.training.sources import parse_mixture
-from arc_airv.training.tiny import (
-    build_model,
-    build_tokenizer,
-    factor_embeddings,
-    tiny_prompt_format,
-)
-from arc_airv.training.train import TrainConfig, train
+from arc_airv.training.tiny import build_model, build_tokenizer, factor_embeddings
+from arc_airv.training.train import TrainConfig, load_model, train
+from arc_airv.training.ttft import add_adapter
 
 
 def answered_later(part: str, max_tokens: int) -> Source:
-    """The demonstrations of the tasks that fit as a whole, with a question; never a test pair."""
+    """Read demonstrations of the tasks that fit as a whole, with a question; never a test pair."""
     name, _, weight = part.rpartition("=")
     pairs = {
         task_id: pairs
@@ -60,7 +54,6 @@ def main() -> None:
     parser.add_argument("--muon-lr", default=0.02, type=float)
     parser.add_argument("--adamw-lr", default=4e-3, type=float)
     parser.add_argument("--decay", default=0.4, type=float, help="share of the time")
-    parser.add_argument("--ema", default=0.0, type=float)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--workers", default=0, type=int, help="processes that make examples")
     parser.add_argument("--width", default=192, type=int)
@@ -71,15 +64,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     if args.model:
-        prompt_format = PromptFormat.load(args.model)
-        tokenizer = AutoTokenizer.from_pretrained(args.model)
-        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+        model, tokenizer, prompt_format = load_model(args.model, "cpu")
         if args.lora_rank:
-            peft = import_peft()
-            lora = peft.LoraConfig(
-                r=args.lora_rank, lora_alpha=2 * args.lora_rank, target_modules="all-linear"
-            )
-            model = peft.get_peft_model(model, lora)
+            model = add_adapter(model, args.lora_rank)
     else:
         prompt_format, tokenizer = tiny_prompt_format(), build_tokenizer()
         model = build_model(tokenizer, width=args.width, layers=args.layers, heads=args.heads)
@@ -103,7 +90,6 @@ def main() -> None:
         muon_lr=args.muon_lr or None,
         adamw_lr=args.adamw_lr,
         decay=args.decay,
-        ema=args.ema,
         compile=args.compile,
         n_workers=args.workers,
     )

@@ -5,9 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from arc_airv.training.batches import Windows, iterate_batches
 from arc_airv.training.examples import IGNORED, ExampleStream, Source, all_pairs
 from arc_airv.training.tiny import build_tokenizer, tiny_prompt_format
+
+pytest.importorskip("torch")
+
+from arc_airv.training.batches import Windows, iterate_batches  # noqa: E402
 
 
 @pytest.fixture(scope="module")

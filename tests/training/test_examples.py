@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,6 +212,16 @@ def test_a_stream_with_rule_changes_is_the_same_from_any_position(pairs, make_st
     assert [stream[i] for i in range(20)] == [again[i] for i in reversed(range(20))][::-1]
     other = make_stream(sources, seed=1)
     assert [stream[i] for i in range(20)] != [other[i] for i in range(20)]
+
+
+def test_a_tokenizer_for_which_nothing_fits_is_an_error_and_no_endless_search(make_stream):
+    one, two = (Pair(np.full((3, 3), c, np.int8), np.full((3, 3), c + 1, np.int8)) for c in (1, 2))
+    stream = make_stream([Source("a", {"a": [one, two]})], max_tokens=54)
+    assert len(stream[0].token_ids) == 54
+    encode = stream.tokenizer.encode
+    stream.tokenizer = SimpleNamespace(encode=lambda text, **options: 2 * encode(text, **options))
+    with pytest.raises(ValueError, match="no example fits 54 tokens of this tokenizer"):
+        stream[0]
 
 
 def test_sources_without_any_weight_are_refused(pairs, make_stream):

@@ -41,6 +41,12 @@ def stream(training_tasks, tokenizer):
     return ExampleStream([source], tiny_prompt_format(), tokenizer, max_tokens=300, seed=0)
 
 
+def test_the_face_of_the_room_gives_functions_and_classes_and_no_module_of_their_name():
+    from arc_airv import training
+
+    assert all(callable(getattr(training, name)) for name in training.__all__)
+
+
 def test_every_prompt_is_one_token_a_cell_and_a_row(training_tasks, tokenizer):
     render = tiny_prompt_format().render
     for task in training_tasks.values():
@@ -92,15 +98,15 @@ def test_a_source_without_two_fitting_pairs_is_an_error(training_tasks, tokenize
         ExampleStream([source], tiny_prompt_format(), tokenizer, max_tokens=100)
 
 
-def test_training_lowers_the_loss_and_leaves_a_model_folder(stream, tmp_path):
+def test_training_lowers_the_loss_and_leaves_a_model_folder(stream, tmp_path, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    Steps(monkeypatch)
     torch.manual_seed(0)
     model = build_model(stream.tokenizer, width=64, layers=2, heads=2)
-    config = TrainConfig(seconds=8, batch_tokens=1024, log_every=1, warmup=0, decay=0)
-    train(model, stream, config, tmp_path)
+    train(model, stream, config(seconds=15, batch_tokens=1024, log_every=5), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "train_log.jsonl").read_text().splitlines()]
-    assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.5
     assert lines[-1]["tokens"] > 0 and lines[-1]["tokens_per_second"] > 0
     assert PromptFormat.load(tmp_path) == tiny_prompt_format()
     ids = AutoTokenizer.from_pretrained(tmp_path).encode("<in>1 5a\n2 0a<out>")
@@ -150,17 +156,23 @@ def test_training_resumes_from_its_checkpoint(stream, tmp_path, monkeypatch):
     assert second["loss"] < first["loss"]
 
 
-@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"accumulate": 2}, {"muon_lr": None}])
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"muon_lr": None}])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_a_resumed_run_ends_with_the_weights_of_one_that_did_not_stop(
-    stream, tmp_path, monkeypatch, options
+    stream, tmp_path, monkeypatch, options, dropout
 ):
     Steps(monkeypatch)
-    whole, parts = small_model(stream.tokenizer), small_model(stream.tokenizer)
-    line = train(whole, stream, config(seconds=7, **options), tmp_path / "whole")
-    assert line["step"] == 7
-    train(parts, stream, config(seconds=3, **options), tmp_path / "parts")
-    parts = small_model(stream.tokenizer)  # as in a new process
-    train(parts, stream, config(seconds=7, **options), tmp_path / "parts")
+
+    def run(seconds, folder):
+        model = small_model(stream.tokenizer)  # as in a new process
+        model.model.layers[0].self_attn.attention_dropout = dropout
+        line = train(model, stream, config(seconds=seconds, **options), tmp_path / folder)
+        assert line["step"] == seconds
+        return model
+
+    whole = run(7, "whole")
+    run(3, "parts")
+    parts = run(7, "parts")
     for a, b in zip(whole.parameters(), parts.parameters()):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
@@ -202,7 +214,7 @@ def test_accumulated_batches_are_one_large_batch(stream):
         torch.testing.assert_close(p.grad / scale, gradient / scale, rtol=0, atol=0.03)
 
 
-def test_the_average_of_the_weights_is_measured_and_saved(stream, tmp_path, monkeypatch):
+def test_what_is_measured_is_saved_and_logged(stream, tmp_path, monkeypatch):
     from transformers import AutoModelForCausalLM
 
     Steps(monkeypatch)
@@ -212,11 +224,11 @@ def test_the_average_of_the_weights_is_measured_and_saved(stream, tmp_path, monk
         seen.append(model.lm_head.weight.detach().clone())
         return {"held_out_loss": 1.5}
 
-    line = train(model, stream, config(seconds=5, ema=0.5), tmp_path, measure=measure)
+    line = train(model, stream, config(seconds=5), tmp_path, measure=measure)
     assert line["held_out_loss"] == 1.5
     saved = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32").lm_head.weight
     torch.testing.assert_close(saved, seen[-1])
-    assert not torch.equal(saved, model.lm_head.weight)
+    assert torch.equal(saved, model.lm_head.weight)
     lines = (tmp_path / "train_log.jsonl").read_text().splitlines()
     assert json.loads(lines[-1]) == {"step": 5, "held_out_loss": 1.5}
 

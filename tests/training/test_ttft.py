@@ -18,8 +18,8 @@ from arc_airv.infer.generate import generate_predictions  # noqa: E402
 from arc_airv.records import read_predictions  # noqa: E402
 from arc_airv.storage import read_run  # noqa: E402
 from arc_airv.tasks import Pair, Task, hide_outputs  # noqa: E402
-from arc_airv.training.train import TrainConfig  # noqa: E402
-from arc_airv.training.ttft import finetune_joint, finetune_per_task  # noqa: E402
+from arc_airv.training.train import TrainConfig, make_optimizers  # noqa: E402
+from arc_airv.training.ttft import add_adapter, finetune_joint, finetune_per_task  # noqa: E402
 
 CONFIG = TrainConfig(seconds=2, batch_tokens=512, warmup=0, decay=0)
 
@@ -84,6 +84,30 @@ def test_after_the_deadline_tasks_are_left_untrained(random_model, tasks, tmp_pa
     longer = replace(CONFIG, seconds=4)
     adapters = finetune_per_task(random_model, tasks, longer, tmp_path, max_tokens=200)
     assert [path.name for path in adapters.values()] == ["3c9b0459", "d037b0a7", "untrained"]
+
+
+def test_a_task_that_fits_the_estimate_and_not_the_tokenizer_is_left_untrained(
+    random_model, tasks, tmp_path, monkeypatch
+):
+    """As with a tokenizer that takes more tokens a cell than the estimate does."""
+    monkeypatch.setattr("arc_airv.training.examples.pair_tokens", lambda pair: pair.input.size)
+    task = {"3c9b0459": tasks["3c9b0459"]}
+    adapters = finetune_per_task(random_model, task, CONFIG, tmp_path, max_tokens=30)
+    assert adapters["3c9b0459"].name == "untrained"
+
+
+@pytest.mark.parametrize("muon_lr", [None, 0.02])
+def test_an_adapter_alone_is_trained_by_either_optimizer(random_model, muon_lr):
+    adapted = add_adapter(load(random_model), rank=4)
+    optimizers = make_optimizers(adapted, replace(CONFIG, muon_lr=muon_lr))
+    trained = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    before = {name: p.detach().clone() for name, p in adapted.named_parameters()}
+    adapted(torch.tensor([[1, 40, 50, 2]])).logits.square().mean().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    changed = {n for n, p in adapted.named_parameters() if not torch.equal(p, before[n])}
+    assert changed and all("lora_" in name for name in changed)
+    assert len(trained) == sum("lora_" in name for name in before)
 
 
 def test_joint_fine_tuning_leaves_an_ordinary_model_folder(random_model, tasks, tmp_path):
