@@ -1,6 +1,7 @@
 """The package as a user installs it: light to import, a pure wheel, no network."""
 
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -146,3 +147,11 @@ def test_the_wheel_brings_the_command(installed, tmp_path, training_tasks):
     assert "data:image/png;base64," in (tmp_path / "g.html").read_text()
     score = run_installed(command, "submit", "p.jsonl", *data, cwd=tmp_path)
     assert "score 100.0%" in score
+
+
+def test_no_name_of_a_room_is_that_of_a_module_in_it():
+    """`from arc_airv.room import name` would give whichever was loaded last."""
+    for room in ("prompts", "engines", "infer", "vote", "metrics", "plots", "kaggle", "training",
+                 "studies"):  # fmt: skip
+        module = importlib.import_module(f"arc_airv.{room}")
+        assert not {m.name for m in pkgutil.iter_modules(module.__path__)} & set(module.__all__)
