@@ -27,29 +27,14 @@ Send = Callable[[Iterator[Any]], Iterator[Iterable[tuple[int, Any]]]]
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The work and the cost of one call that fills a store.
+    """The work and the cost of one call that fills a store."""
 
-    Attributes
-    ----------
-    n_asked : int
-        Predictions (in a threshold search: views) that the store should hold.
-    n_stored : int
-        Those of them that it holds now.
-    n_new : int
-        Predictions made by this call.
-    seconds : float
-        Wall-clock time of this call.
-    engine_seconds : float
-        The part of it spent waiting for the engine.
-    stopped : {"done", "deadline"}
-    """
-
-    n_asked: int
-    n_stored: int
-    n_new: int
-    seconds: float
-    engine_seconds: float
-    stopped: str
+    n_asked: int  # predictions (in a threshold search: views) that the store should hold
+    n_stored: int  # those of them that it holds now
+    n_new: int  # predictions made by this call
+    seconds: float  # wall-clock time of this call
+    engine_seconds: float  # the part of it spent waiting for the engine
+    stopped: str  # "done" or "deadline"
 
 
 def fill_store(
@@ -65,27 +50,18 @@ def fill_store(
     deadline: float | None = None,
     progress: bool = True,
 ) -> RunSummary:
-    """Ask what a store of predictions lacks.
+    """Ask the jobs that a store of predictions lacks, and note the call in its run description.
 
     Parameters
     ----------
-    path : str or Path
-        ``<name>.jsonl``
-    run : dict
-        Its run description.
-    jobs : list of Job
-        All that it should hold.
     send, prepare
         See `Loop`.
     n : int, default 1
-        Records that tell whether a job is done: those of its first n samples.
+        A job is done if the store has its first n samples.
     unit : str, default "view"
-        What the progress bar counts, n of them a job.
+        The progress bar counts n of them a job.
     arrange : function of the jobs to do and the store, optional
         Puts the jobs into groups that are asked one after the other.
-    deadline : float, optional
-        Moment (``time.time()`` seconds) at which to stop cleanly.
-    progress : bool, default True
     """
     start = time.monotonic()
     with RecordStore(path, run) as store:

@@ -47,28 +47,16 @@ def rescore(
         Columns task_id, test_index and grid: predictions, or candidates as
         `arc_airv.vote.rank_candidates` gives them, such as ``ranked[ranked["rank"] <= 4]``. Rows
         without a grid are left out, and a grid counts once.
-    tasks : dict of str to Task
-        The tasks of the candidates.
-    engine : Engine
-        With `score`.
     n_views : int, default 8
         Views of each task: the first of its plan, so more views extend fewer.
-    seed : int, default 0
-        Of the plan of views.
     store : str or Path, optional
         ``<name>.jsonl``, to keep scores as they are made. If it exists, the work goes on: what it
         holds is not scored again.
     deadline : float, optional
         Moment (``time.time()`` seconds) at which to stop cleanly. Views are asked in the order of
         the plan, each of every output before the next one of any.
-    prompt_format : PromptFormat, optional
-        By default the one that the model folder carries; another one is a warning.
-    drop_demonstrations : bool, default False
-        Drop the last demonstrations of a view until it fits, as when replies are generated.
-    progress : bool, default True
-        Show a progress bar, if tqdm is installed.
-    **kinds
-        geometric, colors, train_order: see `arc_airv.augment.Plan`.
+    tasks, engine, seed, prompt_format, drop_demonstrations, progress, **kinds
+        As in `arc_airv.infer.generate_predictions`.
 
     Returns
     -------

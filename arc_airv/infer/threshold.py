@@ -39,28 +39,14 @@ def search_predictions(
 
     Parameters
     ----------
-    tasks : dict of str to Task
-    engine : TransformersEngine or VllmEngine
     n_views : int
         Of each test output; the first of the plan, so more views extend fewer.
     min_probability : float
         In (0, 1]: of the whole reply, under its view.
-    seed : int
-        Of the plan of views.
-    store : str or Path
-        ``<name>.jsonl``. If it exists, the run goes on with the views that it lacks.
     max_live : int, default 64
         See `arc_airv.engines.threshold_search`.
-    deadline : float, optional
-        Moment (``time.time()`` seconds) at which to stop cleanly.
-    prompt_format : PromptFormat, optional
-        By default the one that the model folder carries; another one is a warning.
-    drop_demonstrations : bool, default False
-        See `arc_airv.infer.generate_predictions`.
-    progress : bool, default True
-        Show a progress bar (of views), if tqdm is installed.
-    **kinds
-        geometric, colors, train_order: see `arc_airv.augment.Plan`.
+    tasks, engine, seed, store, deadline, prompt_format, drop_demonstrations, progress, **kinds
+        As in `arc_airv.infer.generate_predictions`.
 
     Returns
     -------

@@ -66,30 +66,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Question:
-    """A job, ready to be sent.
-
-    Attributes
-    ----------
-    job : Job
-    prompt : str
-    prompt_hash : str
-    n_tokens : int
-        Of the prompt.
-    n_train : int
-        Demonstrations shown.
-    sampling : Sampling
-        With the reply's own `max_tokens`, seed and stop strings.
-    fits : bool
-        Whether prompt and reply fit the model's context.
-    """
+    """A job, ready to be sent."""
 
     job: Job
     prompt: str
     prompt_hash: str
-    n_tokens: int
-    n_train: int
-    sampling: Sampling
-    fits: bool
+    n_tokens: int  # of the prompt
+    n_train: int  # demonstrations shown
+    sampling: Sampling  # with the reply's own `max_tokens`, seed and stop strings
+    fits: bool  # prompt and reply fit the model's context
 
     def predictions(
         self, completions: list[Completion], prompt_format: PromptFormat
@@ -230,13 +215,7 @@ class Renderer:
         )
 
     def describe_run(self, **settings: Any) -> dict[str, Any]:
-        """Return what made the records of a store, for its run description.
-
-        Parameters
-        ----------
-        **settings
-            Further ones that records of one store must share.
-        """
+        """Return a run description, with further `settings` that records of one store share."""
         return {
             "settings": {
                 "model": Path(self.engine.model).name,

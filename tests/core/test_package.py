@@ -1,5 +1,6 @@
 """The package as a user installs it: light to import, a pure wheel, no network."""
 
+import importlib
 import os
 import pkgutil
 import re
