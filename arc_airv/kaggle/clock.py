@@ -36,16 +36,8 @@ class Deadline:
         return self.at(1.0) - time.time()
 
     def at(self, share: float = 1.0, *, reserve: float = 0.0) -> float:
-        """Return the moment (``time.time()``) at which a share of the limit is used.
+        """Return the moment (``time.time()``) when a share of the limit is used, less a reserve.
 
-        Parameters
-        ----------
-        share : float, default 1
-        reserve : float, default 0
-            So many seconds earlier.
-
-        Examples
-        --------
         >>> Deadline(100.0, start=1000.0).at(0.5, reserve=10.0)
         1040.0
         """

@@ -58,14 +58,9 @@ def supervise_finetuning(
         Of the adapters; not used by "joint".
     training : mapping, optional
         Options of `arc_airv.training.TrainConfig` (JSON values) but for `seconds`, over `TRAINING`.
-    seed : int, default 0
-    devices : sequence of str or None, default (None,)
-        A worker for each, with this CUDA_VISIBLE_DEVICES (None leaves it), which share the tasks
-        out. A joint model is trained on the first one.
-    limits : Limits, optional
-        A slow start and a long silence are no failure of a training, so these two do not count.
-    log : Log, optional
-        Where to write down what happens; by default a new one, which is printed.
+    devices, limits, log
+        As in `supervise_generation`. A joint model is trained on the first device. A slow start and
+        a long silence are no failure of a training.
 
     Returns
     -------

@@ -17,16 +17,6 @@ def is_rerun(environment: Mapping[str, str] = os.environ) -> bool:
 def find_input(name: str, *, root: str | Path = INPUT) -> Path:
     """Find the one file or folder of a name (or glob pattern) anywhere under the inputs.
 
-    Parameters
-    ----------
-    name : str
-        Such as "arc-agi_test_challenges.json" or "arc_airv-*.whl".
-    root : str or Path, default "/kaggle/input"
-
-    Returns
-    -------
-    Path
-
     Raises
     ------
     FileNotFoundError

@@ -24,53 +24,26 @@ ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|Exit)\b.*")  # the end 
 
 @dataclass(frozen=True)
 class Limits:
-    """The patience of a supervisor.
+    """The patience of a supervisor, in seconds; and the disk that it keeps free."""
 
-    Attributes
-    ----------
-    startup_seconds : float, default 1200
-        An engine that is not ready after so long has failed.
-    hang_seconds : float, default 900
-        So long without a prediction is a hang.
-    grace_seconds : float, default 30
-        Workers are asked to stop so long before the deadline, and ended by force at it.
-    poll_seconds : float, default 0.5
-        Between two looks at the workers.
-    keep_free : float, default 64
-        MiB of the disk below which all workers are stopped: a full one would take the submission,
-        too.
-    """
-
-    startup_seconds: float = 1200.0
-    hang_seconds: float = 900.0
-    grace_seconds: float = 30.0
-    poll_seconds: float = 0.5
-    keep_free: float = 64.0
+    startup_seconds: float = 1200.0  # an engine that is not ready after so long has failed
+    hang_seconds: float = 900.0  # so long without a prediction is a hang
+    grace_seconds: float = 30.0  # workers are asked to stop so long before they are ended by force
+    poll_seconds: float = 0.5  # between two looks at the workers
+    keep_free: float = 64.0  # MiB: a full disk would take the submission, too
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of the tasks for a device: the work of one worker.
+    """A share of the tasks for a device: the work of one worker."""
 
-    Attributes
-    ----------
-    path : Path
-        The store that grows meanwhile; the share's tasks, job and log lie beside it.
-    job : dict
-        See `arc_airv.kaggle.worker`; without the engine.
-    text : str
-        The job, for the log.
-    may_repeat : bool
-        Try it again if it fails.
-    """
-
-    path: Path
-    job: dict[str, Any]
-    text: str
-    may_repeat: bool = True
+    path: Path  # the store that grows meanwhile; the share's tasks, job and log lie beside it
+    job: dict[str, Any]  # see `arc_airv.kaggle.worker`; without the engine
+    text: str  # the job, for the log
+    may_repeat: bool = True  # try it again if it fails
 
     def beside(self, ending: str) -> Path:
-        """The path of one of its files."""
+        """Return the path of one of its files."""
         return self.path.with_name(f"{self.path.name}.{ending}")
 
 
@@ -84,18 +57,9 @@ class End:
 
 
 class Worker:
-    """A running worker.
+    """A running worker, with this CUDA_VISIBLE_DEVICES (None leaves it).
 
-    Parameters
-    ----------
-    share : Share
-    configuration : mapping
-        Added to its job: the engine.
-    device : str or None
-        Its CUDA_VISIBLE_DEVICES; None leaves it.
-    deadline : float or None
-        When to end it by force.
-    limits : Limits
+    The configuration, its engine, is added to its job. It is ended by force at the deadline.
     """
 
     def __init__(

@@ -23,14 +23,13 @@ from arc_airv.kaggle.process import Limits, store_size
 from arc_airv.kaggle.supervise import degrade, store_paths, supervise_generation
 from arc_airv.records import mend_store, read_stores
 from arc_airv.submission import (
-    NO_ANSWER,
-    Submission,
     build_submission,
+    count_answered,
     score_submission,
     validate_submission,
     write_submission,
 )
-from arc_airv.tasks import load_tasks, read_challenges
+from arc_airv.tasks import has_hidden, load_tasks, read_challenges
 from arc_airv.vote.rank import rank_candidates, select_attempts
 
 RERUN_MINUTES = 11.5 * 60  # of the 12 hours that Kaggle gives
@@ -48,18 +47,13 @@ class Run:
     ----------
     tasks : str or Path
         As `arc_airv.tasks.read_challenges` takes it.
-    model : str or Path
-        A model folder.
-    submission : str or Path
     minutes : float, optional
         The time limit, since the kernel's start; by default 11.5 hours in the scored rerun and 15
         minutes elsewhere.
     gpus : str, optional
         Such as "2xT4": the machine to insist on, but for the scored rerun.
-    engine : str, optional
-        By default the one that suits the machine; see `arc_airv.engines.make_engine`.
-    engine_options : mapping, optional
-        Beside those that suit the machine.
+    engine, engine_options : optional
+        By default those that suit the machine; options are added to these.
 
     Attributes
     ----------
@@ -152,18 +146,10 @@ class Run:
         seed: int = 0,
         **options: Any,
     ) -> None:
-        """Fine-tune on the demonstrations of the tasks; the model answers as it is if this fails.
+        """Fine-tune on the demonstrations until a share of the time limit is used.
 
-        Parameters
-        ----------
-        mode : {"joint", "per_task"} or None
-            None does nothing.
-        share : float, default 0.4
-            Of the time limit: when to be done.
-        folder : str or Path
-        seed : int, default 0
-        **options
-            Of `supervise_finetuning`.
+        The mode is "joint" or "per_task", and the options are of `supervise_finetuning`; None does
+        nothing. If this fails, the model answers as it is.
         """
         if not mode:
             return
@@ -188,15 +174,8 @@ class Run:
     def generate(self, n_predictions: int, *, seed: int, store: str | Path, **options: Any) -> None:
         """Fill stores with predictions, and submit plain votes on them meanwhile and at the end.
 
-        Parameters
-        ----------
-        n_predictions : int
-            Of every test output, at most: as many as the time allows.
-        seed : int
-        store : str or Path
-            See `supervise_generation`.
-        **options
-            Of `supervise_generation` and `arc_airv.infer.generate_predictions`.
+        At most `n_predictions` of every test output: as many as the time allows. The options are of
+        `supervise_generation` and `arc_airv.infer.generate_predictions`.
         """
         self.stores = store_paths(store, len(self.configuration["devices"]))
         with self.step("generate"):
@@ -224,37 +203,22 @@ class Run:
         return read_stores(self.stores, tasks=self.tasks)
 
     def submit(self, attempts: dict[str, list[list[Grid]]]) -> None:
-        """Write the submission.
+        """Write the submission from attempts, as `arc_airv.vote.select_attempts` gives them.
 
-        Parameters
-        ----------
-        attempts : dict of str to list of list of grid
-            As `arc_airv.vote.select_attempts` gives it; may lack tasks and attempts.
-
-        Raises
-        ------
-        ValueError
-            See `arc_airv.submission.build_submission`; the file stays as it is.
+        Raises ValueError as `arc_airv.submission.build_submission` does; the file stays as it is.
         """
         self.log.add("submission", self._write(attempts))
 
     def finish(self, *, solutions: str | Path | None = None) -> None:
-        """Check the submission, score it where that is possible, and print what went wrong.
-
-        Parameters
-        ----------
-        solutions : str or Path, optional
-            A Kaggle solutions file.
-        """
+        """Check the submission, score it where solutions are known, and print what went wrong."""
         with self.step("check"):
             submission = validate_submission(self.path, self.challenges.all)
-            self.log.add("check", f"{self.path} is valid; {_answered(submission)}")
+            self.log.add("check", f"{self.path} is valid; {count_answered(submission)}")
         with self.step("score"):
             tasks = self.challenges.all
             if solutions:
                 tasks = load_tasks(self.source, solutions=solutions)
-            hidden = [pair.output is None for task in tasks.values() for pair in task.test]
-            if hidden and not any(hidden):
+            if tasks and not has_hidden(tasks):
                 score = score_submission(self.path, tasks)
                 self.log.add("score", f"{score:.1%}, the mean over tasks")
             else:
@@ -266,7 +230,7 @@ class Run:
         submission = build_submission(attempts, self.challenges.all)
         write_submission(submission, self.path)
         self._submitted = submission
-        return _answered(submission)
+        return count_answered(submission)
 
     def _vote(self) -> None:
         with self.step("plain votes"):
@@ -279,9 +243,3 @@ class Run:
         if size > before and time.monotonic() - when >= VOTE_SECONDS:
             self._vote()
             self._voted = time.monotonic(), size
-
-
-def _answered(submission: Submission) -> str:
-    answers = [answer for outputs in submission.values() for answer in outputs]
-    n = sum(any(grid != NO_ANSWER for grid in answer.values()) for answer in answers)
-    return f"{n} of {len(answers)} outputs answered"

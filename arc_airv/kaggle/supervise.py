@@ -26,18 +26,10 @@ from arc_airv.tasks import Task, hide_outputs, save_tasks
 def degrade(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
     """List the configurations to try one after the other, from the one asked for to the humblest.
 
-    Parameters
-    ----------
-    configuration : mapping
-        ``engine`` and ``options``, as `arc_airv.engines.engine_options` gives them.
-
-    Returns
-    -------
-    list of dict
-        vLLM as asked, with fewer sequences at once and less of the memory, without CUDA graphs;
-        then the Transformers engine, with smaller batches, and on the CPU. The context length
-        stays the same throughout: a prompt must not depend on what happened before. An engine of
-        one's own has no humbler form.
+    vLLM as asked, with fewer sequences at once and less of the memory, without CUDA graphs; then
+    the Transformers engine, with smaller batches, and on the CPU. The context length stays the same
+    throughout: a prompt must not depend on what happened before. An engine of one's own has no
+    humbler form.
     """
     engine, options = configuration["engine"], dict(configuration["options"])
     ladder = [{"engine": engine, "options": options}]
@@ -107,7 +99,6 @@ def supervise_generation(
     ----------
     tasks : dict of str to Task
         The workers do not see their test outputs.
-    model : str or Path
     configurations : sequence of mapping
         ``engine`` and ``options`` of each, tried in this order: see `degrade`. The last one is
         tried again as long as it makes predictions.
@@ -115,18 +106,14 @@ def supervise_generation(
         ``<name>.jsonl``; with several devices, ``<name>.0.jsonl`` and so on. Stores that are there
         are gone on with.
     n_predictions : int
-        At most so many of every test output: one view of each first, then in the order of
-        `arc_airv.infer.generate_predictions`.
-    seed : int
+        At most so many of every test output.
     devices : sequence of str or None, default (None,)
         A worker for each, with this CUDA_VISIBLE_DEVICES (None leaves it); the tasks are shared
         out. A device for which nothing worked leaves its share to the others.
     deadline : float, optional
         Moment (``time.time()``) at which no worker runs any more.
-    sampling : Sampling, optional
-    limits : Limits, optional
     log : Log, optional
-        Where to write down what happens; by default a new one, which is printed.
+        By default a new one, which is printed.
     watch : function, optional
         Called between two looks at the workers. It must not raise.
     **options
@@ -189,16 +176,8 @@ def run_shares(
 ) -> None:
     """Run a worker for each share, on the devices that work, until the deadline.
 
-    Parameters
-    ----------
-    shares : sequence of Share
-        Their files lie in one folder.
-    devices : mapping of str to str or None
-        The CUDA_VISIBLE_DEVICES of each, by its name in the log.
-    configurations : sequence of mapping
-        What the job of a share gets beside, in the order in which a device tries them.
-    deadline, limits, log, watch
-        See `supervise_generation`.
+    `devices` are the CUDA_VISIBLE_DEVICES of each by its name in the log. A share's job gets the
+    configurations in turn, as a device tries them. The others are as in `supervise_generation`.
     """
     crew = [_Device(name, visible, log) for name, visible in devices.items()]
     waiting = list(shares)

@@ -306,7 +306,7 @@ def test_a_malformed_entry_costs_its_own_answers(run, generate, folder):
     content = {**json.loads((folder / "tasks.json").read_text()), "bad": {"train": []}}
     (folder / "malformed.json").write_text(json.dumps(content))
     code, out, err = run("submit", "predictions.jsonl", "--tasks", "malformed.json")
-    assert code == 0 and "4 of 5 test outputs are answered" in out
+    assert code == 0 and "4 of 5 outputs answered" in out
     assert only_line(err).startswith("arc-airv: warning: malformed.json: task bad")
     assert json.loads(Path("submission.json").read_text())["bad"][0]["attempt_1"] == [[0]]
 
