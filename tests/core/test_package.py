@@ -156,3 +156,21 @@ def test_no_name_of_a_room_is_that_of_a_module_in_it():
                  "studies"):  # fmt: skip
         module = importlib.import_module(f"arc_airv.{room}")
         assert not {m.name for m in pkgutil.iter_modules(module.__path__)} & set(module.__all__)
+
+
+def named_in(path):
+    """The dotted names of this package in a text."""
+    return set(re.findall(r"\barc_airv(?:\.[A-Za-z_]\w*)+", path.read_text()))
+
+
+def test_what_the_pages_and_docstrings_name_is_there():
+    texts = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/**/*.ipynb")]
+    texts += [*ROOT.glob("arc_airv/**/*.py"), *ROOT.glob("res/**/*.md"), *ROOT.glob("kaggle/*.md")]
+    for name in sorted(set().union(*map(named_in, texts))):
+        found, rest = pkgutil.resolve_name("arc_airv"), name.split(".")[1:]
+        for i, part in enumerate(rest, start=2):
+            try:
+                found = importlib.import_module(".".join(name.split(".")[:i]))
+            except ImportError:
+                found = getattr(found, part, None)
+                assert found is not None, name
