@@ -68,6 +68,7 @@ def test_a_prompt_is_read_once_for_all_its_replies(stores, tasks):
 def test_a_view_without_a_reply_was_read_but_holds_no_prediction(stores, tasks, tmp_path):
     silent = tmp_path / "silent.jsonl"
     records = [json.loads(line) for line in stores["right"].read_text().splitlines()]
+    records.sort(key=lambda record: (record["task_id"], record["test_index"]))
     nothing = {"status": NO_REPLY, "grid": None, "text": None, "n_tokens": 0}
     records = [{**r, **nothing} if i % N else r for i, r in enumerate(records)]
     silent.write_text("".join(json.dumps(r) + "\n" for r in records))
