@@ -1,7 +1,4 @@
-"""Combine the predictions of several runs: an ensemble of models, of augmentations or of machines.
-
-Nothing that is given is changed.
-"""
+"""Combine the predictions of several runs: an ensemble of models, augmentations or machines."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ def combine_predictions(
     Parameters
     ----------
     predictions : sequence of DataFrame or path
-        Runs, or their stores.
+        Tables of runs, or their stores.
     weights : sequence of float, optional
         The worth of a vote of each run; by default 1.
     count : {"votes", "share"}, default "votes"
@@ -40,9 +37,8 @@ def combine_predictions(
     Returns
     -------
     DataFrame
-        As of `arc_airv.vote.rank_candidates`, for `arc_airv.vote.select_attempts`; the score of a
-        candidate is ``sum_r weight_r * count_r``. It depends neither on the order of the rows nor,
-        with its weight, on that of the runs.
+        A ranking; the score of a candidate is ``sum_r weight_r * count_r``, in whatever order the
+        runs come.
 
     Raises
     ------
