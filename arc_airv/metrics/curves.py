@@ -13,16 +13,12 @@ import numpy as np
 import pandas as pd
 
 from arc_airv.metrics.outputs import average_pools, bootstrap_interval
-from arc_airv.metrics.solutions import find_right, number_outputs, score_predictions
+from arc_airv.metrics.solutions import SIZES, find_right, number_outputs, score_predictions
 from arc_airv.tasks import Task
 from arc_airv.vote.candidates import Pools, index_pools, reply_logprob
 
 VOTES = (1, 2)  # the curves vote_1 and vote_2
-BEST_OF = {  # the best of n, and of what
-    "pass_n": "correct",
-    "best_correct_size": "correct_size",
-    "best_correct_pixels": "correct_pixels",
-}
+BEST_OF = {"pass_n": "correct", **{f"best_{name}": name for name in SIZES}}
 
 
 def metric_curves(
@@ -38,20 +34,15 @@ def metric_curves(
 
     Parameters
     ----------
-    predictions : DataFrame or Pools
-        As `arc_airv.records.read_predictions` gives it; the order of its rows does not matter.
-    tasks : dict of str to Task
-        All tasks of the data set, with their test outputs.
     n_predictions : list of int, optional
         Where to evaluate; by default 1, 2, 4, ... and the size of the largest pool. An output with
         fewer predictions counts with all it has.
     average : {"task", "output", "all"}, default "task"
-        See `arc_airv.metrics.average_outputs`. "all" takes the worst of the outputs' expectations,
-        which is at least the expectation of the worst.
+        "all" takes the worst of the outputs' expectations, which is at least the expectation of
+        the worst.
     n_subsamples : int, default 20
         Random orders of every pool for vote_1 and vote_2 (by the method "votes"); the subset of n
         is the first n of an order, so that the points of a curve share their luck.
-    seed : int, default 0
 
     Returns
     -------
@@ -61,8 +52,7 @@ def metric_curves(
     Raises
     ------
     ValueError
-        If there are no predictions, one is for an output that `tasks` does not have, or a number
-        is below 1.
+        If there are no predictions, or a number is below 1.
 
     Notes
     -----
@@ -81,10 +71,8 @@ def metric_curves(
     if n_predictions is None:
         n_predictions = sorted({2**i for i in range(largest.bit_length())} | {largest})
     if not len(n_predictions) or min(n_predictions) < 1 or n_subsamples < 1:
-        raise ValueError(
-            "n_predictions and n_subsamples must be at least 1, "
-            f"got {n_predictions} and {n_subsamples}"
-        )
+        got = f"{n_predictions} and {n_subsamples}"
+        raise ValueError(f"n_predictions and n_subsamples must be at least 1, got {got}")
     output = number_outputs(scored, tasks)
     best = {name: _Best(scored[of].to_numpy(), output, len(full)) for name, of in BEST_OF.items()}
     votes = _Subsamples(pools, tasks, n_subsamples, seed)
