@@ -74,13 +74,14 @@ def metric_curves(
         got = f"{n_predictions} and {n_subsamples}"
         raise ValueError(f"n_predictions and n_subsamples must be at least 1, got {got}")
     output = number_outputs(scored, tasks)
-    best = {name: _Best(scored[of].to_numpy(), output, len(full)) for name, of in BEST_OF.items()}
+    best = {
+        name: _expected_best(scored[of].to_numpy(), output, len(full), n_predictions)
+        for name, of in BEST_OF.items()
+    }
     votes = _Subsamples(pools, tasks, n_subsamples, seed)
     parts = []
-    for n in n_predictions:
-        at_n = full.copy()
-        for name, values in best.items():
-            at_n[name] = values.expected(n)
+    for i, n in enumerate(n_predictions):
+        at_n = full.assign(**{name: values[i] for name, values in best.items()})
         for k, share in zip(VOTES, votes.shares(n)):
             at_n[f"vote_{k}"] = at_n["pass_n"] * (1.0 if n <= k else share)
         part = bootstrap_interval(at_n, average=average, seed=seed)
@@ -94,26 +95,19 @@ def _chance_of_best(size: int, n: int) -> np.ndarray:
     return np.array([comb(i, n - 1) / comb(size, n) for i in range(size)])
 
 
-class _Best:
-    """The expected best of n values of every output, of all pools at once."""
-
-    def __init__(self, values: np.ndarray, output: np.ndarray, n_outputs: int) -> None:
-        self.n_outputs = n_outputs
-        values = values[np.lexsort((values, output))]
-        sizes = np.bincount(output, minlength=n_outputs)
-        start = np.cumsum(sizes) - sizes
-        self.by_size = []  # the outputs of pools of one size, and their values in ascending order
-        for size in np.unique(sizes[sizes > 0]).tolist():
-            outputs = np.flatnonzero(sizes == size)
-            self.by_size.append((outputs, values[start[outputs][:, None] + np.arange(size)]))
-
-    def expected(self, n: int) -> np.ndarray:
-        """Shape (n_outputs,)."""
-        result = np.zeros(self.n_outputs)
-        for outputs, values in self.by_size:
-            size = values.shape[1]
-            result[outputs] = values @ _chance_of_best(size, min(n, size))
-        return result
+def _expected_best(
+    values: np.ndarray, output: np.ndarray, n_outputs: int, numbers: list[int]
+) -> np.ndarray:
+    """The expected best of n values of every output, for each n: (len(numbers), n_outputs)."""
+    values = values[np.lexsort((values, output))]
+    sizes = np.bincount(output, minlength=n_outputs)
+    start, result = np.cumsum(sizes) - sizes, np.zeros((len(numbers), n_outputs))
+    for size in np.unique(sizes[sizes > 0]).tolist():  # all pools of one size at once
+        outputs = np.flatnonzero(sizes == size)
+        ascending = values[start[outputs][:, None] + np.arange(size)]
+        for row, n in zip(result, numbers):
+            row[outputs] = ascending @ _chance_of_best(size, min(n, size))
+    return result
 
 
 class _Subsamples:

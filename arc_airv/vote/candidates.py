@@ -143,28 +143,26 @@ def candidate_features(
     votes = pools.votes
     valid = np.bincount(pools.pool_of, weights=votes, minlength=len(pools.pools))[pools.pool_of]
     counts = {"votes": votes, "share": votes / valid, "log_votes": np.log(votes)}
-    composed: list[tuple[int, str, int, float]] = []
     if compose or {"shape_votes", "agreement"} & set(features):
         logprob = np.zeros(len(table))
         if compose:
             by_token = reply_logprob(pools, per_token=True)
             logprob = aggregate(by_token, pools.candidate, len(table), "mean")
-        by_cell = vote_cells(table["grid"].tolist(), pools.pool_of, votes, logprob)
-        counts["shape_votes"], counts["agreement"], composed = by_cell
+        *cells, composed = vote_cells(table["grid"].tolist(), pools.pool_of, votes, logprob)
+        counts["shape_votes"], counts["agreement"] = cells
     if any(map(needs_scores, features)):
         scored = _scored_candidates(pools, scores)
         known = scored[(scored >= 0) & scores["score_logprob"].notna().to_numpy()]
         counts["n_scores"] = np.bincount(known, minlength=len(table))
     for name in features:
+        how, _, what = name.partition("_")
         if name in counts:
             table[name] = counts[name]
-            continue
-        how, what = name.split("_", 1)
-        if what == "score_logprob":
-            values, owners = scores[what], scored
+        elif what == "score_logprob":
+            table[name] = aggregate(scores[what], scored, len(table), how)
         else:
-            values, owners = reply_logprob(pools, per_token=what[0] == "t"), pools.candidate
-        table[name] = aggregate(values, owners, len(table), how)
+            logprob = reply_logprob(pools, per_token=what == "token_logprob")
+            table[name] = aggregate(logprob, pools.candidate, len(table), how)
     if compose and composed:
         pool, grid, shape_votes, agreement = zip(*composed)
         new = pools.pools.iloc[list(pool)].assign(grid=grid, votes=0)
