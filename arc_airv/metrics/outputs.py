@@ -28,8 +28,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     """
     if not 0 <= c <= n or k < 1:
         raise ValueError(f"need 0 <= c <= n and k >= 1, got n={n}, c={c}, k={k}")
-    if c == 0:
-        return 0.0
     k = min(k, n)
     return 1.0 - comb(n - c, k) / comb(n, k)
 
@@ -127,20 +125,15 @@ def bootstrap_interval(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Compute the percentile bootstrap interval over tasks of every mean in `average_outputs`.
+    """Compute value, low and high of every metric: `average_outputs`, with a bootstrap interval.
 
-    Tasks are resampled whole, since the outputs of one task are not independent.
+    It is the percentile one over tasks, since the outputs of one task are not independent.
 
     Parameters
     ----------
     baseline : DataFrame, optional
         The outputs of the same tasks by another run or selector, with the same metrics. If given,
         the values and intervals are of the gain over it, both on the same resampled tasks.
-
-    Returns
-    -------
-    DataFrame
-        Indexed by metric, with the columns value, low, high.
 
     Raises
     ------
@@ -157,17 +150,15 @@ def bootstrap_interval(
     return table.rename_axis(columns=AVERAGES[average])
 
 
-def _means(
-    outputs: pd.DataFrame, average: str, n_resamples: int = 0, seed: int = 0
-) -> pd.DataFrame:
-    """Average over the data set, in the first row, and over resamples of its tasks."""
+def _means(outputs: pd.DataFrame, average: str, n: int = 0, seed: int = 0) -> pd.DataFrame:
+    """Average over the data set, in the first row, and over n resamples of its tasks."""
     if outputs.empty:
         raise ValueError("no test outputs to average over")
     columns = outputs.columns.difference(["task_id", "test_index", "n_predictions"], sort=False)
     sign = np.where(columns == "unanswered", -1.0, 1.0)  # the only one that is worse if larger
     task, ids = pd.factorize(outputs["task_id"], sort=True)
     values, weights = average_by_task(sign * outputs[columns].to_numpy(float), task, average)
-    draws = _draws(len(ids), n_resamples, seed)
+    draws = _draws(len(ids), n, seed)
     means = draws @ (weights[:, None] * values) / (draws @ weights)[:, None]
     means = pd.DataFrame(sign * means + 0.0, columns=columns)  # + 0.0: no share is -0.0
     if {"vote_2", "pass_n"} <= set(columns):

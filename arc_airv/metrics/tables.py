@@ -86,27 +86,24 @@ def read_results(store: str | Path, tasks: dict[str, Task]) -> Results:
     predictions = predictions[predictions["status"] != NO_REPLY]
 
     n_outputs, pools = len(outputs_of(counted)), predictions.groupby(POOL).size()
-    n_each = " to ".join(map(str, dict.fromkeys([pools.min(), pools.max()])))
+    each = " to ".join(map(str, dict.fromkeys([pools.min(), pools.max()])))
     model = run.get("settings", {}).get("model", "an unknown model")
-    ids = list(strangers["task_id"].unique())
-    notes = {
-        f"{len(predictions):,} predictions by {model} for {len(pools)} test outputs, {n_each} "
-        "each.": True,
-        f"Every number is over {len(counted)} tasks with {n_outputs} test outputs.": True,
-        "No run description tells which tasks were asked: those with predictions count.": (
-            "task_ids" not in run
-        ),
-        f"These are the tasks that were asked, not all {len(tasks)} of the data set.": (
-            len(counted) < len(tasks)
-        ),
-        f"Outputs without predictions, which count as 0: {n_outputs - len(pools)}.": (
-            len(pools) < n_outputs
-        ),
-        f"Left out: {len(strangers)} predictions for outputs of {len(ids)} tasks that the data set "
-        f"lacks, such as {ids[:3]}.": len(ids) > 0,
-        "Solutions are hidden: no metric that needs them.": has_hidden(counted),
-    }
-    return Results(predictions, counted, [note for note, holds in notes.items() if holds])
+    notes = [
+        f"{len(predictions):,} predictions by {model} for {len(pools)} test outputs, {each} each.",
+        f"Every number is over {len(counted)} tasks with {n_outputs} test outputs.",
+    ]
+    if "task_ids" not in run:
+        notes += ["No run description tells which tasks were asked: those with predictions count."]
+    if len(counted) < len(tasks):
+        notes += [f"These are the tasks that were asked, not all {len(tasks)} of the data set."]
+    if n_missing := n_outputs - len(pools):
+        notes += [f"Outputs without predictions, which count as 0: {n_missing}."]
+    if ids := strangers["task_id"].unique().tolist():
+        lacks = f"outputs of {len(ids)} tasks that the data set lacks, such as {ids[:3]}"
+        notes += [f"Left out: {len(strangers)} predictions for {lacks}."]
+    if has_hidden(counted):
+        notes += ["Solutions are hidden: no metric that needs them."]
+    return Results(predictions, counted, notes)
 
 
 def describe_outputs(
@@ -129,8 +126,8 @@ def describe_outputs(
     outputs = pd.DataFrame(outputs_of(tasks), columns=POOL)
     counts = outputs.join(counts, on=POOL)[counts.columns].fillna(0.0)
     if has_hidden(tasks):
-        n, unanswered = counts["n"].astype(int), 1.0 - counts["answered"]
-        outputs = outputs.assign(n_predictions=n, unanswered=unanswered)
+        outputs["n_predictions"] = counts["n"].astype(int)
+        outputs["unanswered"] = 1.0 - counts["answered"]
     else:
         outputs = score_outputs(pools, tasks, **options)
     return outputs.assign(agreement=counts["agreement"])

@@ -2,8 +2,8 @@
 
 Throughout, a plot draws on `ax`, by default the current axes, and returns it; what needs several
 axes returns a new figure. None is shown or saved. `ranked` is a table as
-`arc_airv.vote.rank_candidates` gives it, `outputs` one as `arc_airv.metrics.describe_outputs`. A
-ValueError about an unknown metric names those that the table holds.
+`arc_airv.vote.rank_candidates` gives it, `outputs` one as `arc_airv.metrics.describe_outputs`. The
+title at the right tells which mean a table holds. A ValueError about a metric names those known.
 """
 
 from arc_airv import lazy_names

@@ -27,15 +27,9 @@ METRIC_COLORS = {  # so that a metric has one colour in every plot
 def plot_curves(
     curves: pd.DataFrame, *, metrics: Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw metrics against the number of predictions, each with its interval as a band.
+    """Draw `arc_airv.metrics.metric_curves`, or those of some metrics, with intervals as bands.
 
-    Parameters
-    ----------
-    curves : DataFrame
-        As `arc_airv.metrics.metric_curves` gives it: columns metric, n, value, low, high.
-    metrics : sequence of str, optional
-        By default all. One without a value at any n is left out, as voting_accuracy where nothing
-        is right.
+    A metric without a value at any n is left out, as voting_accuracy where nothing is right.
     """
     known = list(curves["metric"].unique())
     metrics = known if metrics is None else list(metrics)
@@ -56,7 +50,7 @@ def plot_curves(
     bottom, top = ax.get_ylim()
     ax.set_ylim(max(bottom, 0), max(top, 0.1))  # a share is never below 0, nor are all of them 0
     ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    return label_ends(tidy(ax, percent="y"))
+    return label_ends(tidy(ax, percent="y", average=curves.columns.name))
 
 
 def plot_metric_distribution(outputs: pd.DataFrame, metric: str, *, ax: Axes | None = None) -> Axes:
@@ -155,16 +149,20 @@ def check_metrics(metrics: Iterable[str], known: Iterable[str]) -> None:
         raise ValueError(f"no metric {unknown} in {known}")
 
 
-def tidy(ax: Axes, *, grid: str | None = "y", percent: str = "", title: str | None = None) -> Axes:
-    """Take away what holds no information; the axes named in `percent` hold shares."""
+def tidy(
+    ax: Axes, *, grid: str | None = "y", percent: str = "", title: str = "", average: str = ""
+) -> Axes:
+    """Take away what holds no information; show the axes named in `percent` as shares."""
     ax.set_frame_on(False)
     ax.set_axisbelow(True)
     if grid:
         ax.grid(axis=grid, color=FAINT, linewidth=0.6)
     for name in percent:
         getattr(ax, f"{name}axis").set_major_formatter(PercentFormatter(1.0))
-    if title is not None:
+    if title:
         ax.set_title(title, fontsize=9, color=INK)
+    if average:
+        ax.set_title(average, fontsize=8, color=MUTED, loc="right")
     ax.tick_params(length=0, labelsize=8, labelcolor=MUTED)
     plt.setp([ax.xaxis.label, ax.yaxis.label], fontsize=8, color=MUTED)
     return ax

@@ -6,8 +6,6 @@ throughout a figure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -78,14 +76,9 @@ def plot_candidates(
     """Draw the solution of a test output, if it is known, and its best candidates by rank.
 
     Under each candidate are its votes and its mean log-probability (nats per token). Its frame is
-    green if it is right and red if it is wrong; there is none if the solution is hidden.
-
-    Parameters
-    ----------
-    n : int, default 8
-        Candidates at most. If the right one ranks lower, it takes the last place.
-    width : float, default 9
-        Of the figure, in inches. All columns are equally wide, so that figures align.
+    green if it is right and red if it is wrong; there is none if the solution is hidden. If the
+    right one is not among the first `n`, it takes the last place. Figures of the same width
+    (inches) and n align.
     """
     sheet = _Sheet(width)
     _draw_candidates(sheet, ranked, task, test_index, n)
@@ -140,14 +133,12 @@ def _draw_pairs(sheet: _Sheet, task: Task) -> None:
     sheet.height += tops[1] + heights[1] + 0.1
 
 
-def _draw_candidates(
-    sheet: _Sheet, ranked: pd.DataFrame, task: Task, test_index: int, n: int
-) -> None:
-    if n < 1 or not 0 <= test_index < len(task.test):
-        got = f"n={n}, test_index={test_index}"
+def _draw_candidates(sheet: _Sheet, ranked: pd.DataFrame, task: Task, index: int, n: int) -> None:
+    if n < 1 or not 0 <= index < len(task.test):
+        got = f"n={n}, test_index={index}"
         raise ValueError(f"need n >= 1 and a test output of {task}, got {got}")
-    solution = task.test[test_index].output
-    pool = ranked[(ranked["task_id"] == task.task_id) & (ranked["test_index"] == test_index)]
+    solution = task.test[index].output
+    pool = ranked[(ranked["task_id"] == task.task_id) & (ranked["test_index"] == index)]
     right = "" if solution is None else format_grid(solution)
     pool = pool.assign(right=pool["grid"] == right).sort_values("rank")
     shown = pool.head(n)
@@ -174,9 +165,7 @@ def _draw_candidates(
     sheet.height += top + height + 2 * LINE + 0.2
 
 
-def _fit(
-    grids: Iterable[Grid | None], width: float, cell: float = CELL
-) -> tuple[float, float, float]:
+def _fit(grids: list[Grid | None], width: float, cell: float = CELL) -> tuple[float, float, float]:
     """The size of a cell with which every grid fits; the widest and the tallest grid (inches)."""
     height, widest = np.max([(1, 1), *(grid.shape for grid in grids if grid is not None)], axis=0)
     cell = min(cell, width / widest, SIDE / max(height, widest))

@@ -25,14 +25,11 @@ def plot_gains(compared: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.set_yticks(rows, labels=compared.index)
     ax.set(ylim=(-0.5, len(compared) - 0.2), xlabel=f"vote_2 less that of {compared.index[0]}")
-    return _name_average(tidy(ax, grid="x", percent="x"), compared)
+    return tidy(ax, grid="x", percent="x", average=compared.columns.name)
 
 
 def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw a `calibration`: one disc a bin, its area by the number in it.
-
-    A disc on the diagonal is perfectly calibrated.
-    """
+    """Draw a `calibration`: a disc a bin, its area by the number in it; ideal is the diagonal."""
     ax = plt.gca() if ax is None else ax
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
     area = 15 + 150 * table["n"] / max(1, table["n"].max())
@@ -51,8 +48,7 @@ def plot_right_ranks(ranks: pd.DataFrame, *, n: int = 10, ax: Axes | None = None
     """
     ax = plt.gca() if ax is None else ax
     counts = [(ranks["rank"] == k).sum() for k in range(1, n + 1)] + [(ranks["rank"] > n).sum()]
-    colors = [RIGHT] * 2 + [UNKNOWN] * (n - 1)
-    ax.bar(range(n + 1), counts, color=colors, width=0.8)
+    ax.bar(range(n + 1), counts, color=[RIGHT] * 2 + [UNKNOWN] * (n - 1), width=0.8)
     ax.set_xticks(range(n + 1), labels=[*map(str, range(1, n + 1)), f">{n}"])
     ax.set(xlabel="rank of the right grid", ylabel="test outputs")
     ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -80,7 +76,7 @@ def plot_setting(
     ax.set(xlabel=setting, ylabel=", ".join(metrics))
     if METRIC_COLORS.keys() >= set(metrics):
         ax.set_ylabel("")
-        return label_ends(_name_average(tidy(ax, percent="y"), table))
+        return label_ends(tidy(ax, percent="y", average=table.columns.name))
     return tidy(ax)
 
 
@@ -107,10 +103,4 @@ def plot_costs(table: pd.DataFrame, metric: str, *, ax: Axes | None = None) -> A
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
-    return _name_average(tidy(ax, grid="both", percent="y"), table)
-
-
-def _name_average(ax: Axes, table: pd.DataFrame) -> Axes:
-    """Write above the axes which average the table holds."""
-    ax.set_title(table.columns.name or "", fontsize=8, color=MUTED, loc="right")
-    return ax
+    return tidy(ax, grid="both", percent="y", average=table.columns.name)

@@ -87,8 +87,7 @@ def describe_run(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: no usable run description {run_path(path)} ({error})") from None
     return {
-        "temperature": sampling["temperature"],
-        "n": sampling["n"],
+        **{name: sampling[name] for name in ("temperature", "n")},
         "beam_width": sampling.get("beam_width") or 1,
         "min_probability": sampling.get("min_probability", np.nan),
         "alphabet": sampling.get("allowed_tokens") is not None,

@@ -60,24 +60,22 @@ def compare_selectors(
             ranked = rank_candidates(pools, tasks=tasks, **ranked)
         hits[name] = add_votes(outputs[[*POOL, "pass_n"]], ranked, tasks)
     compared = compare_outputs(hits, average=average, n_resamples=n_resamples, seed=seed)
+    compared = compared.drop(columns="pass_n")
     gap = limits["pass_n"] - limits["random_2"]
-    compared["gap_closed"] = (compared["vote_2"] - limits["random_2"]) / (gap or np.nan)
-    columns = ["vote_1", "vote_2", "voting_accuracy", "gap_closed", "gain", "low", "high"]
-    compared = compared[columns]
+    compared.insert(3, "gap_closed", (compared["vote_2"] - limits["random_2"]) / (gap or np.nan))
     compared.attrs = limits.to_dict()
     return compared
 
 
 def compare_outputs(
-    outputs: Mapping[str, pd.DataFrame], *, average: str, n_resamples: int, seed: int
+    outputs: Mapping[str, pd.DataFrame], *, average: str, **resamples: int
 ) -> pd.DataFrame:
     """Average the outputs of each selector or run, with its gain over the first."""
     rows, first = {}, next(iter(outputs.values()))
-    resamples = {"average": average, "n_resamples": n_resamples, "seed": seed}
     for name, of_name in outputs.items():
-        gain = bootstrap_interval(of_name, baseline=first, **resamples).loc["vote_2"]
+        gain = bootstrap_interval(of_name, baseline=first, average=average, **resamples)
         means = average_outputs(of_name, average=average)
-        rows[name] = {**means, **gain.rename({"value": "gain"})}
+        rows[name] = {**means, **gain.loc["vote_2"].rename({"value": "gain"})}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns=AVERAGES[average])
 
 

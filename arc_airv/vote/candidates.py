@@ -19,7 +19,8 @@ POOL = ["task_id", "test_index"]
 CANDIDATE = [*POOL, "grid"]
 
 COUNTS = ("votes", "share", "log_votes", "shape_votes", "agreement", "n_scores")
-AGGREGATES = ("sum", "mean", "max", "min", "logsumexp")
+AGGREGATES = {"sum": np.add, "mean": np.add, "max": np.maximum, "min": np.minimum}
+AGGREGATES["logsumexp"] = np.logaddexp
 QUANTITIES = ("reply_logprob", "token_logprob", "score_logprob")
 FEATURES = (*COUNTS, *(f"{how}_{what}" for what in QUANTITIES for how in AGGREGATES))
 
@@ -183,16 +184,8 @@ def aggregate(values: np.ndarray, owners: np.ndarray, n: int, how: str) -> np.nd
     order = np.lexsort((values, owners))
     values = values[order]
     present, first, count = np.unique(owners[order], return_index=True, return_counts=True)
-    if how == "min":
-        result = values[first]
-    elif how == "max":
-        result = values[first + count - 1]
-    elif how == "logsumexp":
-        result = np.logaddexp.reduceat(values, first)
-    else:
-        result = np.add.reduceat(values, first) / (count if how == "mean" else 1)
     out = np.full(n, np.nan)
-    out[present] = result
+    out[present] = AGGREGATES[how].reduceat(values, first) / (count if how == "mean" else 1)
     return out
 
 
@@ -240,17 +233,9 @@ def vote_cells(
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, int, float]]]:
     """Let the candidates of each pool and shape vote cell by cell.
 
-    All arrays are of shape (n,). Where colours tie in a cell, that of the grid with more votes is
-    taken, then with the higher logprob (NaN is lowest), then of the first.
-
-    Returns
-    -------
-    shape_votes : ndarray, dtype int64
-        Votes of all candidates of the same pool and shape.
-    agreement : ndarray, dtype float64
-        Mean over the cells of the share (0-1) of those votes that give the candidate's colour.
-    composed : list of (pool, grid, shape_votes, agreement)
-        The grids of the most voted colours, where they are not candidates themselves.
+    Where colours tie in a cell, that of the grid with more votes is taken, then with the higher
+    logprob (NaN is lowest), then of the first. Returns shape_votes and agreement of each candidate,
+    and (pool, grid, shape_votes, agreement) of each composed grid that is no candidate itself.
     """
     better = np.where(np.isnan(logprob), np.inf, -logprob)
     shape_votes, agreement = np.zeros(len(grids), dtype=np.int64), np.zeros(len(grids))

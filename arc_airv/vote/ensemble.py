@@ -13,8 +13,6 @@ from arc_airv.records import read_predictions
 from arc_airv.vote.candidates import candidate_features, index_pools
 from arc_airv.vote.rank import TIES, rank_by_score
 
-COUNTS = ("votes", "share")
-
 
 def combine_predictions(
     predictions: Sequence[pd.DataFrame | str | Path],
@@ -45,8 +43,8 @@ def combine_predictions(
     ValueError
         If there are no runs, a weight is negative or not finite, or there are not as many as runs.
     """
-    if count not in COUNTS:
-        raise ValueError(f"count must be one of {COUNTS}, got {count!r}")
+    if count not in ("votes", "share"):
+        raise ValueError(f"count must be one of 'votes', 'share', got {count!r}")
     if not len(predictions):
         raise ValueError("there must be at least one run to combine")
     weights = [1.0] * len(predictions) if weights is None else [float(w) for w in weights]

@@ -55,7 +55,7 @@ def expected_shapes(task: Task, test_index: int) -> set[Shape]:
 
     One for each of two patterns that fits all demonstrations: the outputs have one shape; the ratio
     of output to input is the same in all (1, a whole number or a fraction), each side with its own.
-    None if neither fits: then nothing is known.
+    Empty if neither fits: then nothing is known.
     """
     shapes = {pair.output.shape for pair in task.train}
     expected = shapes if len(shapes) == 1 else set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,13 +63,14 @@ def rank_candidates(
     if len(filters) and tasks is None:
         raise ValueError("filters need tasks=, whose demonstrations they judge by")
     ruled_out = rule_out(table, tasks, filters=filters).any(axis=1) if len(filters) else False
-    return _rank(table, then=selector.then, last=ruled_out)
+    return _rank(table, selector.then, ruled_out)
 
 
 def rank_by_score(candidates: pd.DataFrame) -> pd.DataFrame:
     """Rank candidates by a column score of one's own: higher is better, NaN is worst.
 
-    They are a ranking, or `arc_airv.vote.candidate_features` with votes and mean_token_logprob.
+    The table is a ranking, or one of `arc_airv.vote.candidate_features` with votes and
+    mean_token_logprob, and that column.
     """
     candidates = candidates.rename(columns={"mean_logprob": "mean_token_logprob"})
     check_columns(candidates, [*CANDIDATE, "score", *TIES], name="candidates")
@@ -96,8 +98,7 @@ def select_attempts(
     Returns
     -------
     dict of str to list of list of grid
-        ``attempts[task_id][test_index]`` holds up to `n_attempts` different grids, best first;
-        none where there was no candidate.
+        ``attempts[task_id][test_index]``: up to `n_attempts` different grids, best first.
 
     Raises
     ------
@@ -114,9 +115,7 @@ def select_attempts(
     return attempts
 
 
-def _rank(
-    table: pd.DataFrame, *, then: Sequence[str] = (), last: pd.Series | bool = False
-) -> pd.DataFrame:
+def _rank(table: pd.DataFrame, then: Sequence[str] = (), last: Any = False) -> pd.DataFrame:
     """Rank the rows of each pool; `table` is sorted by pool and grid, which decides at last."""
     keys = [table[name].to_numpy(dtype=float) for name in ("score", *then, *TIES)]
     best_first = [np.where(np.isnan(values), np.inf, -values) for values in keys]
