@@ -18,7 +18,7 @@ from arc_airv.tasks import Task
 from arc_airv.vote.candidates import Pools, index_pools, reply_logprob
 
 VOTES = (1, 2)  # the curves vote_1 and vote_2
-BEST_OF = {"pass_n": "correct", **{f"best_{name}": name for name in SIZES}}
+BEST_OF = {"pass_n": "correct", **{f"best_{name}": name for name in SIZES}}  # the best of what
 
 
 def metric_curves(
@@ -91,14 +91,14 @@ def metric_curves(
 
 @lru_cache
 def _chance_of_best(size: int, n: int) -> np.ndarray:
-    """The chance of each of `size` ascending values to be the maximum of n drawn."""
+    """Compute the chance of each of `size` ascending values to be the maximum of n drawn."""
     return np.array([comb(i, n - 1) / comb(size, n) for i in range(size)])
 
 
 def _expected_best(
     values: np.ndarray, output: np.ndarray, n_outputs: int, numbers: list[int]
 ) -> np.ndarray:
-    """The expected best of n values of every output, for each n: (len(numbers), n_outputs)."""
+    """Compute the expected best of n values of every output: (len(numbers), n_outputs)."""
     values = values[np.lexsort((values, output))]
     sizes = np.bincount(output, minlength=n_outputs)
     start, result = np.cumsum(sizes) - sizes, np.zeros((len(numbers), n_outputs))
@@ -141,7 +141,7 @@ class _Subsamples:
             places[np.lexsort((rng.random(len(rows)), pool))] = place
 
     def shares(self, n: int) -> np.ndarray:
-        """Shape (len(VOTES), n_outputs): the share of the passing subsets that the vote solves."""
+        """Return the share of the passing subsets that the vote solves: (len(VOTES), n_outputs)."""
         # If every subset is the whole pool, one is enough.
         places = self.places[:1] if n >= self.largest else self.places
         ranks = np.array([self._rank_of_right(np.flatnonzero(p < n)) for p in places])

@@ -40,7 +40,7 @@ def score_outputs(
     Parameters
     ----------
     **options
-        Of `arc_airv.vote.rank_candidates` (method, scores, filters): how vote_1 and vote_2 rank.
+        Options of `arc_airv.vote.rank_candidates` (method, scores, filters) for vote_1 and vote_2.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""Tables for a reader: what a store holds, what each metric is the share of, tasks in order.
+"""Tables for a reader: the content of a store, every metric with its meaning, tasks in order.
 
-Where solutions are hidden there are fewer metrics, not none: `describe_outputs` tells how far the
-predictions agree, and how many hold no grid; what takes `outputs` here takes these.
+Where solutions are hidden there are fewer metrics, not none: the agreement of the predictions, and
+the share without a grid. Here `outputs` is a table as `describe_outputs` gives it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def read_results(store: str | Path, tasks: dict[str, Task]) -> Results:
 def describe_outputs(
     predictions: pd.DataFrame | Pools, tasks: dict[str, Task], **options: Any
 ) -> pd.DataFrame:
-    """Compute what is known of every test output, whether its solution is hidden or not.
+    """Describe every test output by what is known of it, also where solutions are hidden.
 
     Returns
     -------

@@ -54,7 +54,7 @@ def plot_curves(
 
 
 def plot_metric_distribution(outputs: pd.DataFrame, metric: str, *, ax: Axes | None = None) -> Axes:
-    """Draw how a metric is distributed over the test outputs, and its mean over the tasks."""
+    """Draw the distribution of a metric over the test outputs, and its mean over the tasks."""
     check_metrics([metric], outputs.columns)
     if outputs.empty:
         raise ValueError("no test outputs to draw")
@@ -116,7 +116,7 @@ def plot_output_sizes(
 
 
 def _plot_shares(values: list, colors: list[str], bins: int, title: str, ax: Axes | None) -> Axes:
-    """Stacked bars of how many test outputs have which share, from 0 to 1."""
+    """Draw stacked bars: the number of test outputs at each share, from 0 to 1."""
     ax = plt.gca() if ax is None else ax
     ax.hist(values, bins=np.linspace(0, 1, bins + 1), color=colors, stacked=True, rwidth=0.85)
     ax.set(xlim=(-0.01, 1.01), xticks=[0, 0.5, 1], ylabel="test outputs")

@@ -166,7 +166,7 @@ def _draw_candidates(sheet: _Sheet, ranked: pd.DataFrame, task: Task, index: int
 
 
 def _fit(grids: list[Grid | None], width: float, cell: float = CELL) -> tuple[float, float, float]:
-    """The size of a cell with which every grid fits; the widest and the tallest grid (inches)."""
+    """Return a size of cells with which every grid fits, the largest width and height (inches)."""
     height, widest = np.max([(1, 1), *(grid.shape for grid in grids if grid is not None)], axis=0)
     cell = min(cell, width / widest, SIDE / max(height, widest))
     return cell, cell * widest, cell * height

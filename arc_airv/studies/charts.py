@@ -42,7 +42,7 @@ def plot_calibration(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_right_ranks(ranks: pd.DataFrame, *, n: int = 10, ax: Axes | None = None) -> Axes:
-    """Draw `arc_airv.metrics.right_ranks`: how many test outputs have which, n and more as one bar.
+    """Draw `arc_airv.metrics.right_ranks`: the number of test outputs at each rank, up to n.
 
     The first two bars are what a submission solves.
     """

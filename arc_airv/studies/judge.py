@@ -130,7 +130,7 @@ def judge_yes_no(
     for (task_id, test_index), rows in candidates.groupby(POOL, sort=False).indices.items():
         check_output(tasks, task_id, test_index)
         task, grids = tasks[task_id], list(map(parse_grid, candidates["grid"].iloc[rows]))
-        # Of few kinds there may be fewer: a view that comes again would only count twice.
+        # Few kinds may give fewer views: one that comes again would only count twice.
         for augmentation in dict.fromkeys(plan.sample(task, n_views)):
             view, shown = augmentation.apply_task(task), map(augmentation.apply_grid, grids)
             asked = [template.render(view, test_index, grid, encoder, tokenizer) for grid in shown]

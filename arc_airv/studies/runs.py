@@ -34,7 +34,7 @@ def compare_runs(
         Stores of `arc_airv.infer.generate_predictions`, by a name of its own. Predictions for other
         tasks are left out.
     **options
-        Of `arc_airv.metrics.score_outputs`, such as the method that ranks the candidates.
+        As of `arc_airv.metrics.score_outputs`, such as the method that ranks the candidates.
 
     Returns
     -------

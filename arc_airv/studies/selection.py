@@ -170,8 +170,8 @@ def fit_selector(
         By default log_votes, mean_token_logprob and max_reply_logprob, and with `scores` also
         mean_score_logprob.
     penalty : float, default 1
-        Of the squared weights; above 0. A weight counts in units of one over the standard deviation
-        of its feature within the pools, the likelihood in nats a pool.
+        Factor of the squared weights; above 0. A weight counts in units of one over the standard
+        deviation of its feature within the pools, the likelihood in nats a pool.
 
     Returns
     -------
@@ -241,7 +241,7 @@ class _Lesson:
 
 
 def _fit_logit(x: np.ndarray, pool: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray:
-    """Weights of the features x (candidates, features); one candidate a pool is right."""
+    """Fit weights of the features x (candidates, features); one candidate a pool is right."""
     first = np.flatnonzero(np.diff(pool, prepend=-1))
     local = np.repeat(np.arange(len(first)), np.diff(first, append=len(pool)))
     x = x - x[right][local]  # the right one of each pool at the origin

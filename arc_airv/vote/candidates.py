@@ -114,8 +114,8 @@ def candidate_features(
             (0-1) of them that agree with its cells.
         {sum, mean, max, min, logsumexp}_{reply, token, score}_logprob
             Over the predictions of the grid: the log-probability of the reply (nats), or per token
-            of it; over the views that re-scored it: that of the grid (nats). NaN where none is
-            known.
+            of it; over the views that re-scored it: that of the grid (nats). Unknown values do not
+            count; NaN where all are.
         n_scores
             The number of views that re-scored it, NaN not counted.
 
@@ -199,7 +199,7 @@ def reply_logprob(pools: Pools, *, per_token: bool) -> np.ndarray:
 
 
 def needs_scores(feature: str) -> bool:
-    """True if a feature comes from re-scores."""
+    """Tell if a feature comes from re-scores."""
     return feature == "n_scores" or feature.endswith("score_logprob")
 
 

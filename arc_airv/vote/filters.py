@@ -35,7 +35,7 @@ def is_impossible_shape(task: Task, test_index: int) -> Rule:
     expected = expected_shapes(task, test_index)
     if not expected:
         return lambda grid: False
-    # Of a text: how long it is and how many rows it has.
+    # A text tells by its length and its number of rows.
     sizes = {(height * (width + 1) - 1, height - 1) for height, width in expected}
     return lambda grid: (len(grid), grid.count("|")) not in sizes
 

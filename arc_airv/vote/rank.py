@@ -41,8 +41,8 @@ def rank_candidates(
         - A dict: the weight of each feature of `arc_airv.vote.candidate_features`.
         - A `arc_airv.vote.Selector`, such as a fitted one.
     filters : sequence of {"copy", "shape", "colors"} or of functions, default ()
-        What any of them rules out by the demonstrations of `tasks` goes behind all other candidates
-        of the pool; see `arc_airv.vote.filters`.
+        Candidates that one of them rules out, by the demonstrations of `tasks`, go behind all
+        others of the pool; see `arc_airv.vote.filters`.
 
     Returns
     -------

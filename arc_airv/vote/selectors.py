@@ -72,7 +72,7 @@ class Selector:
 
     @property
     def needs_scores(self) -> bool:
-        """True if a feature comes from re-scores."""
+        """Tell if a feature comes from re-scores."""
         return any(map(needs_scores, self.features))
 
     def score(self, features: pd.DataFrame) -> np.ndarray:

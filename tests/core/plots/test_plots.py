@@ -1,4 +1,4 @@
-"""What the plots and charts show. How they look is for the eye: notebook 02 is their gallery."""
+"""The content of plots and charts. Their looks are for the eye: notebook 02 is their gallery."""
 
 from dataclasses import replace
 
