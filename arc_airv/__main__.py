@@ -3,8 +3,6 @@
 Imports a library when a subcommand needs it, so that ``--help`` answers at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import io

@@ -4,8 +4,6 @@ The value at n is the expectation over all subsets of n of an output's N predict
 replacement: exact where a closed form exists, estimated from seeded subsamples for the votes.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from math import comb
 

@@ -1,7 +1,5 @@
 """Metrics of every test output, their averages over the data set, and their intervals."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from math import comb
 from typing import Any

@@ -1,7 +1,5 @@
 """Compare predictions with the solutions: all candidates of a shape at once."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -4,8 +4,6 @@ Where solutions are hidden there are fewer metrics, not none: the agreement of t
 the share without a grid. Here `outputs` is a table as `describe_outputs` gives it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

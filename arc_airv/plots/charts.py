@@ -3,8 +3,6 @@
 Those of studies are in `arc_airv.studies.charts`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt

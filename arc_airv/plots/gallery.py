@@ -1,7 +1,5 @@
 """The gallery: tasks in an order, each with its candidates, as figures and as one HTML file."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Iterable, Iterator

@@ -4,8 +4,6 @@ Knows the palette of the ARC testing interface, and sets grids in rows so that a
 throughout a figure.
 """
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

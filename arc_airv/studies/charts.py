@@ -1,7 +1,5 @@
 """Charts of studies: gains of selectors, calibration, ranks, settings, costs."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

@@ -4,8 +4,6 @@ Measure first: the published judges won offline and lost on the leaderboard (see
 and they had been fine-tuned to judge. A small model that never was is likely worse.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import dataclass

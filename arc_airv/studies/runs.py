@@ -1,7 +1,5 @@
 """Whole runs side by side: what each store's predictions are worth, and what they cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Studies of selection on stored pools: selectors side by side, fitted ones, calibration."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

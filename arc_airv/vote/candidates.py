@@ -4,8 +4,6 @@ The strings of the predictions are compared once, here; everything after counts 
 neither tasks nor solutions, and chooses nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

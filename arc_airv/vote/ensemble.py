@@ -1,7 +1,5 @@
 """Combine the predictions of several runs: an ensemble of models, augmentations or machines."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ for each grid, as text, that is ruled out. It can be wrong (`arc_airv.studies.fi
 that), so what it rules out is only put behind the rest, see `arc_airv.vote.rank_candidates`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 

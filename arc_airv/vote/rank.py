@@ -1,7 +1,5 @@
 """Ranking: order the candidates of each pool by a selector's score, select the attempts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -10,12 +10,11 @@ log-probability of s under the view j that re-scored it (nats), for j = 1 ... m.
 `arc_airv.studies.fit_selector` learns weights.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -89,7 +88,7 @@ class Selector:
         return Path(path)
 
     @classmethod
-    def load(cls, path: str | Path) -> Selector:
+    def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote; a ValueError names a file that holds no selector."""
         try:
             return cls(**json.loads(Path(path).read_text("utf-8")))
