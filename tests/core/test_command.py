@@ -321,7 +321,7 @@ def test_filters_are_those_that_are_named(run, generate, folder):
         {**record, "grid": grid, "sample_index": i} for i, grid in enumerate([copied] * 2 + ["1"])
     ]
     (folder / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for filters, first in ([], [[1]]), (["--filter"], task.test[0].input.tolist()):
+    for filters, first in ([], [[1]]), (["--filter", "none"], task.test[0].input.tolist()):
         run("submit", "c.jsonl", "--tasks", "tasks.json", *filters)
         answer = json.loads(Path("submission.json").read_text())[SMALL[0]][0]
         assert answer["attempt_1"] == first
