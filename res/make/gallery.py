@@ -1,4 +1,4 @@
-"""The README's picture: a task, and below it the candidates of its first test output.
+"""Draw the README's picture: a task, and below it the candidates of its first test output.
 
     python res/make/gallery.py --predictions demo/predictions.jsonl --tasks demo/tasks.json \\
         --task c8b7cc0f
@@ -18,7 +18,7 @@ from arc_airv.vote.rank import rank_candidates
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """The figure as an image of shape (height, width, 3), cut to what is drawn."""
+    """Return the figure as an image of shape (height, width, 3), cropped to its content."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     buffer.seek(0)

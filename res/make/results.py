@@ -3,7 +3,7 @@
     python res/make/results.py             # print it
     python res/make/results.py --write docs/results.md
     python res/make/results.py --common --write docs/results.md
-    python res/make/results.py --dumps res/dumps/base --write res/base/README.md
+    python res/make/results.py --dumps res/dumps/base --columns accuracy random_2 vote_1 vote_2
 
 Every metric is a mean over all tasks of the data set. A test output without predictions counts as
 0 (as 1 for "unanswered"); one with fewer than N counts with those that it has. --common keeps only
@@ -81,8 +81,10 @@ def main() -> None:
     parser.add_argument("--dumps", default="res/dumps", type=Path, help="folder of the stores")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
     parser.add_argument("--columns", default=list(COLUMNS), nargs="+", choices=COLUMNS)
-    parser.add_argument("--common", action="store_true", help="only tasks with as many predictions in each run")
-    parser.add_argument("--write", type=Path, help="replace the tables between the marks of this file")
+    parser.add_argument(
+        "--common", action="store_true", help="only tasks that all runs cover alike"
+    )
+    parser.add_argument("--write", type=Path, help="replace the tables between this file's marks")
     args = parser.parse_args()
     tasks = load_tasks(args.tasks)
     runs = {}
@@ -100,10 +102,7 @@ def main() -> None:
         asked = predictions.groupby(POOL).size()
         counts = asked.groupby(asked).size().sort_index(ascending=False)
         often = ", ".join(f"{count} with {n} predictions" for n, count in counts.items())
-        parts.append(
-            f"*{title}*: mean over {len(tasks)} tasks "
-            f"({n_outputs} test outputs: {often})"
-        )
+        parts.append(f"*{title}*: mean over {len(tasks)} tasks ({n_outputs} test outputs: {often})")
         parts.append(as_markdown(results(predictions, tasks, args.columns)))
     text = "\n\n".join([*parts, MARKS[1]])
     print(text)
