@@ -1,4 +1,4 @@
-"""What the plots and charts show. How they look is for the eye: notebook 02 is their gallery."""
+"""Contents of the plots and charts. Judge their looks by eye, in notebook 02."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ def figures(monkeypatch):
 
 
 def predictions(grids, task_id="ff28f65a", test_index=0):
-    """One prediction a grid; None is an invalid one."""
+    """Make one prediction per grid; None makes an invalid one."""
     return pd.DataFrame(
         [
             [task_id, test_index, grid, None if grid is None else -0.5, 10]
@@ -64,7 +64,7 @@ def predictions(grids, task_id="ff28f65a", test_index=0):
 
 
 def pools():
-    """Predictions for one output that is solved, one that is not; none for the others."""
+    """Make predictions for a solved and an unsolved output, and none for the others."""
     wrong = format_grid(np.zeros((9, 9), dtype=np.int8))
     unsolved = predictions([wrong, wrong, None, "1"], "007bbfb7")
     return pd.concat([predictions([SOLUTION] * 3 + ["0"]), unsolved], ignore_index=True)
@@ -80,7 +80,7 @@ def texts(figure):
 
 
 def frames(figure):
-    """For each axes, its frame: RIGHT, WRONG or None."""
+    """Return the frame of each axes: RIGHT, WRONG or None."""
     edges = [{to_hex(p.get_edgecolor()).upper() for p in ax.patches} for ax in figure.axes]
     return [next((c for c in (RIGHT, WRONG) if c in edge), None) for edge in edges]
 
