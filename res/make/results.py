@@ -81,9 +81,7 @@ def main() -> None:
     parser.add_argument("--dumps", default="res/dumps", type=Path, help="folder of the stores")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
     parser.add_argument("--columns", default=list(COLUMNS), nargs="+", choices=COLUMNS)
-    parser.add_argument(
-        "--common", action="store_true", help="only tasks that all runs cover"
-    )
+    parser.add_argument("--common", action="store_true", help="only tasks that all runs cover")
     parser.add_argument("--write", type=Path, help="replace the tables between this file's marks")
     args = parser.parse_args()
     tasks = load_tasks(args.tasks)
