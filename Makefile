@@ -1,10 +1,10 @@
-# Everything happens in $(VENV). `make demo` and `make test` set it up by themselves, once.
+# Everything runs in $(VENV). `make demo` and `make test` set it up once.
 #
 # With an NVIDIA GPU: make demo VLLM=cuda
 PYTHON ?= python3
 VENV ?= .venv
 VLLM ?= cpu
-# Where CPU wheels of torch are, if pip does not find any by itself.
+# The index for CPU wheels of torch, if pip does not find any by itself.
 export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN = $(VENV)/bin

@@ -71,7 +71,7 @@ def test_every_public_function_and_class_has_a_docstring():
 
 
 def requirements_of(*names):
-    """The installed distributions of these names and all that they require."""
+    """Return the installed distributions of these names and of all their requirements."""
     found = {}
     todo = list(names)
     while todo:
@@ -85,9 +85,9 @@ def requirements_of(*names):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The programs of an environment with numpy, pandas, matplotlib and the wheel, no more."""
+    """Make an environment with only numpy, pandas, matplotlib and the wheel; return its bin."""
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"  # a tree that was built in before may hold what is gone
+    source = folder / "source"  # an earlier build may have left files in the tree
     shutil.copytree(ROOT / "arc_airv", source / "arc_airv")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -97,7 +97,7 @@ def installed(tmp_path_factory):
     assert wheel.name.endswith("-py3-none-any.whl")
     subprocess.run([sys.executable, "-m", "venv", str(folder / "env")], check=True)
     (site,) = (folder / "env").glob("lib/python*/site-packages")
-    for distribution in requirements_of("numpy", "pandas", "matplotlib"):  # lent from here
+    for distribution in requirements_of("numpy", "pandas", "matplotlib"):  # borrowed from here
         for name in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
             (site / name).symlink_to(distribution.locate_file(name))
     programs = folder / "env" / "bin"
@@ -106,7 +106,7 @@ def installed(tmp_path_factory):
 
 
 def run_installed(*command, cwd="/"):
-    """The output of a command that finds no other arc_airv than the installed one."""
+    """Return the output of a command that finds only the installed arc_airv."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     result = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, cwd=cwd, env=environment
@@ -131,7 +131,7 @@ def test_the_wheel_holds_the_engines(installed):
 
 
 def test_the_wheel_brings_the_command(installed, tmp_path, training_tasks):
-    """It evaluates, shows and submits beside numpy, pandas and matplotlib alone."""
+    """Evaluate, show and submit with only numpy, pandas and matplotlib installed."""
     task = training_tasks["25ff71a9"]
     save_tasks({"25ff71a9": task}, tmp_path / "tasks.json")
     with RecordStore(tmp_path / "p.jsonl", {"task_ids": ["25ff71a9"]}) as store:
@@ -151,7 +151,7 @@ def test_the_wheel_brings_the_command(installed, tmp_path, training_tasks):
 
 
 def test_no_name_of_a_room_is_that_of_a_module_in_it():
-    """`from arc_airv.room import name` would give whichever was loaded last."""
+    """Otherwise `from arc_airv.room import name` returns whichever was loaded last."""
     for room in ("prompts", "engines", "infer", "vote", "metrics", "plots", "kaggle", "training",
                  "studies"):  # fmt: skip
         module = importlib.import_module(f"arc_airv.{room}")
@@ -159,7 +159,7 @@ def test_no_name_of_a_room_is_that_of_a_module_in_it():
 
 
 def named_in(path):
-    """The dotted names of this package in a text."""
+    """Return the dotted names of this package in a file."""
     return set(re.findall(r"\barc_airv(?:\.[A-Za-z_]\w*)+", path.read_text()))
 
 

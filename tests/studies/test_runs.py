@@ -22,7 +22,7 @@ def tasks(training_tasks):
 
 @pytest.fixture(scope="module")
 def stores(tasks, tmp_path_factory):
-    """One run that is always right, one that never is, in other settings."""
+    """Make a run that is always right and one that never is, in different settings."""
     folder = tmp_path_factory.mktemp("runs")
     samples = Sampling(n=2, temperature=0.5, seed=0)
     right = ScriptedEngine(tasks)
