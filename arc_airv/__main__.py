@@ -75,6 +75,8 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def submit(args: argparse.Namespace) -> None:
     """Vote over one or several stores and write the submission of a challenges file."""
+    import pandas as pd
+
     from arc_airv.records import read_stores
     from arc_airv.submission import (
         build_submission,
@@ -91,7 +93,8 @@ def submit(args: argparse.Namespace) -> None:
         warnings.warn(f"{fault}: it is answered [[0]]", stacklevel=2)
     for store in args.stores:
         os.stat(store)
-    predictions = read_stores(args.stores, tasks=challenges.tasks)
+    stores = dict.fromkeys(map(os.path.realpath, args.stores))
+    predictions = pd.concat([read_stores([store], tasks=challenges.tasks) for store in stores])
     if predictions.empty:
         raise ValueError(f"no prediction in {', '.join(args.stores)} is for a task of {args.tasks}")
     ranked = rank_candidates(predictions, tasks=challenges.tasks, **_ranking(args))

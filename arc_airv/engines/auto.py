@@ -32,7 +32,10 @@ def make_engine(name: str, model: str, options: dict[str, Any]) -> Engine:
     module, _, attribute = ENGINES.get(name, name).partition(":")
     if not attribute:
         raise ValueError(f"engine must be one of {sorted(ENGINES)} or 'module:name', got {name!r}")
-    return as_engine(getattr(importlib.import_module(module), attribute)(model, **options))
+    try:
+        return as_engine(getattr(importlib.import_module(module), attribute)(model, **options))
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"engine {name!r} with the options {options}: {error}") from error
 
 
 def adapter_options(name: str, rank: int) -> dict[str, Any]:

@@ -135,8 +135,14 @@ def generate_predictions(
         length = _measure(jobs, renderer, store)
         if batching == "task":  # all its outputs together
             return _by_task(todo, length)
-        ordered = _by_rounds(todo, length, store)
-        return ([job] for job in ordered) if batching == "prompt" else [ordered]
+        rounds = _by_rounds(todo, length, store)
+        if batching == "prompt":
+            return ([job] for jobs in rounds for job in jobs)
+        if deadline is not None and engine.window is None:
+            return rounds  # such an engine puts what it gets into an order of its own
+        # Before a deadline the first two rounds go alone, so that what they gave is known.
+        alone = itertools.islice(rounds, 0 if deadline is None else 2)
+        return itertools.chain(alone, [itertools.chain.from_iterable(rounds)])
 
     return fill_store(
         store,
@@ -192,7 +198,9 @@ def _by_task(todo: list[Job], length: Callable[[Job], Any]) -> Iterator[list[Job
     return iter(tasks.values())
 
 
-def _by_rounds(todo: list[Job], length: Callable[[Job], Any], store: RecordStore) -> Iterator[Job]:
+def _by_rounds(
+    todo: list[Job], length: Callable[[Job], Any], store: RecordStore
+) -> Iterator[list[Job]]:
     """Jobs by rounds of views: outputs without a valid grid first, then the longest.
 
     The first round is one view of every output, the second the rest of the first eight. Long jobs
@@ -206,4 +214,4 @@ def _by_rounds(todo: list[Job], length: Callable[[Job], Any], store: RecordStore
     rounds = itertools.groupby(sorted(todo, key=number), number)
     for _, jobs in rounds:
         answered = {key[:2] for key, (_, status) in store.known.items() if status == OK}
-        yield from sorted(jobs, key=lambda job: (job.output in answered, *length(job), job.view))
+        yield sorted(jobs, key=lambda job: (job.output in answered, *length(job), job.view))

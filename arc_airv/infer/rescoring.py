@@ -96,7 +96,10 @@ def rescore(
 
             def receive(logprobs: list[float]) -> list[Rescore]:
                 # JSON has no NaN, which an overflow is.
-                return [Rescore(*k, None if math.isnan(v) else v) for k, v in zip(new, logprobs)]
+                return [
+                    Rescore(*k, float(v) if math.isfinite(v) else None)
+                    for k, v in zip(new, logprobs)
+                ]
 
             return (question.prompt, list(new.values())), receive
 

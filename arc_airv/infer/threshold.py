@@ -9,7 +9,7 @@ view, so a vote counts views; the method "sum_of_probabilities" counts how sure 
 from pathlib import Path
 
 from arc_airv.augment import Plan
-from arc_airv.engines.base import Engine, Sampling, as_engine
+from arc_airv.engines.base import Engine, Sampling
 from arc_airv.engines.threshold import SearchResult, stream_threshold_search
 from arc_airv.infer.ask import Prepared, RunSummary, fill_store
 from arc_airv.infer.views import Job, Renderer, plan_jobs
@@ -62,7 +62,7 @@ def search_predictions(
     """
     if n_views < 1:
         raise ValueError(f"n_views must be at least 1, got {n_views}")
-    engine, plan = as_engine(engine), Plan(seed, **kinds)
+    plan = Plan(seed, **kinds)
     renderer = Renderer(
         engine, prompt_format, plan, Sampling(), drop_demonstrations=drop_demonstrations
     )

@@ -86,7 +86,7 @@ class Run:
         engine_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.log = Log()
-        self.source, self.path, self.model = tasks, Path(submission), model
+        self.source, self.path, self.model = tasks, Path(submission).resolve(), model
         self.challenges = read_challenges(tasks)
         self.tasks = self.challenges.tasks
         answered = self._write({})
@@ -175,7 +175,8 @@ class Run:
         At most `n_predictions` of every test output: as many as the time allows. The options are of
         `supervise_generation` and `arc_airv.infer.generate_predictions`.
         """
-        self.stores = store_paths(store, len(self.configuration["devices"]))
+        paths = store_paths(Path(store).resolve(), len(self.configuration["devices"]))
+        self.stores = list(dict.fromkeys([*self.stores, *paths]))
         with self.step("generate"):
             supervise_generation(
                 self.tasks,
@@ -211,7 +212,7 @@ class Run:
         """Check the submission, score it where solutions are known, and print what went wrong."""
         with self.step("check"):
             submission = validate_submission(self.path, self.challenges.all)
-            self.log.add("check", f"{self.path} is valid; {count_answered(submission)}")
+            self.log.add("check", f"{self.path.name} is valid; {count_answered(submission)}")
         with self.step("score"):
             tasks = self.challenges.all
             if solutions:
@@ -233,6 +234,8 @@ class Run:
     def _vote(self) -> None:
         with self.step("plain votes"):
             predictions = self.read_predictions()
+            if predictions.empty:
+                return
             answered = self._write(select_attempts(rank_candidates(predictions), self.tasks))
             self.log.add("plain votes", f"{len(predictions)} predictions; {answered}")
 

@@ -187,12 +187,12 @@ def run_shares(
                 if (share := device.check(len(configurations))) is not None:
                     waiting.insert(0, share)
                 is_free = device.worker is None and device.level < len(configurations)
-                if is_free and waiting and left > limits.grace_seconds:
+                if is_free and waiting and left > 2 * limits.grace_seconds:
                     device.start(waiting.pop(0), configurations[device.level], deadline, limits)
             running = [device for device in crew if device.worker is not None]
             if not running:
                 if waiting:
-                    reason = "no device" if left > limits.grace_seconds else "no time"
+                    reason = "no device" if left > 2 * limits.grace_seconds else "no time"
                     log.add("supervisor", f"{len(waiting)} shares wait, {reason}", failed=True)
                 return
             if not waiting or deadline is None:

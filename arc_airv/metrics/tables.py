@@ -84,8 +84,8 @@ def read_results(store: str | Path, tasks: dict[str, Task]) -> Results:
     predictions = predictions[predictions["status"] != NO_REPLY]
 
     n_outputs, pools = len(outputs_of(counted)), predictions.groupby(POOL).size()
-    each = " to ".join(map(str, dict.fromkeys([pools.min(), pools.max()])))
-    model = run.get("settings", {}).get("model", "an unknown model")
+    each = " to ".join(map(str, dict.fromkeys([min(pools, default=0), max(pools, default=0)])))
+    model = (run.get("settings") or {}).get("model", "an unknown model")
     notes = [
         f"{len(predictions):,} predictions by {model} for {len(pools)} test outputs, {each} each.",
         f"Every number is over {len(counted)} tasks with {n_outputs} test outputs.",

@@ -210,11 +210,11 @@ def test_options_of_the_engine_are_json_or_python_or_text(run):
     ],
 )
 def test_what_is_finished_is_kept_when_it_ends_early(generate, error, code, message):
-    options = ("--predictions", "8", "--minutes", "1")  # the first call is of 8 prompts
+    options = ("--predictions", "8", "--minutes", "1")  # the first call: a view of each output
     ended, _, err = generate(*options, ends_with=error)
     assert ended == code and only_line(err).startswith(f"arc-airv: {message}")
     kept = len(read_predictions("predictions.jsonl"))
-    assert kept == 8
+    assert kept == N_OUTPUTS
     code, out, _ = generate(*options)
     assert code == 0 and f"{8 * N_OUTPUTS - kept} of them new" in out
 
@@ -290,15 +290,13 @@ def test_submit_writes_a_valid_file_and_prints_its_score(run, generate):
     assert Path("hidden.out").read_text() == Path("submission.json").read_text()
 
 
-def test_stores_of_one_run_count_once_and_votes_of_several_add_up(run, generate, folder):
+def test_votes_of_several_runs_add_up_and_a_store_counts_once(run, generate):
     generate("--predictions", "2")
-    for end in (".jsonl", ".run.json"):
-        (folder / f"again{end}").write_text((folder / f"predictions{end}").read_text())
-    generate("--predictions", "2", "--store", "other.jsonl", "--drop-demonstrations")
-    _, out, _ = run("submit", "predictions.jsonl", "again.jsonl", "--tasks", "tasks.json")
+    generate("--predictions", "2", "--store", "other.jsonl")  # of the same settings
+    _, out, _ = run("submit", "predictions.jsonl", "./predictions.jsonl", "--tasks", "tasks.json")
     assert "by 8 predictions\n" in out
     _, out, _ = run("submit", "predictions.jsonl", "other.jsonl", "--tasks", "tasks.json")
-    assert "16 predictions\n" in out
+    assert "by 16 predictions\n" in out
 
 
 def test_a_malformed_entry_costs_its_own_answers(run, generate, folder):

@@ -404,6 +404,20 @@ def test_outputs_without_a_valid_grid_go_first_after_the_first_eight_views(
     assert then[:n_hard].count(last) >= n_hard - engine.room
 
 
+def test_before_a_deadline_rounds_are_not_mixed_by_an_engine_with_an_order_of_its_own(store):
+    class Sorting(ScriptedEngine):
+        """Answer all that it gets at once, the longest prompts first."""
+
+        def stream(self, requests):
+            rows = sorted(enumerate(requests), key=lambda row: -len(row[1][0]))
+            for index, (prompt, sampling) in rows:
+                yield [(index, self.reply(prompt, sampling))]
+
+    ask(Sorting(TASKS), store, 16, deadline=time.time() + 60)
+    rounds = [(view > 0) + view // 8 for view in views(read_predictions(store))]
+    assert rounds == sorted(rounds)
+
+
 # Prompts that do not fit -------------------------------------------------------------------------
 
 
