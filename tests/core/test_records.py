@@ -182,7 +182,9 @@ def test_a_store_of_half_a_line_is_empty(path):
 
 
 @pytest.mark.parametrize(
-    "broken", ["", "{", "[]", "null", "7", '"task_id"', '{"task_id": "00576224"}', "\xff", "\x00"]
+    "broken",
+    ["", "{", "[]", "null", "7", '"task_id"', '{"task_id": "00576224"}', "\xff", "\x00"]
+    + ["[" * 5000, '{"a":' * 5000],
 )
 def test_a_broken_line_is_an_error_that_names_it(path, broken):
     fill(path, [make_prediction(sample_index=i) for i in range(3)])
@@ -241,9 +243,10 @@ def test_a_store_whose_run_description_is_gone_is_gone_on_with_and_told(path):
     run_path(path).unlink()
     with pytest.warns(UserWarning, match="predictions.run.json is missing"):
         fill(path, [make_prediction(sample_index=1)])
-    run_path(path).write_text('{"settings": ')
-    with pytest.raises(ValueError, match="predictions.run.json: not readable as a JSON object"):
-        fill(path, [])
+    for broken in ('{"settings": ', "[" * 5000):
+        run_path(path).write_text(broken)
+        with pytest.raises(ValueError, match="predictions.run.json: not readable as a JSON obj"):
+            fill(path, [])
 
 
 @pytest.mark.parametrize("broken", [0, BLOCK - 1, BLOCK, 2 * BLOCK + 1])
@@ -403,8 +406,16 @@ def test_a_disk_that_does_not_confirm_is_a_warning(path, monkeypatch, number):
     assert path.with_name("file.json").read_text() == "new\n"
 
 
-def test_a_truncated_compressed_store_is_named(tmp_path):
+@pytest.mark.parametrize("damage", ["cut", "content", "checksum", "head"])
+def test_a_damaged_compressed_store_is_named(tmp_path, damage):
     path = tmp_path / "predictions.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"task_id": "a"}\n' * 1000)[:-20])
+    lines = [json.dumps(asdict(make_prediction(sample_index=i))) for i in range(1000)]
+    content = bytearray(gzip.compress("\n".join(lines).encode()))
+    if damage == "cut":
+        del content[-20:]
+    else:
+        at = {"content": 10, "checksum": len(content) - 8, "head": 0}[damage]
+        content[at : at + 40] = bytes(b ^ 0xFF for b in content[at : at + 40])
+    path.write_bytes(content)
     with pytest.raises(ValueError, match="predictions.jsonl.gz: not a whole gzip file"):
         read_predictions(path)
