@@ -3,16 +3,32 @@
 import errno
 import gzip
 import json
+import math
 import os
 import subprocess
 import sys
 import warnings
 from dataclasses import asdict, replace
 
+import pandas as pd
 import pytest
 
-from arc_airv.records import BLOCK, COLUMNS, Prediction, RecordStore, read_predictions, to_frame
+from arc_airv import prompts
+from arc_airv.augment import Augmentation
+from arc_airv.records import (
+    BLOCK,
+    COLUMNS,
+    NO_REPLY,
+    STATUSES,
+    Prediction,
+    RecordStore,
+    mend_store,
+    read_predictions,
+    read_scores,
+    to_frame,
+)
 from arc_airv.storage import run_path, write_atomically
+from arc_airv.vote import index_pools
 
 RUN = {"settings": {"model": "tiny", "plan": {"seed": 0}}, "n_predictions": 8}
 
@@ -207,10 +223,124 @@ def test_a_line_that_lacks_a_field_is_an_error_that_names_both(path):
         read_predictions(path)
 
 
-def test_a_field_of_another_type_is_an_error_that_names_both(path):
-    fill(path, [make_prediction(), make_prediction(sample_index=1, task_id=5)])
-    with pytest.raises(ValueError, match="line 2: task_id must be str, got 5"):
+BAD_VALUES = [
+    ("task_id", 5), ("task_id", None), ("task_id", "\ud800"), ("task_id", ["a"]),
+    *[(name, bad) for name in ("test_index", "sample_index", "n_tokens")
+      for bad in ("0", 0.0, True, None, -1, 2**63, 2**70)],
+    ("n_train", -2), ("n_train", 2**70),
+    *[("augmentation", key) for key in (
+        "", "a", "rot90", "flip0.rot4.colors0123456789.order", "flip0.rot0.colors0123456788.order",
+        "flip0.rot0.colors0123456789.order0-0", "flip0.rot0.colors0123456789.order0-2",
+        "flip0.rot0.colors0123456789.order\n", "flip0.rot0.colors012345678.order",
+    )],
+    *[("grid", grid) for grid in (
+        "", "12|3$", "12|3", "12 34", "12\n34", "٣", "\ud800", "0" * 31, 12, [[1, 2]], None, 1.0)],
+    *[("status", status) for status in ("OK", "", "done", None, True, "unparsed", "no_reply")],
+    ("text", 5), ("finish_reason", 0), ("prompt_hash", None),
+    *[("cumulative_logprob", x) for x in ("-1", math.nan, math.inf, -math.inf, 10**400, False)],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_VALUES)
+def test_a_value_that_is_none_of_its_field_is_an_error_that_names_line_and_field(path, name, value):
+    records = [asdict(make_prediction(sample_index=i)) for i in range(4)]
+    records[2][name] = value
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    named = "a row has a grid if" if name == "status" and value in STATUSES else f"{name} must be"
+    named = "a row has a grid if" if (name, value) == ("grid", None) else named
+    with pytest.raises(ValueError, match=f"predictions.jsonl: line 3: {named} "):
         read_predictions(path)
+    # Where a run must not end for it, the line goes.
+    assert mend_store(path) == 1
+    assert read_predictions(path)["sample_index"].tolist() == [0, 1, 3]
+
+
+def test_values_at_their_limits_are_read(path):
+    task_id = "\U0001f600 <b>\x00/../.\x85"
+    key = "flip1.rot3.colors9876543210.order10-9-8-7-6-5-4-3-2-1-0"
+    last = make_prediction(task_id, 2**63 - 1, augmentation=key, cumulative_logprob=-1e308)
+    grids = ["0", "|".join(["9" * 30] * 30)]
+    rows = [make_prediction(sample_index=i, grid=grid, n_train=-1) for i, grid in enumerate(grids)]
+    rows += [unanswered(sample_index=i + 2) for i in range(2)]
+    rows += [replace(unanswered(sample_index=i + 9), status=s) for i, s in enumerate(STATUSES[1:])]
+    fill(path, [*rows, last])
+    assert as_records(read_predictions(path)) == [asdict(p) for p in [*rows, last]]
+    assert set(STATUSES) == {*prompts.STATUSES, NO_REPLY}
+
+
+def test_a_score_that_is_none_of_its_field_is_named(path):
+    score = {"task_id": "a", "test_index": 0, "grid": "1", "augmentation": str(Augmentation())}
+    for name, value in {"grid": None, "augmentation": "a", "score_logprob": math.inf}.items():
+        path.write_text(json.dumps({**score, "score_logprob": -1.0, name: value}) + "\n")
+        with pytest.raises(ValueError, match=f"line 1: {name} must be"):
+            read_scores(path)
+
+
+def test_a_prediction_that_is_there_twice_counts_once_and_that_is_said(path):
+    fill(path, [make_prediction(sample_index=i) for i in range(3)])
+    other = replace(make_prediction(sample_index=1), grid="9")
+    path.write_bytes(path.read_bytes() * 2 + json.dumps(asdict(other)).encode())
+    with pytest.warns(UserWarning, match=r"l: 4 lines repeat the pred.* them line 4$") as caught:
+        table = read_predictions(path)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert table["sample_index"].tolist() == [0, 1, 2]
+    assert table["grid"].tolist() == ["012|345"] * 3
+    assert table.index.tolist() == [0, 1, 2]
+
+
+# Tables ------------------------------------------------------------------------------------------
+
+
+def read_with_pandas(path, records, reader):
+    frame = pd.DataFrame(records)
+    if reader is pd.read_csv:
+        frame.to_csv(path, index=False)
+        return pd.read_csv(path)
+    frame.to_json(path, orient="records", lines=True)
+    return pd.read_json(path, lines=True)
+
+
+@pytest.mark.parametrize("reader", [pd.read_csv, pd.read_json])
+@pytest.mark.parametrize(
+    ("task_id", "grids", "column"),
+    [
+        ("22806e14", ["1", "12|34"], "task_id"),
+        ("00576224", ["1", "12|34"], "task_id"),
+        ("007bbfb7", ["7", "00"], "grid"),
+        ("007bbfb7", ["7", None], "grid"),
+    ],
+)
+def test_a_table_of_pandas_own_readers_is_refused_by_column(path, reader, task_id, grids, column):
+    rows = [
+        replace(unanswered(task_id, i), grid=grid, status="ok" if grid else "unparsed")
+        for i, grid in enumerate(grids)
+    ]
+    frame = read_with_pandas(path, map(asdict, rows), reader)
+    with pytest.raises(ValueError, match=f"the column {column} must hold str.*read_predictions"):
+        index_pools(frame)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("task_id", None), ("task_id", 5), ("test_index", None), ("test_index", 0.5),
+     ("test_index", "0"), ("grid", 12), ("grid", [[1]]), ("grid", "12|3$"), ("n_tokens", "3"),
+     ("cumulative_logprob", "-1.0"), ("status", 1), ("augmentation", Augmentation())],
+)  # fmt: skip
+def test_a_value_in_a_table_is_refused_by_column(column, value):
+    records = [asdict(make_prediction(sample_index=i)) for i in range(3)]
+    records[1][column] = value
+    with pytest.raises(ValueError, match=f"the column {column} must hold"):
+        index_pools(pd.DataFrame(records))
+
+
+def test_a_table_may_lack_columns_and_know_no_numbers():
+    rows = [{"task_id": "a", "test_index": 0, "grid": grid} for grid in ("1", None, "1")]
+    assert index_pools(pd.DataFrame(rows)).votes.tolist() == [2]
+    assert index_pools(pd.DataFrame(rows[1:2])).votes.tolist() == []
+    assert index_pools(to_frame([])).votes.tolist() == []
+    table = to_frame(map(asdict, [make_prediction(cumulative_logprob=None), unanswered("b")]))
+    for dtype in (None, object):
+        assert index_pools(table.astype(dtype) if dtype else table).votes.tolist() == [1]
 
 
 def test_a_record_of_another_program_may_lack_what_is_no_part_of_the_format(path):
@@ -223,11 +353,23 @@ def test_a_record_of_another_program_may_lack_what_is_no_part_of_the_format(path
     assert read_predictions(path)["n_train"].tolist() == [-1, 3]
 
 
-@pytest.mark.parametrize("content", ['{"00576224": {"train": []}}', "a note", '{"a": 1}\n'])
-def test_a_file_that_is_no_store_is_left_as_it_is(path, content):
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"00576224": {"train": []}}',
+        "a note",
+        '{"a": 1}\n',
+        '[{"task_id": "a"}]',
+        "7",
+        "{} {",
+        "[\n",
+    ],
+)
+def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(path, content):
     path.write_text(content)
-    with pytest.raises(ValueError, match=r"is no store|line 1 lacks"):
-        RecordStore(path)
+    for read in (RecordStore, read_predictions):
+        with pytest.raises(ValueError, match=r"l: line 1 (is not a prediction|lacks)"):
+            read(path)
     assert path.read_text() == content
 
 
