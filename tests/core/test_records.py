@@ -536,6 +536,54 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("failing", ["fsync", "write"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_an_append_that_failed_is_undone_and_may_be_done_again(path, monkeypatch, failing, error):
+    """A disk may be full once and have room a moment later."""
+    real = getattr(os, failing)
+    batch = [make_prediction(sample_index=i, text="1" * 9000) for i in range(1, 5)]
+    with RecordStore(path, RUN) as store:
+        store.append([make_prediction()])
+        before = path.read_bytes()
+
+        def fail(fd, *data):
+            if data and fails.pop():  # a part of it gets there
+                return real(fd, data[0][:12_345])
+            raise error
+
+        fails = [False, True]
+        monkeypatch.setattr(os, failing, fail)
+        with pytest.raises(type(error)):
+            store.append(batch)
+        assert path.read_bytes() == before
+        monkeypatch.setattr(os, failing, real)
+        assert len(store) == 1
+        store.append(batch)
+    assert read_predictions(path)["sample_index"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_disk_that_is_full_ends_the_store_behind_a_whole_line(path):
+    """The limit of the process stands for the end of the disk: the system itself refuses."""
+    script = (
+        "import resource, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from test_records import *\n"
+        "with RecordStore(sys.argv[1]) as store:\n"
+        "    store.append([make_prediction()])\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
+        "    try:\n"
+        "        store.append([make_prediction(sample_index=i) for i in range(1, 9)])\n"
+        "    except OSError as error:\n"
+        "        print(error.errno)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))\n"
+        "    store.append([make_prediction(sample_index=i) for i in range(1, 9)])\n"
+    )
+    folder = os.path.dirname(__file__)
+    command = [sys.executable, "-c", script, str(path), folder]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(result.stdout) == errno.EFBIG
+    assert read_predictions(path)["sample_index"].tolist() == list(range(9))
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL])
 def test_a_disk_that_does_not_confirm_is_a_warning(path, monkeypatch, number):
     """A broken disk, or a network's: what was written can be read, so the run goes on."""
