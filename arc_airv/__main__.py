@@ -3,8 +3,6 @@
 Imports a library when a subcommand needs it, so that ``--help`` answers at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import io
@@ -68,9 +66,10 @@ def evaluate(args: argparse.Namespace) -> None:
     from arc_airv.tasks import AVERAGES, load_tasks
 
     results = read_results(args.store, load_tasks(args.tasks, solutions=args.solutions))
-    outputs = describe_outputs(results.predictions, results.tasks, method=args.method)
+    outputs = describe_outputs(results.predictions, results.tasks, **_ranking(args))
     table = metric_table(outputs, average=args.average)
-    print(*results.notes, f"Each value is the {AVERAGES[args.average]}.", "", sep="\n")
+    print(*results.notes, _ranked_by(args), sep="\n")
+    print(f"Each value is the {AVERAGES[args.average]}.", end="\n\n")
     print(align(format_metrics(table)))
 
 
@@ -95,9 +94,7 @@ def submit(args: argparse.Namespace) -> None:
     predictions = read_stores(args.stores, tasks=challenges.tasks)
     if predictions.empty:
         raise ValueError(f"no prediction in {', '.join(args.stores)} is for a task of {args.tasks}")
-    ranked = rank_candidates(
-        predictions, method=args.method, filters=args.filter, tasks=challenges.tasks
-    )
+    ranked = rank_candidates(predictions, tasks=challenges.tasks, **_ranking(args))
     attempts = select_attempts(ranked, challenges.tasks)
     write_submission(build_submission(attempts, challenges.all), args.into)
     answered = count_answered(validate_submission(args.into, challenges.all))
@@ -123,9 +120,9 @@ def show(args: argparse.Namespace) -> None:
     from arc_airv.vote import rank_candidates
 
     results = read_results(args.store, load_tasks(args.tasks, solutions=args.solutions))
-    outputs = describe_outputs(results.predictions, results.tasks, method=args.method)
+    outputs = describe_outputs(results.predictions, results.tasks, **_ranking(args))
     order = sort_tasks(outputs, args.metric, worst_first=args.worst_first)[: args.n_tasks]
-    ranked = rank_candidates(results.predictions, method=args.method)
+    ranked = rank_candidates(results.predictions, tasks=results.tasks, **_ranking(args))
     first = "worst" if args.worst_first else "best"
     sorting = f"{len(order)} tasks, {first} {order.columns[0]} first."
     with progress_bar(len(order), 0, sys.stderr.isatty(), unit="task") as bar:
@@ -139,10 +136,29 @@ def show(args: argparse.Namespace) -> None:
             args.into,
             counted(plot_gallery(order, results.tasks, ranked, n=args.candidates)),
             title=f"Predictions of {args.store}",
-            notes=[*results.notes, f"Each value is the {AVERAGES['task']}.", sorting],
+            notes=[
+                *results.notes,
+                _ranked_by(args),
+                f"Each value is the {AVERAGES['task']}.",
+                sorting,
+            ],
             table=metric_table(outputs),
         )
     print(f"{args.into}: {sorting}")
+
+
+def _ranking(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of `rank_candidates`, the same for each subcommand that ranks."""
+    from arc_airv.vote import METHODS
+
+    usable = [name for name, selector in METHODS.items() if not selector.needs_scores]
+    if args.method not in usable:
+        raise ValueError(f"--method must be one of {', '.join(usable)}, got {args.method!r}")
+    return {"method": args.method, "filters": [name for name in args.filter if name != "none"]}
+
+
+def _ranked_by(args: argparse.Namespace) -> str:
+    return f"Candidates are ranked by {args.method}, filters: {', '.join(args.filter)}."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,8 +207,13 @@ def make_parser() -> argparse.ArgumentParser:
 
     store = {"metavar": "STORE", "help": "predictions, as generate leaves them"}
     solutions = {"metavar": "FILE", "help": "Kaggle solutions, where --tasks holds none"}
-    method = {"metavar": "NAME", "help": "rank by votes (the default), logprob, cells, ..."}
-    method["default"] = "votes"
+
+    def ranking(option: Callable[..., Any]) -> None:
+        text = "rank by votes (the default), logprob, cells, ..."
+        option("--method", default="votes", metavar="NAME", help=text)
+        names = {"type": lambda text: text.split(","), "default": ["copy"]}
+        text = "put last: copy (the default), shape, colors, or none"
+        option("--filter", metavar="NAME,...", help=text, **names)
 
     option = add(generate)
     option("model", metavar="MODEL", help="a Hugging Face model folder")
@@ -212,7 +233,7 @@ def make_parser() -> argparse.ArgumentParser:
     option = add(evaluate)
     option("store", **store)
     option("--solutions", **solutions)
-    option("--method", **method)
+    ranking(option)
     option(
         "--average",
         choices=("task", "output", "all"),
@@ -226,10 +247,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     option("--into", default="submission.json", metavar="FILE", help="default: %(default)s")
     option("--solutions", **solutions)
-    option("--method", **method)
-    names = "put last: copy (the default), shape, colors, or nothing"
-    option("--filter", nargs="*", default=["copy"], metavar="NAME", help=names)
-
+    ranking(option)
     option = add(show)
     option("store", **store)
     option("--into", default="gallery.html", metavar="FILE", help="default: %(default)s")
@@ -239,7 +257,7 @@ def make_parser() -> argparse.ArgumentParser:
     option("--n-tasks", type=_count, default=24, metavar="N", help="default: 24")
     option("--candidates", type=_count, default=8, metavar="N", help="of each output; default: 8")
     option("--solutions", **solutions)
-    option("--method", **method)
+    ranking(option)
     return parser
 
 

@@ -1,10 +1,10 @@
-"""pip, told that it runs on the Python of a Kaggle image; run by `wheelhouse`.
+"""Run pip as if on the Python of a Kaggle image; called by `wheelhouse`.
 
     python -I -S pip_on_image.py SITE 3.12 install --dry-run ...
 
-SITE holds pip and the metadata of the image's packages. pip's option --python-version chooses among
-wheels, but the markers of requirements (``; python_version > "3.11"``) are still evaluated for the
-Python that runs pip; here, they are not.
+SITE holds pip and the metadata of the image's packages. pip's option --python-version only selects
+wheels: pip still evaluates the markers of requirements (``; python_version > "3.11"``) for the
+Python that runs it. This script makes it evaluate them for the image.
 """
 
 import sys

@@ -1,10 +1,10 @@
-"""Everything that is pushed to Kaggle, made in one folder that git ignores.
+"""Write everything to push to Kaggle into one folder that git ignores.
 
     python kaggle/prepare.py wheels                  # the wheel dataset: wheels, lock, check
-    python kaggle/prepare.py check                   # only the check of the lock, by metadata
-    python kaggle/prepare.py folders --owner NAME    # metadata, model, kernels, in NAME's name
+    python kaggle/prepare.py check                   # only the check of the lock, from metadata
+    python kaggle/prepare.py folders --owner NAME    # metadata, model, kernels for user NAME
 
-The README beside this file says what to do with them. Nothing but Python and its pip is needed.
+The README beside this file explains how to push them. Needs only Python and its pip.
 """
 
 import argparse
@@ -41,8 +41,8 @@ MODEL = ROOT / "res" / "tiny"
 COMPETITION = "arc-prize-2026-arc-agi-2"
 KAGGLE_INPUT = 'INPUT = Path("/kaggle/input")'  # this line of the cells
 
-# The kernels that are notebooks: the cells put first, and what is set behind the parameters. The
-# values are expressions; where an input is mounted is found out on Kaggle.
+# The kernels made from notebooks: the cells to put first, and the parameters to set. The values are
+# expressions, because only code on Kaggle can find where an input is mounted.
 KERNELS = {
     "generate": {
         "notebook": "01_generate_predictions.ipynb",
@@ -75,7 +75,7 @@ KERNELS = {
 
 
 def build_wheel(into: str | Path) -> Path:
-    """Build arc_airv's wheel from a copy of the sources, so that no old build leaks into it."""
+    """Build arc_airv's wheel from a copy of the sources, free of old build files."""
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder, "source"), Path(folder, "out")
         ignore = shutil.ignore_patterns("__pycache__")
@@ -83,7 +83,7 @@ def build_wheel(into: str | Path) -> Path:
         for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, source)
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-        if _can_build():  # else pip fetches what can
+        if _can_build():  # else pip downloads a setuptools that can
             command.append("--no-build-isolation")
         subprocess.run([*command, "--wheel-dir", str(out), str(source)], check=True)
         (wheel,) = out.glob("*.whl")
@@ -91,8 +91,8 @@ def build_wheel(into: str | Path) -> Path:
 
 
 def _can_build() -> bool:
-    """Return True if the setuptools here builds wheels by itself: those before 70.1 do not."""
-    # Not by importing it: it must not come after pip, whose place the resolver looks up.
+    """Return True if the installed setuptools builds wheels by itself, as from 70.1 on."""
+    # Not by import: setuptools must not be imported after pip, which the resolver looks up.
     try:
         return tuple(map(int, version("setuptools").split(".")[:2])) >= (70, 1)
     except PackageNotFoundError:
@@ -102,17 +102,17 @@ def _can_build() -> bool:
 def prepare_wheels(
     image: Image, into: str | Path, *, relock: bool = False, download: bool = True
 ) -> Path:
-    """Fill the folder of the wheel dataset: arc_airv's wheel, vLLM's wheels, their lock, the image.
+    """Fill the folder of the wheel dataset: arc_airv's and vLLM's wheels, their lock, the image.
 
     Parameters
     ----------
     image : Image
     into : str or Path
-        The wheels go into its folder "wheels".
+        Gets the wheels, in its folder "wheels".
     relock : bool, default False
-        Resolve anew, and write the lock beside this file.
+        Resolve again and write the lock beside this file.
     download : bool, default True
-        Fetch the wheels of the lock; else the kernel vllm_wheels will, on Kaggle.
+        Download the wheels of the lock; otherwise the kernel vllm_wheels does, on Kaggle.
 
     Returns
     -------
@@ -140,10 +140,10 @@ def prepare_wheels(
 
 
 def check(image: Image, folder: str | Path | None = None) -> list[Wheel]:
-    """Check that what is wanted installs on the image from wheels alone; prints what changes.
+    """Check that the requirements install on the image from wheels alone; print the changes.
 
-    Without the downloaded wheels, stand-ins take their places: the names and the metadata of the
-    locked wheels. pip's answer is the same, for it asks for nothing else.
+    If no folder of downloaded wheels is given, use stand-ins with the names and metadata of the
+    locked wheels. pip gives the same answer, because it reads nothing else.
     """
     requirements, lock = [*image.requirements(), "arc_airv"], read_lock(lock_path(image))
     if folder is not None:
@@ -164,7 +164,7 @@ def check(image: Image, folder: str | Path | None = None) -> list[Wheel]:
 
 
 def lock_path(image: Image) -> Path:
-    """Return where the lock of an image lies."""
+    """Return the path of an image's lock."""
     return HERE / f"{image.name}.lock"
 
 
@@ -181,30 +181,30 @@ def prepare_folders(
     inputs: str | Path = "/kaggle/input",
     parameters: dict[str, dict[str, str]] | None = None,
 ) -> Path:
-    """Write the metadata, the model and the kernels, ready to be pushed in the owner's name.
+    """Write the metadata, the model and the kernels, ready to push to the owner's account.
 
     Parameters
     ----------
     into : str or Path
         Gets the folders wheels, model, vllm_wheels, generate, visualize and submission.
     owner : str
-        The user name of the address kaggle.com/NAME.
+        The NAME in kaggle.com/NAME.
     competition : str
     model : str or Path
-        A model folder, which becomes the Kaggle model.
+        The model folder to upload as a Kaggle model.
     machine : str
-        The accelerator of the kernels that need one.
+        The accelerator of the kernels that use one.
     wheelhouse : {"kernel", "dataset"}
-        Where vLLM's wheels are: in the output of the kernel vllm_wheels, or in the wheel dataset.
+        The source of vLLM's wheels: the output of the kernel vllm_wheels, or the wheel dataset.
     versions : dict of str to int, optional
-        Of "wheels", "vllm_wheels", "model" and "generate", as sources of other kernels; 1 if not
-        given.
+        The versions of "wheels", "vllm_wheels", "model" and "generate" that kernels attach; 1 for
+        each one left out.
     docker_image : str, optional
-        The digest of the image to run on, as ``kaggle kernels pull -m`` tells it.
+        The digest of the image to run on, as ``kaggle kernels pull -m`` prints it.
     inputs : str or Path
-        Where the kernels look for their inputs; another place serves a rehearsal.
+        Where the kernels look for their inputs; a rehearsal gives another folder.
     parameters : dict of str to dict of str to str, optional
-        Further parameters of the notebooks, by kernel: their values are expressions.
+        More parameters of the notebooks, by kernel; the values are Python expressions.
     """
     if not re.fullmatch(r"[a-z0-9]+(?:[_-][a-z0-9]+)*", owner):
         raise ValueError(f"owner {owner!r}: give the name in the address kaggle.com/NAME")
@@ -213,19 +213,19 @@ def prepare_folders(
     numbers = {"wheels": 1, "vllm_wheels": 1, "model": 1, "generate": 1}
     unknown = set(versions or {}) - set(numbers)
     if unknown:
-        raise ValueError(f"versions of {sorted(unknown)}? There are {sorted(numbers)}")
+        raise ValueError(f"unknown versions of {sorted(unknown)}: there are {sorted(numbers)}")
     numbers |= versions or {}
     strangers = set(parameters or {}) - set(KERNELS)
     if strangers:
-        raise ValueError(f"parameters of {sorted(strangers)}? There are {sorted(KERNELS)}")
+        raise ValueError(f"unknown parameters of {sorted(strangers)}: there are {sorted(KERNELS)}")
     names = {"owner": owner, "competition": competition, "machine": machine}
     names |= {f"{name}_version": str(number) for name, number in numbers.items()}
     into, model = Path(into), Path(model)
     if not (model / "config.json").is_file():
         raise ValueError(f"{model} is no model folder: it holds no config.json")
     if model.resolve() == (into / "model").resolve():
-        raise ValueError(f"{model} is what this command writes: give the folder it came from")
-    shutil.rmtree(into / "model", ignore_errors=True)  # nothing of another model may stay
+        raise ValueError(f"{model} is what this command writes: give the folder that it came from")
+    shutil.rmtree(into / "model", ignore_errors=True)  # remove the files of any earlier model
     for template in sorted(HERE.glob("*/*-metadata.json")):
         folder = into / template.parent.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -257,7 +257,7 @@ def make_notebook(
     inputs: str | Path = "/kaggle/input",
     parameters: dict[str, str] | None = None,
 ) -> dict:
-    """A notebook of the library with cells put first and parameters set, as nbformat's JSON."""
+    """Return a notebook with the kernel's cells put first and its parameters set, as JSON."""
     path = ROOT / "notebooks" / KERNELS[kernel]["notebook"]
     parameters = KERNELS[kernel]["parameters"] | (parameters or {})
     notebook = json.loads(path.read_text())
@@ -303,13 +303,13 @@ def main() -> None:
     common.add_argument("--target", default="kaggle-2026", help="an image of images.toml")
     common.add_argument("--into", default=ROOT / "build" / "kaggle", type=Path)
     wheels = commands.add_parser("wheels", parents=[common], help="wheels, lock and check")
-    wheels.add_argument("--relock", action="store_true", help="resolve anew")
+    wheels.add_argument("--relock", action="store_true", help="resolve again")
     wheels.add_argument(
         "--no-download", action="store_true", help="only lock: the kernel vllm_wheels downloads"
     )
     checked = commands.add_parser("check", parents=[common], help="only the check")
-    checked.add_argument("--wheels", type=Path, help="a folder of wheels, not stand-ins")
-    folders = commands.add_parser("folders", parents=[common], help="all that is pushed")
+    checked.add_argument("--wheels", type=Path, help="a folder of wheels, instead of stand-ins")
+    folders = commands.add_parser("folders", parents=[common], help="everything to push")
     folders.add_argument("--owner", default=os.environ.get("KAGGLE_USERNAME"), metavar="NAME")
     folders.add_argument("--competition", default=COMPETITION)
     folders.add_argument("--model", default=MODEL, type=Path, help="a model folder")
@@ -329,15 +329,15 @@ def main() -> None:
     args = parser.parse_args()
     try:
         run(args)
-    except ValueError as error:  # says all there is to say
+    except ValueError as error:  # the message is enough, without a traceback
         sys.exit(f"{type(error).__name__}: {error}")
 
 
 def run(args: argparse.Namespace) -> None:
-    """One command."""
+    """Run one command."""
     if args.command == "folders":
         if not args.owner:
-            raise ValueError("whose? Give --owner NAME or set KAGGLE_USERNAME")
+            raise ValueError("no owner: give --owner NAME or set KAGGLE_USERNAME")
         wrong = [text for text in args.versions if not re.fullmatch(r"\w+=\d+", text)]
         if wrong:
             raise ValueError(f"--version takes SOURCE=N, such as wheels=2, not {wrong}")

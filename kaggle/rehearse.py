@@ -1,9 +1,9 @@
-"""A Kaggle kernel on a laptop: the submission notebook, as it is pushed, in all its misfortunes.
+"""Rehearse the pushed submission notebook as a Kaggle kernel, with failures injected.
 
     python kaggle/rehearse.py                      # every variant
     python kaggle/rehearse.py --only rerun "disk full"
 
-Exits with 1 if a variant does not end as it has to.
+Exits with 1 if a variant fails.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from rehearsal.variants import VARIANTS
 
 
 def describe(outcome: Outcome) -> str:
-    """Say in a few words how it ended."""
+    """Summarize an outcome in a few words."""
     if outcome.faults:
         return "FAULT: " + "; ".join(outcome.faults)
     text = f"valid, {outcome.answered} of {outcome.outputs} answered"
@@ -33,20 +33,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--isolation", choices=KINDS, help="not the best that there is")
-    parser.add_argument("--jobs", type=int, default=3, help="rehearsals at once")
-    parser.add_argument("--into", type=Path, help="a folder to keep; else a temporary one")
+    parser.add_argument("--isolation", choices=KINDS, help="instead of the best available")
+    parser.add_argument("--jobs", type=int, default=3, help="rehearsals to run at once")
+    parser.add_argument("--into", type=Path, help="folder to keep (default: a temporary one)")
     args = parser.parse_args()
     kind = args.isolation or find_kind()
     print(f"isolation: {KINDS[kind]}")
     chosen = {name: VARIANTS[name] for name in args.only}
     if vllm_version() is None and chosen.pop("rerun", None):
-        print("rerun: LEFT OUT, there is no vLLM in this environment")
+        print("rerun: SKIPPED, this environment has no vLLM")
     folder = args.into or Path(tempfile.mkdtemp(prefix="rehearsal-"))
     start = time.monotonic()
     stage = set_stage(folder)
     print(f"the wheel dataset, the image: {time.monotonic() - start:.0f} s, in {folder}\n")
-    print(f"{'variant':<16} {'seconds':>7}  {'what was done':<68} outcome", flush=True)
+    print(f"{'variant':<16} {'seconds':>7}  {'sabotage':<68} outcome", flush=True)
     failed = []
     with ThreadPoolExecutor(args.jobs) as pool:
         runs = [pool.submit(rehearse, stage, name, v, kind) for name, v in chosen.items()]
@@ -56,10 +56,10 @@ def main() -> None:
             for line in outcome.reported:
                 print(f"{'':26}{line}", flush=True)
             failed += [name] if outcome.faults else []
-    print(f"\n{len(chosen) - len(failed)} of {len(chosen)} variants end as they have to")
+    print(f"\n{len(chosen) - len(failed)} of {len(chosen)} variants pass")
     print(f"{time.monotonic() - start:.0f} s")
     if failed:
-        sys.exit(f"failed: {', '.join(failed)}; their logs are in {folder}")
+        sys.exit(f"failed: {', '.join(failed)}; the logs are in {folder}")
     if args.into is None:
         shutil.rmtree(folder)
 

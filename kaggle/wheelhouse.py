@@ -1,10 +1,10 @@
-"""The answer of pip on a Kaggle image, asked for here: the lock of a wheelhouse, and its check.
+"""Lock a wheelhouse and check it, with the answers that pip would give on a Kaggle image.
 
-No Kaggle image and no Python of its version is needed. pip's own resolver runs in an environment
-that holds nothing but pip and the metadata of the image's packages, with the image's version of
-Python and its platform. Only metadata is read, by range requests: torch is not downloaded.
+This needs neither the image nor its version of Python. pip's own resolver runs in an environment
+that holds only pip and the metadata of the image's packages, set to the image's version of Python
+and platform. It reads only metadata, by range requests: torch is not downloaded.
 
-Knows nothing of Kaggle's datasets and kernels: that is `prepare`.
+`prepare` handles Kaggle's datasets and kernels; this module knows nothing of them.
 """
 
 import hashlib
@@ -28,23 +28,23 @@ IMAGES = HERE / "images.toml"
 
 @dataclass(frozen=True)
 class Image:
-    """A Kaggle image, as far as pip is concerned; read from images.toml."""
+    """Describe a Kaggle image to pip, as read from images.toml."""
 
     name: str
     python: str  # "3.12"
-    glibc: str  # "2.35": no wheel may ask for a newer one
-    vllm: str  # the version whose pin of torch is the image's torch
-    ray: str  # of the same time; vLLM itself does not need it
-    uploaded_before: str  # releases from this day on were never met by that vLLM
+    glibc: str  # "2.35": no wheel may require a newer one
+    vllm: str  # the version that pins the image's torch
+    ray: str  # from about the same date; vLLM itself does not need it
+    uploaded_before: str  # exclude releases from this day on: newer than that vLLM
     keep: tuple[str, ...]  # packages that an installation must not touch
     packages: dict[str, str]  # the image's versions, by normalized name
 
     def requirements(self) -> list[str]:
-        """Return the requirements that the wheelhouse is for."""
+        """Return the requirements that the wheelhouse serves."""
         return [f"vllm=={self.vllm}", f"ray=={self.ray}"]
 
     def pip_options(self) -> list[str]:
-        """Return what makes pip choose among wheels as on the image: its Python, its platform."""
+        """Return the options that make pip choose wheels for the image's Python and platform."""
         newest = int(self.glibc.split(".")[1])
         platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(newest, 4, -1)]
         platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
@@ -56,7 +56,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel that pip chose, with the metadata that made it choose."""
+    """Describe a wheel that pip chose, with the metadata behind the choice."""
 
     name: str
     version: str
@@ -68,7 +68,7 @@ class Wheel:
 
 
 def normalize(name: str) -> str:
-    """The one spelling of a package's name.
+    """Return the canonical spelling of a package's name.
 
     >>> normalize("Prometheus_client")
     'prometheus-client'
@@ -77,7 +77,7 @@ def normalize(name: str) -> str:
 
 
 def load_image(name: str, path: str | Path = IMAGES) -> Image:
-    """The image of that name."""
+    """Load the image of that name from images.toml."""
     images = tomllib.loads(Path(path).read_text())
     if name not in images:
         raise ValueError(f"no image {name!r} in {path}; it holds {sorted(images)}")
@@ -93,7 +93,7 @@ def load_image(name: str, path: str | Path = IMAGES) -> Image:
 def resolve(
     requirements: Iterable[str], image: Image, *options: str, requires: dict | None = None
 ) -> list[Wheel]:
-    """List what ``pip install`` would install or replace on the image, in pip's order.
+    """List the wheels that ``pip install`` would install or replace on the image, in its order.
 
     Parameters
     ----------
@@ -101,14 +101,14 @@ def resolve(
         As on pip's command line.
     image : Image
     *options : str
-        More of pip's options, such as ``"--no-index", "--find-links", folder``.
+        More options of pip, such as ``"--no-index", "--find-links", folder``.
     requires : dict of str to iterable of str, optional
-        What the image's packages require in turn; nothing, where it is not given.
+        The requirements of the image's packages; none if left out.
 
     Raises
     ------
     ValueError
-        If pip finds no solution; it says in pip's words why.
+        If pip finds no solution; the message quotes pip.
     """
     with tempfile.TemporaryDirectory() as folder:
         site, report = Path(folder, "site"), Path(folder, "report.json")
@@ -125,7 +125,7 @@ def resolve(
         command += [image.python, "install", "--dry-run", "--report", str(report)]
         command += [*image.pip_options(), *options, *requirements]
         environment = dict(os.environ)
-        if "--no-index" in options:  # nor any find-links of a configuration: only what is given
+        if "--no-index" in options:  # ignore any configured find-links as well
             environment = {k: v for k, v in environment.items() if not k.startswith("PIP_")}
             environment["PIP_CONFIG_FILE"] = os.devnull
         result = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -138,9 +138,9 @@ def resolve(
 
 
 def lock_wheels(image: Image) -> list[Wheel]:
-    """The wheels that its vLLM needs beyond the image, by name.
+    """List the wheels that the image's vLLM and Ray need on top of it, sorted by name.
 
-    Asks the package index that pip is configured for.
+    Queries the package index that pip is configured for.
     """
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder, "constraints.txt")
@@ -154,16 +154,16 @@ def lock_wheels(image: Image) -> list[Wheel]:
 
 
 def requirements_of(image: Image) -> dict[str, tuple[str, ...]]:
-    """Read what the image's packages require from the package index.
+    """Read the requirements of the image's packages from the package index.
 
-    For a version with a local label, such as 2.10.0+cu128, that of the public release counts.
+    For a version with a local label, such as 2.10.0+cu128, read those of the public release.
     """
     pins = [f"{name}=={version.split('+')[0]}" for name, version in image.packages.items()]
     return {wheel.name: wheel.requires for wheel in _look_up(pins, image)}
 
 
 def metadata_of(lock: dict[str, tuple[str, str]], image: Image) -> list[Wheel]:
-    """The locked wheels with their metadata, from the package index.
+    """Read the locked wheels with their metadata from the package index.
 
     Raises
     ------
@@ -180,12 +180,12 @@ def metadata_of(lock: dict[str, tuple[str, str]], image: Image) -> list[Wheel]:
 def check_installs(
     folder: str | Path, requirements: Iterable[str], image: Image, requires: dict | None = None
 ) -> list[Wheel]:
-    """That ``pip install --no-index --find-links folder`` works on the image, torch untouched.
+    """Check that pip installs from the folder alone on the image and keeps its torch.
 
     Returns
     -------
     list of Wheel
-        What pip would install: those that replace a version of the image among them.
+        The wheels that pip would install, including those that replace one of the image.
 
     Raises
     ------
@@ -218,7 +218,7 @@ def check_installs(
 
 
 def check_flat(folder: str | Path) -> list[Path]:
-    """The wheels of a folder that holds no folders and no source distributions."""
+    """List the wheels of a folder; refuse subfolders and source distributions."""
     wheels = []
     for path in sorted(Path(folder).iterdir()):
         if path.is_dir():
@@ -231,12 +231,12 @@ def check_flat(folder: str | Path) -> list[Path]:
 
 
 def check_locked(folder: str | Path, lock: dict[str, tuple[str, str]]) -> None:
-    """That a folder holds exactly the files of a lock, arc_airv's own wheel aside.
+    """Check that a folder holds exactly the files of a lock, apart from arc_airv's wheel.
 
     Raises
     ------
     ValueError
-        If one is missing, or one is there that the lock does not know.
+        If a file is missing or not in the lock.
     """
     wheels = [path for path in check_flat(folder) if not path.name.startswith("arc_airv-")]
     known = {sha256: name for name, (_, sha256) in lock.items()}
@@ -248,7 +248,7 @@ def check_locked(folder: str | Path, lock: dict[str, tuple[str, str]]) -> None:
 
 
 def write_lock(wheels: Iterable[Wheel], path: str | Path, image: Image) -> Path:
-    """Write exact versions and hashes, as pip reads them with ``--require-hashes``."""
+    """Write exact versions and hashes in the format of pip's ``--require-hashes``."""
     lines = [
         f"# What {' and '.join(image.requirements())} add to the image {image.name} (torch "
         f"{image.packages['torch']}, Python {image.python}).",
@@ -262,7 +262,7 @@ def write_lock(wheels: Iterable[Wheel], path: str | Path, image: Image) -> Path:
 
 
 def read_lock(path: str | Path) -> dict[str, tuple[str, str]]:
-    """Version and SHA-256 of every wheel of a lock, by normalized name."""
+    """Read the version and SHA-256 of every wheel of a lock, by normalized name."""
     lock = {}
     for line in Path(path).read_text().splitlines():
         if not line or line.startswith("#"):
@@ -275,7 +275,7 @@ def read_lock(path: str | Path) -> dict[str, tuple[str, str]]:
 
 
 def write_stand_in(wheel: Wheel, folder: str | Path) -> Path:
-    """Write a wheel of that name that holds its metadata and no code: enough for a resolver."""
+    """Write a wheel with the same name and metadata but no code: enough for a resolver."""
     path = Path(folder, wheel.filename)
     info = f"{wheel.filename.split('-')[0]}-{wheel.version}.dist-info"
     text = _metadata(wheel.name, wheel.version, wheel.requires, wheel.requires_python, wheel.extras)

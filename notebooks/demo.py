@@ -1,10 +1,10 @@
-"""The whole of AIRV on a seeded sample of real ARC-AGI-1 tasks, by running the three notebooks.
+"""Run the three notebooks on a seeded sample of real ARC-AGI-1 tasks.
 
     python notebooks/demo.py --into demo
 
-Leaves predictions.jsonl, the rendered notebooks (the gallery is 02_visualize_predictions.html) and
-submission.json in one folder, and prints what voting gains over a single prediction. What the
-engines write is in the notebooks' logs there.
+The demo writes predictions.jsonl, the rendered notebooks (the gallery is
+02_visualize_predictions.html), their logs with the engines' output, and submission.json into one
+folder. It prints the gain of voting over a single prediction.
 """
 
 import argparse
@@ -30,7 +30,7 @@ ROWS = {
 
 
 def sample_tasks(prompt_format: PromptFormat, n: int, longest: int, seed: int) -> dict[str, Task]:
-    """n tasks, half of each split, whose prompts have at most `longest` characters."""
+    """Draw n tasks, half from each split, with prompts of at most `longest` characters."""
     tasks = {}
     for split in ("evaluation", "training"):
         short = {
@@ -84,7 +84,7 @@ def main() -> None:
     print(f"{'solved, averaged by task':<46} share   95% interval")
     for metric, (value, low, high) in bootstrap_interval(outputs).loc[list(ROWS)].iterrows():
         print(f"{ROWS[metric]:<46} {value:6.1%}  {low:6.1%} – {high:.1%}")
-    # Half of the tasks are training tasks, whose answers a model may have learnt.
+    # A model may have learnt the answers of the training tasks, half of the sample.
     fresh = outputs[outputs["task_id"].isin(load_tasks("arc-agi-1/evaluation"))]
     means = average_outputs(fresh)
     print(f"of these, the {fresh['task_id'].nunique()} evaluation tasks alone: ", end="")

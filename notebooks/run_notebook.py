@@ -1,10 +1,10 @@
-"""Run a notebook with other parameters, and save it with its outputs: as .ipynb and as HTML.
+"""Run a notebook with other parameters and save it with its outputs, as .ipynb and HTML.
 
     python notebooks/run_notebook.py notebooks/01_generate_predictions.ipynb --into demo N_TASKS=4
 
-Each NAME=VALUE is a Python literal (or else a string), set after the cell tagged "parameters".
-Prints each section that it comes to, and what it is at every half minute. What the kernel and the
-processes below it write goes to <notebook>.log, which an exception names.
+Each NAME=VALUE is a Python literal (or else a string), set after the cell tagged "parameters". The
+command prints each section as it starts, and again every half minute. The output of the kernel and
+its child processes goes to <notebook>.log, which an exception names.
 """
 
 import argparse
@@ -24,7 +24,7 @@ HEARTBEAT = 30.0  # seconds
 
 
 def run_notebook(path: str | Path, into: str | Path, **parameters: Any) -> Path:
-    """Execute a notebook in the current folder; returns the path of the HTML page."""
+    """Execute a notebook in the current folder and return the path of its HTML page."""
     path, into = Path(path), Path(into)
     notebook = nbformat.read(path, as_version=4)
     tagged = [i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", [])]
@@ -52,7 +52,7 @@ def run_notebook(path: str | Path, into: str | Path, **parameters: Any) -> Path:
             tail = log.read_text(errors="replace").splitlines()[-20:]
             error.add_note("\n".join([f"{log} ends:", *tail]))
             raise
-        finally:  # a notebook that failed shows where
+        finally:  # so that a failed notebook shows where it failed
             nbformat.write(notebook, into / path.name)
     page, _ = HTMLExporter().from_notebook_node(notebook)
     html = into / f"{path.stem}.html"
@@ -62,9 +62,9 @@ def run_notebook(path: str | Path, into: str | Path, **parameters: Any) -> Path:
 
 @contextmanager
 def _progress(cells: list[Any]) -> Iterator[Any]:
-    """Print the heading of the cell that runs: a new one at once, the same one as a heartbeat.
+    """Print the heading of the running cell: a new one at once, the same one as a heartbeat.
 
-    Gives what is to be called with the number of each cell.
+    Yields the function to call with the number of each cell as it starts.
     """
     start, over, heading = time.monotonic(), threading.Event(), ""
 

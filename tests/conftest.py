@@ -1,4 +1,4 @@
-"""What several test modules use: a tiny model folder with random weights, real tasks."""
+"""Fixtures of several test modules: a tiny model folder with random weights, real tasks."""
 
 import os
 
@@ -7,10 +7,10 @@ import pytest
 
 from arc_airv.tasks import load_tasks
 
-# A busy machine is no fault of an example.
+# A busy machine must not fail an example.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
-# Results must not depend on which tests ran before, nor on a network.
+# Results must not depend on earlier tests or on a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -23,7 +23,7 @@ def training_tasks():
 
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory):
-    """A folder with an untrained model of the shipped format: engines work, answers are noise."""
+    """Make a folder with an untrained model of the shipped format: it answers with noise."""
     torch = pytest.importorskip("torch")
     from arc_airv.training.tiny import build_model, build_tokenizer, tiny_prompt_format
     from arc_airv.training.train import save_model

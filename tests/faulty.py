@@ -1,4 +1,4 @@
-"""Engines for workers that fail on purpose: made in the worker by their dotted path."""
+"""Engines that fail on purpose; a worker makes them by their dotted path."""
 
 import os
 import resource
@@ -14,29 +14,29 @@ import arc_airv.infer.ask
 from arc_airv.engines.local import LocalEngine
 from arc_airv.tasks import load_tasks
 
-arc_airv.infer.ask.FLUSH_SECONDS = 0.0  # what is answered is stored at once
+arc_airv.infer.ask.FLUSH_SECONDS = 0.0  # store answers at once
 
 
 class FaultyEngine(StreamingEngine):
-    """Answers from the solutions, and fails after some replies.
+    """Answer from the solutions, and fail after some replies.
 
     Parameters
     ----------
     model : str
         A challenges file with the solutions.
     fault : str, optional
-        "start", "slow_start", "error", "kill", "hang", "deaf" (hangs and does not stop politely)
-        or "full" (of the disk).
+        "start", "slow_start", "error", "kill", "hang", "deaf" (hangs and ignores SIGTERM) or
+        "full" (a full disk).
     after : int
         Replies before the fault.
     prompt : str, optional
-        The fault comes with the prompts that hold this, only.
+        Fail only on prompts that hold this text.
     once : str, optional
-        A file that is made at the fault, after which there is none any more.
+        A file to create at the fault; while it exists, no fault follows.
     device : str, optional
-        Fail on this one only.
+        Fail only on this device.
     children : str, optional
-        A file that gets the id of a process which would outlive the engine.
+        A file that gets the id of a process that would outlive the engine.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class FaultyEngine(StreamingEngine):
 
 
 class Letters:
-    """A tokenizer: a token is a character."""
+    """Tokenize by character."""
 
     bos_token = None
 
@@ -97,7 +97,7 @@ class Letters:
 
 
 class FragileEngine(LocalEngine):
-    """Scores and searches, and dies of a prompt with an x in it."""
+    """Score and search, and die on a prompt with an x in it."""
 
     model, tokenizer, max_model_len, eos_ids = "letters", Letters(), 100, {ord(".")}
 

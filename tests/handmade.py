@@ -14,7 +14,7 @@ def make_task(task_id, *solutions):
 
 
 def make_pool(task_id, test_index, *predictions):
-    """Predictions of (grid, cumulative_logprob), of one token each."""
+    """Make predictions from (grid, cumulative_logprob), of one token each."""
     frame = pd.DataFrame(predictions, columns=["grid", "cumulative_logprob"])
     return frame.assign(task_id=task_id, test_index=test_index, n_tokens=1)
 
@@ -27,7 +27,7 @@ TASKS = {
 }
 POOLS = pd.concat(
     [
-        # Right but least likely; three of four cells; another shape; no grid.
+        # Right but least likely; three of four cells right; another shape; no grid.
         make_pool("four", 0, ("12|34", -3.0), ("12|30", -1.0), ("12", -2.0), (None, None)),
         make_pool("two", 0, ("4", -1.0), ("4", -1.0)),  # the right shape, the wrong colour
         make_pool("two", 1, ("60", -2.0), ("67", -1.0)),
@@ -45,11 +45,11 @@ BY_OUTPUT = {
     "best_correct_pixels": [1, 0, 1, 0, 0],
     "pass_n": [1, 0, 1, 0, 0],
     "unanswered": [1 / 4, 0, 0, 1, 1],
-    "random_2": [3 / 6, 0, 1, 0, 0],  # 3 of the 6 pairs of four hold the right one
+    "random_2": [3 / 6, 0, 1, 0, 0],  # 3 of the 6 pairs of output four hold the right one
     "vote_1": [0, 0, 1, 0, 0],
     "vote_2": [0, 0, 1, 0, 0],  # in four, two wrong grids are likelier
 }
-# The outputs of a task averaged, then the four tasks.
+# Averaged over the outputs of a task, then over the four tasks.
 BY_TASK_AVERAGE = {
     "accuracy": (1 / 4 + 1 / 4) / 4,
     "correct_size": (1 / 2 + 1) / 4,
@@ -92,7 +92,7 @@ ALL_OUTPUTS_AVERAGE = {
 
 
 def random_data(seed, n_tasks=6, n_most=9):
-    """Tasks of one or two outputs, with pools of different sizes."""
+    """Make tasks of one or two outputs, with pools of different sizes."""
     rng = np.random.default_rng(seed)
     tasks, pools = {}, []
     for t in range(n_tasks):

@@ -12,20 +12,20 @@ OPTIONS = {"include_dashboard": False, "log_to_driver": False, "object_store_mem
 
 
 def short_folder(tmp_path_factory):
-    """A folder whose path leaves room for the names of Ray's sockets (107 characters in all)."""
+    """Make a folder whose path leaves room for Ray's socket names (107 characters in all)."""
     folder = str(tmp_path_factory.mktemp("r"))
     return folder if len(folder) < 40 else tempfile.mkdtemp(prefix="r")
 
 
 @contextlib.contextmanager
 def surroundings(**variables):
-    """What the processes of Ray find: the modules of the tests, and some variables."""
+    """Give Ray's processes the modules of the tests and some variables."""
     here = Path(__file__).parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent), *sys.path]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")
-        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # what else runs here must not count
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # ignore other processes on this machine
         for name, value in variables.items():
             patch.setenv(name, value)
         yield
@@ -33,7 +33,7 @@ def surroundings(**variables):
 
 @contextlib.contextmanager
 def small_ray(tmp_path_factory, n_cpus=8):
-    """A Ray of this process."""
+    """Start a Ray in this process."""
     ray = pytest.importorskip("ray")
     with surroundings():
         ray.init(
@@ -50,13 +50,13 @@ def small_ray(tmp_path_factory, n_cpus=8):
 
 
 def processes_with(variable, value):
-    """The ids of all processes that inherited this variable, zombies aside."""
+    """List the ids of all processes that inherited this variable, except zombies."""
     wanted, found = f"{variable}={value}".encode(), []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
             if state != "Z" and wanted in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
-        except OSError:  # it ended meanwhile
+        except OSError:  # it has ended since
             continue
     return found

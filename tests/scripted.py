@@ -1,4 +1,4 @@
-"""Engines that answer from the solutions: to test what surrounds a model, never for a result."""
+"""Engines that answer from the solutions, to test the code around a model; never for results."""
 
 import random
 import time
@@ -22,37 +22,37 @@ GARBAGE = (
 
 @cache
 def _answers(task, n_views, plan, prompt_format):
-    """The output (in the frame of the view) that each prompt of a plan asks for."""
+    """Map each prompt of a plan to the output that it asks for, in the frame of the view."""
     answers = {}
     for augmentation in sample_augmentations(task, n_views, **dict(plan)):
         view = augmentation.apply_task(task)
         for i, pair in enumerate(view.test):
-            for n_train in range(1, len(view.train) + 1):  # some may be dropped to make it fit
+            for n_train in range(1, len(view.train) + 1):  # some may be dropped
                 shown = replace(view, train=view.train[:n_train])
                 answers[prompt_format.render(shown, i)] = pair.output
     return answers
 
 
 class ScriptedEngine:
-    """Only `count_tokens` and `generate`; one token a character. A reply depends on its prompt
-    alone, so it is the same in any order and in any batch.
+    """Answer the prompts of a plan; raise a KeyError for any other.
 
-    It knows the prompts of a plan, and raises a KeyError for any other.
+    The engine only has `count_tokens` and `generate`. A token is a character. A reply depends only
+    on its prompt, so it is the same in any order and in any batch.
 
     Parameters
     ----------
     tasks : dict of str to Task
         With their test outputs.
     n_views : int
-        How long the plan is.
+        Length of the plan.
     wrong, garbage, endless : float
-        Chance that a reply is a grid with one cell changed, no grid, or never ends.
+        Probability that a reply is a grid with one wrong cell, is no grid, or never ends.
     delay : float
-        Seconds that a prompt takes.
+        Seconds per prompt.
     max_model_len : int, optional
-        The context; it refuses what does not fit.
+        The context; the engine refuses prompts that do not fit.
     seed : int
-        Of the faults.
+        Seed of the faults.
     plan : dict, optional
         Options of `arc_airv.augment.sample_augmentations`; by default its seed is 0.
     """
@@ -80,7 +80,7 @@ class ScriptedEngine:
         return [self.reply(prompt, sampling) for prompt in prompts]
 
     def reply(self, prompt, sampling):
-        """The completions of one prompt."""
+        """Return the completions of one prompt."""
         if self.max_model_len and len(prompt) + sampling.max_tokens > self.max_model_len:
             raise ValueError("the prompt does not fit")
         time.sleep(self.delay)
@@ -110,9 +110,9 @@ class ScriptedEngine:
 
 
 class StreamingEngine(ScriptedEngine):
-    """Has `stream` too: takes requests as it has room for them, and answers the last one first.
+    """Add `stream`: take requests while there is room, and answer the last one first.
 
-    `lead` is the largest number of requests that it had taken and not yet answered.
+    `lead` is the largest number of requests taken but not yet answered.
     """
 
     room = 4
@@ -129,7 +129,7 @@ class StreamingEngine(ScriptedEngine):
                     break
             if not running:
                 return
-            yield []  # a step that finished nothing
+            yield []  # a step that finishes nothing
             index, prompt, sampling = running.pop()
             self.calls.append([prompt])
             yield [(index, self.reply(prompt, sampling))]

@@ -1,7 +1,5 @@
 """The tokens of answers: to keep a model from writing anything else."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Engines by name, and the one that uses the whole machine."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.util

@@ -4,8 +4,6 @@ Knows neither what is asked nor what an answer becomes. Prompts are rendered as 
 them, and records are on disk about a second after they are made, however many there are.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import time

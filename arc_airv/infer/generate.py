@@ -4,8 +4,6 @@ The jobs come from the plan of augmentations, so a run is the same whenever it i
 what the store holds is skipped, what is missing is asked.
 """
 
-from __future__ import annotations
-
 import itertools
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -5,8 +5,6 @@ once. Every distinct grid of a pool is scored, under the same views for all of t
 scores can be summed and compared.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterator

@@ -6,8 +6,6 @@ predictions, so that selectors and metrics read it as any other. A grid comes at
 view, so a vote counts views; the method "sum_of_probabilities" counts how sure they are.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from arc_airv.augment import Plan

@@ -5,8 +5,6 @@ its turn, sizes its reply, sees to it that it fits the model's context, and turn
 predictions in the original frame.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import warnings

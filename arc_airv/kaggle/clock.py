@@ -1,7 +1,5 @@
 """The clock of a Kaggle notebook: its time limit, counted from the start of its kernel."""
 
-from __future__ import annotations
-
 import math
 import os
 import time

@@ -4,8 +4,6 @@ What fails here costs the gain and not the answers: the model is then asked as i
 of a GPU is free again afterwards, for the engine that comes next.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The inputs of a Kaggle notebook, whose paths moved over the years: they are searched for."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One worker process, as its supervisor sees it: started, listened to, and ended for sure."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

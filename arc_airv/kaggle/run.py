@@ -1,7 +1,5 @@
 """A run of the submission notebook: whatever happens in it, a valid submission is on disk."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator, Mapping

@@ -6,8 +6,6 @@ runs past the deadline, and nothing fills the disk. What was predicted is in the
 whatever happens here.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import time

@@ -5,8 +5,6 @@ It says on standard output, one JSON object a line, how far it is. `arc_airv.kag
 and watches it, and holds the other end of its standard input.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

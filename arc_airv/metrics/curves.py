@@ -4,8 +4,6 @@ The value at n is the expectation over all subsets of n of an output's N predict
 replacement: exact where a closed form exists, estimated from seeded subsamples for the votes.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from math import comb
 
@@ -13,16 +11,12 @@ import numpy as np
 import pandas as pd
 
 from arc_airv.metrics.outputs import average_pools, bootstrap_interval
-from arc_airv.metrics.solutions import find_right, number_outputs, score_predictions
+from arc_airv.metrics.solutions import SIZES, find_right, number_outputs, score_predictions
 from arc_airv.tasks import Task
 from arc_airv.vote.candidates import Pools, index_pools, reply_logprob
 
 VOTES = (1, 2)  # the curves vote_1 and vote_2
-BEST_OF = {  # the best of n, and of what
-    "pass_n": "correct",
-    "best_correct_size": "correct_size",
-    "best_correct_pixels": "correct_pixels",
-}
+BEST_OF = {"pass_n": "correct", **{f"best_{name}": name for name in SIZES}}  # the best of what
 
 
 def metric_curves(
@@ -38,20 +32,15 @@ def metric_curves(
 
     Parameters
     ----------
-    predictions : DataFrame or Pools
-        As `arc_airv.records.read_predictions` gives it; the order of its rows does not matter.
-    tasks : dict of str to Task
-        All tasks of the data set, with their test outputs.
     n_predictions : list of int, optional
         Where to evaluate; by default 1, 2, 4, ... and the size of the largest pool. An output with
         fewer predictions counts with all it has.
     average : {"task", "output", "all"}, default "task"
-        See `arc_airv.metrics.average_outputs`. "all" takes the worst of the outputs' expectations,
-        which is at least the expectation of the worst.
+        "all" takes the worst of the outputs' expectations, which is at least the expectation of
+        the worst.
     n_subsamples : int, default 20
         Random orders of every pool for vote_1 and vote_2 (by the method "votes"); the subset of n
         is the first n of an order, so that the points of a curve share their luck.
-    seed : int, default 0
 
     Returns
     -------
@@ -61,8 +50,7 @@ def metric_curves(
     Raises
     ------
     ValueError
-        If there are no predictions, one is for an output that `tasks` does not have, or a number
-        is below 1.
+        If there are no predictions, or a number is below 1.
 
     Notes
     -----
@@ -81,18 +69,17 @@ def metric_curves(
     if n_predictions is None:
         n_predictions = sorted({2**i for i in range(largest.bit_length())} | {largest})
     if not len(n_predictions) or min(n_predictions) < 1 or n_subsamples < 1:
-        raise ValueError(
-            "n_predictions and n_subsamples must be at least 1, "
-            f"got {n_predictions} and {n_subsamples}"
-        )
+        got = f"{n_predictions} and {n_subsamples}"
+        raise ValueError(f"n_predictions and n_subsamples must be at least 1, got {got}")
     output = number_outputs(scored, tasks)
-    best = {name: _Best(scored[of].to_numpy(), output, len(full)) for name, of in BEST_OF.items()}
+    best = {
+        name: _expected_best(scored[of].to_numpy(), output, len(full), n_predictions)
+        for name, of in BEST_OF.items()
+    }
     votes = _Subsamples(pools, tasks, n_subsamples, seed)
     parts = []
-    for n in n_predictions:
-        at_n = full.copy()
-        for name, values in best.items():
-            at_n[name] = values.expected(n)
+    for i, n in enumerate(n_predictions):
+        at_n = full.assign(**{name: values[i] for name, values in best.items()})
         for k, share in zip(VOTES, votes.shares(n)):
             at_n[f"vote_{k}"] = at_n["pass_n"] * (1.0 if n <= k else share)
         part = bootstrap_interval(at_n, average=average, seed=seed)
@@ -102,30 +89,23 @@ def metric_curves(
 
 @lru_cache
 def _chance_of_best(size: int, n: int) -> np.ndarray:
-    """The chance of each of `size` ascending values to be the maximum of n drawn."""
+    """Compute the chance of each of `size` ascending values to be the maximum of n drawn."""
     return np.array([comb(i, n - 1) / comb(size, n) for i in range(size)])
 
 
-class _Best:
-    """The expected best of n values of every output, of all pools at once."""
-
-    def __init__(self, values: np.ndarray, output: np.ndarray, n_outputs: int) -> None:
-        self.n_outputs = n_outputs
-        values = values[np.lexsort((values, output))]
-        sizes = np.bincount(output, minlength=n_outputs)
-        start = np.cumsum(sizes) - sizes
-        self.by_size = []  # the outputs of pools of one size, and their values in ascending order
-        for size in np.unique(sizes[sizes > 0]).tolist():
-            outputs = np.flatnonzero(sizes == size)
-            self.by_size.append((outputs, values[start[outputs][:, None] + np.arange(size)]))
-
-    def expected(self, n: int) -> np.ndarray:
-        """Shape (n_outputs,)."""
-        result = np.zeros(self.n_outputs)
-        for outputs, values in self.by_size:
-            size = values.shape[1]
-            result[outputs] = values @ _chance_of_best(size, min(n, size))
-        return result
+def _expected_best(
+    values: np.ndarray, output: np.ndarray, n_outputs: int, numbers: list[int]
+) -> np.ndarray:
+    """Compute the expected best of n values of every output: (len(numbers), n_outputs)."""
+    values = values[np.lexsort((values, output))]
+    sizes = np.bincount(output, minlength=n_outputs)
+    start, result = np.cumsum(sizes) - sizes, np.zeros((len(numbers), n_outputs))
+    for size in np.unique(sizes[sizes > 0]).tolist():  # all pools of one size at once
+        outputs = np.flatnonzero(sizes == size)
+        ascending = values[start[outputs][:, None] + np.arange(size)]
+        for row, n in zip(result, numbers):
+            row[outputs] = ascending @ _chance_of_best(size, min(n, size))
+    return result
 
 
 class _Subsamples:
@@ -159,7 +139,7 @@ class _Subsamples:
             places[np.lexsort((rng.random(len(rows)), pool))] = place
 
     def shares(self, n: int) -> np.ndarray:
-        """Shape (len(VOTES), n_outputs): the share of the passing subsets that the vote solves."""
+        """Return the share of the passing subsets that the vote solves: (len(VOTES), n_outputs)."""
         # If every subset is the whole pool, one is enough.
         places = self.places[:1] if n >= self.largest else self.places
         ranks = np.array([self._rank_of_right(np.flatnonzero(p < n)) for p in places])

@@ -1,11 +1,4 @@
-"""Metrics of a pool of predictions against the solutions.
-
-Every number is computed per test output, then averaged over *every* task of the data set: an
-output without predictions counts as 0 (as 1 for `unanswered`), it never drops out. Metrics against
-the number of predictions are in `arc_airv.metrics.curves`.
-"""
-
-from __future__ import annotations
+"""Metrics of every test output, their averages over the data set, and their intervals."""
 
 from functools import lru_cache
 from math import comb
@@ -14,14 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arc_airv.metrics.solutions import (
-    SCORES,
-    number_outputs,
-    right_ranks,
-    score_predictions,
-    solutions_of,
-)
-from arc_airv.tasks import AVERAGES, Task, average_by_task
+from arc_airv.metrics.solutions import SCORES, SIZES, number_outputs, right_ranks, score_predictions
+from arc_airv.tasks import AVERAGES, Task, average_by_task, outputs_of
 from arc_airv.vote.candidates import POOL, Pools, index_pools
 from arc_airv.vote.rank import rank_candidates
 
@@ -39,8 +26,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     """
     if not 0 <= c <= n or k < 1:
         raise ValueError(f"need 0 <= c <= n and k >= 1, got n={n}, c={c}, k={k}")
-    if c == 0:
-        return 0.0
     k = min(k, n)
     return 1.0 - comb(n - c, k) / comb(n, k)
 
@@ -52,25 +37,20 @@ def score_outputs(
 
     Parameters
     ----------
-    predictions : DataFrame or Pools
-    tasks : dict of str to Task
     **options
-        Of `arc_airv.vote.rank_candidates` (method, scores, filters): how vote_1 and vote_2 rank.
+        Options of `arc_airv.vote.rank_candidates` (method, scores, filters) for vote_1 and vote_2.
 
     Returns
     -------
     DataFrame
         One row a test output, in the order of `tasks`: task_id, test_index, n_predictions, and
-        the columns
 
         accuracy, correct_size, correct_pixels
             Means over the N predictions.
-        best_correct_size, best_correct_pixels
-            The best of the N.
-        pass_n
-            1 if any is right.
+        best_correct_size, best_correct_pixels, pass_n
+            The best of the N; 1 if any is right.
         unanswered
-            Fraction without a valid grid (1 if there are no predictions).
+            Fraction without a valid grid.
         random_2
             Expected pass of two drawn at random, without replacement.
         vote_1, vote_2
@@ -82,36 +62,20 @@ def score_outputs(
 
 
 def average_pools(scored: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
-    """Compute the columns of `score_outputs` that need no vote.
-
-    Parameters
-    ----------
-    scored : DataFrame
-        As `score_predictions` gives it.
-    tasks : dict of str to Task
-
-    Returns
-    -------
-    DataFrame
-        One row a test output, in the order of `tasks`.
-    """
-    outputs = solutions_of(tasks)[POOL].copy()
+    """Compute the columns of `score_outputs` that need no vote, from `score_predictions`."""
+    outputs = pd.DataFrame(outputs_of(tasks), columns=POOL)
     groups = scored[SCORES].groupby(number_outputs(scored, tasks))
-    n, mean, best = (
-        table.reindex(outputs.index).fillna(0)
-        for table in (groups.size(), groups.mean(), groups.max())
+    tables = groups.size(), groups.sum(), groups.mean(), groups.max()
+    n, total, mean, best = (table.reindex(outputs.index, fill_value=0) for table in tables)
+    return outputs.assign(
+        n_predictions=n,
+        accuracy=mean["correct"],
+        **mean[SIZES],
+        **best[SIZES].add_prefix("best_"),
+        pass_n=best["correct"],
+        unanswered=1.0 - mean["answered"],
+        random_2=[pass_at_k(size, int(right), 2) for size, right in zip(n, total["correct"])],
     )
-    outputs["n_predictions"] = n.astype(int)
-    outputs["accuracy"] = mean["correct"]
-    outputs["correct_size"] = mean["correct_size"]
-    outputs["correct_pixels"] = mean["correct_pixels"]
-    outputs["best_correct_size"] = best["correct_size"]
-    outputs["best_correct_pixels"] = best["correct_pixels"]
-    outputs["pass_n"] = best["correct"]
-    outputs["unanswered"] = 1.0 - mean["answered"]
-    n_right = (mean["correct"] * outputs["n_predictions"]).round().astype(int)
-    outputs["random_2"] = [pass_at_k(n, c, 2) for n, c in zip(outputs["n_predictions"], n_right)]
-    return outputs
 
 
 def add_votes(outputs: pd.DataFrame, ranked: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
@@ -121,11 +85,10 @@ def add_votes(outputs: pd.DataFrame, ranked: pd.DataFrame, tasks: dict[str, Task
 
 
 def average_outputs(outputs: pd.DataFrame, *, average: str = "task") -> pd.Series:
-    """Average the rows of `score_outputs` over the data set.
+    """Average every metric of the outputs over the data set.
 
     Parameters
     ----------
-    outputs : DataFrame
     average : {"task", "output", "all"}, default "task"
         "task", Kaggle's: the mean over the outputs of each task, then over tasks. "output": the
         mean over all outputs. "all": the worst output of each task, then the mean over tasks. See
@@ -136,11 +99,6 @@ def average_outputs(outputs: pd.DataFrame, *, average: str = "task") -> pd.Serie
     Series
         One value a metric, and voting_accuracy = vote_2 / pass_n (NaN if pass_n is 0). Its name
         says which average it is.
-
-    Raises
-    ------
-    ValueError
-        If `average` is unknown or there are no outputs.
     """
     return _means(outputs, average).iloc[0].rename(AVERAGES[average])
 
@@ -152,24 +110,8 @@ def evaluate(
     average: str = "task",
     **options: Any,
 ) -> pd.Series:
-    """Average every metric of the predictions over all tasks; see `score_outputs`.
-
-    Parameters
-    ----------
-    predictions : DataFrame or Pools
-    tasks : dict of str to Task
-        All tasks of the data set: one without predictions counts as 0.
-    average : {"task", "output", "all"}, default "task"
-        See `average_outputs`.
-    **options
-        Of `score_outputs`.
-
-    Returns
-    -------
-    Series
-    """
-    outputs = score_outputs(predictions, tasks, **options)
-    return average_outputs(outputs, average=average)
+    """Average every metric of the predictions: `average_outputs` of `score_outputs`."""
+    return average_outputs(score_outputs(predictions, tasks, **options), average=average)
 
 
 def bootstrap_interval(
@@ -181,31 +123,20 @@ def bootstrap_interval(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Compute the percentile bootstrap interval over tasks of every mean in `average_outputs`.
+    """Compute value, low and high of every metric: `average_outputs`, with a bootstrap interval.
 
-    Tasks are resampled whole, since the outputs of one task are not independent.
+    It is the percentile one over tasks, since the outputs of one task are not independent.
 
     Parameters
     ----------
-    outputs : DataFrame
-        As `score_outputs` gives it.
     baseline : DataFrame, optional
         The outputs of the same tasks by another run or selector, with the same metrics. If given,
         the values and intervals are of the gain over it, both on the same resampled tasks.
-    average : {"task", "output", "all"}, default "task"
-        See `average_outputs`.
-    level : float, default 0.95
-    n_resamples, seed : int
-
-    Returns
-    -------
-    DataFrame
-        Indexed by metric, with the columns value, low, high.
 
     Raises
     ------
     ValueError
-        If `average` is unknown, there are no outputs, or the baseline is of other tasks.
+        If there are no outputs, or the baseline is of other tasks.
     """
     means = _means(outputs, average, n_resamples, seed)
     if baseline is not None:
@@ -217,17 +148,15 @@ def bootstrap_interval(
     return table.rename_axis(columns=AVERAGES[average])
 
 
-def _means(
-    outputs: pd.DataFrame, average: str, n_resamples: int = 0, seed: int = 0
-) -> pd.DataFrame:
-    """Average over the data set, in the first row, and over resamples of its tasks."""
+def _means(outputs: pd.DataFrame, average: str, n: int = 0, seed: int = 0) -> pd.DataFrame:
+    """Average over the data set, in the first row, and over n resamples of its tasks."""
     if outputs.empty:
         raise ValueError("no test outputs to average over")
     columns = outputs.columns.difference(["task_id", "test_index", "n_predictions"], sort=False)
     sign = np.where(columns == "unanswered", -1.0, 1.0)  # the only one that is worse if larger
     task, ids = pd.factorize(outputs["task_id"], sort=True)
     values, weights = average_by_task(sign * outputs[columns].to_numpy(float), task, average)
-    draws = _draws(len(ids), n_resamples, seed)
+    draws = _draws(len(ids), n, seed)
     means = draws @ (weights[:, None] * values) / (draws @ weights)[:, None]
     means = pd.DataFrame(sign * means + 0.0, columns=columns)  # + 0.0: no share is -0.0
     if {"vote_2", "pass_n"} <= set(columns):

@@ -1,7 +1,5 @@
 """Compare predictions with the solutions: all candidates of a shape at once."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 
@@ -9,64 +7,33 @@ from arc_airv.grids import format_grid, stack_grids
 from arc_airv.tasks import Task, outputs_of
 from arc_airv.vote.candidates import CANDIDATE, POOL, Pools, index_pools
 
-# What a single prediction is worth; the value of an invalid one is 0.
-SCORES = ["correct", "correct_size", "correct_pixels", "answered"]
+SIZES = ["correct_size", "correct_pixels"]
+SCORES = ["correct", *SIZES, "answered"]  # of a single prediction; each is 0 for an invalid one
 
 
 def solutions_of(tasks: dict[str, Task]) -> pd.DataFrame:
-    """Return the solution of every test output, in the order of `tasks`.
-
-    Returns
-    -------
-    DataFrame
-        Columns task_id, test_index, grid ("012|345").
-
-    Raises
-    ------
-    ValueError
-        If one is hidden.
-    """
+    """Return a table of `CANDIDATE`: the solution of every test output, in the order of `tasks`."""
     rows = []
-    for task_id, task in tasks.items():
-        for i, pair in enumerate(task.test):
-            if pair.output is None:
-                raise ValueError(f"task {task_id}: the solution of test output {i} is hidden")
-            rows.append((task_id, i, format_grid(pair.output)))
+    for task_id, i in outputs_of(tasks):
+        if (solution := tasks[task_id].test[i].output) is None:
+            raise ValueError(f"task {task_id}: the solution of test output {i} is hidden")
+        rows.append((task_id, i, format_grid(solution)))
     return pd.DataFrame(rows, columns=CANDIDATE)
 
 
 def number_outputs(frame: pd.DataFrame, tasks: dict[str, Task]) -> np.ndarray:
-    """Number the test output of each row: 0, 1, ... in the order of `tasks`.
-
-    Raises
-    ------
-    ValueError
-        If `tasks` does not have it.
-    """
-    number = pd.Series({key: i for i, key in enumerate(outputs_of(tasks))}, dtype=np.int64)
-    index = pd.MultiIndex.from_frame(frame[POOL])
-    found = number.index.get_indexer(index) if len(number) else np.full(len(frame), -1)
+    """Number the test output of each row: 0, 1, ... in the order of `tasks`."""
+    known = pd.MultiIndex.from_tuples(outputs_of(tasks), names=POOL)
+    rows = pd.MultiIndex.from_frame(frame[POOL])
+    found = known.get_indexer(rows)
     if (found < 0).any():
-        unknown = sorted(set(index[found < 0]))[:5]
+        unknown = sorted(set(rows[found < 0]))[:5]
         raise ValueError(f"predictions for outputs that are not in the tasks: {unknown}")
     return found
 
 
 def find_right(candidates: pd.DataFrame, tasks: dict[str, Task]) -> np.ndarray:
-    """Tell which grids are the solution of their test output.
-
-    Parameters
-    ----------
-    candidates : DataFrame
-        Columns task_id, test_index, grid: predictions, or candidates as
-        `arc_airv.vote.rank_candidates` gives them.
-    tasks : dict of str to Task
-        With their test outputs.
-
-    Returns
-    -------
-    ndarray of shape (n_candidates,), dtype bool
-    """
+    """Tell which predictions or candidates are right: shape (n_candidates,), dtype bool."""
     solutions = solutions_of(tasks)["grid"].to_numpy(dtype=object)
     expected = solutions[number_outputs(candidates, tasks)]
     return candidates["grid"].to_numpy(dtype=object) == expected
@@ -74,13 +41,6 @@ def find_right(candidates: pd.DataFrame, tasks: dict[str, Task]) -> np.ndarray:
 
 def right_ranks(ranked: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
     """Find the rank of the right grid of every test output.
-
-    Parameters
-    ----------
-    ranked : DataFrame
-        As `arc_airv.vote.rank_candidates` gives it, of any method.
-    tasks : dict of str to Task
-        With their test outputs.
 
     Returns
     -------
@@ -98,23 +58,11 @@ def right_ranks(ranked: pd.DataFrame, tasks: dict[str, Task]) -> pd.DataFrame:
 def score_predictions(predictions: pd.DataFrame | Pools, tasks: dict[str, Task]) -> pd.DataFrame:
     """Compare every prediction with its solution.
 
-    Parameters
-    ----------
-    predictions : DataFrame or Pools
-        As `arc_airv.records.read_predictions` gives it.
-    tasks : dict of str to Task
-        With their test outputs.
-
     Returns
     -------
     DataFrame
-        The predictions with four more columns: correct, correct_size, correct_pixels, answered,
-        all floats in [0, 1]; 0 for an invalid prediction. Its index is 0, 1, 2, ...
-
-    Raises
-    ------
-    ValueError
-        If a prediction is for an output that `tasks` does not have, or a solution is hidden.
+        The predictions, indexed 0, 1, 2, ..., with four more columns: correct, correct_size,
+        correct_pixels, answered, all floats in [0, 1]; 0 for an invalid prediction.
     """
     pools = index_pools(predictions)
     scores = np.zeros((len(pools.candidates) + 1, len(SCORES)))  # the last row: no grid

@@ -1,12 +1,9 @@
-"""Tables for a reader: what a store holds, what each metric is the share of, tasks in order.
+"""Tables for a reader: the content of a store, every metric with its meaning, tasks in order.
 
-Between a store and what is shown of it: notebooks, the command, the gallery. Where solutions are
-hidden there are fewer metrics, not none: how far the predictions agree, and how many hold no grid.
+Where solutions are hidden there are fewer metrics, not none: the agreement of the predictions, and
+the share without a grid. Here `outputs` is a table as `describe_outputs` gives it.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +54,7 @@ class Results:
     tasks : dict of str to Task
         Those that the run asked for, in the order of the data set: each counts, answered or not.
     notes : list of str
-        Sentences that say what the metrics are over and what was left out.
+        Sentences for a reader: what the metrics are over and what was left out.
     """
 
     predictions: pd.DataFrame
@@ -68,13 +65,8 @@ class Results:
 def read_results(store: str | Path, tasks: dict[str, Task]) -> Results:
     """Read a store against a data set: the predictions and tasks that its metrics are over.
 
-    Parameters
-    ----------
-    store : str or Path
-        ``<name>.jsonl`` or ``<name>.jsonl.gz``. Its run description tells which tasks were asked;
-        without one, those with predictions count.
-    tasks : dict of str to Task
-        The whole data set.
+    The store's run description tells which tasks were asked; without one, those with predictions
+    count.
 
     Raises
     ------
@@ -92,72 +84,55 @@ def read_results(store: str | Path, tasks: dict[str, Task]) -> Results:
     predictions = predictions[predictions["status"] != NO_REPLY]
 
     n_outputs, pools = len(outputs_of(counted)), predictions.groupby(POOL).size()
-    n_each = " to ".join(map(str, dict.fromkeys([pools.min(), pools.max()])))
+    each = " to ".join(map(str, dict.fromkeys([pools.min(), pools.max()])))
     model = run.get("settings", {}).get("model", "an unknown model")
-    ids = list(strangers["task_id"].unique())
-    notes = {
-        f"{len(predictions):,} predictions by {model} for {len(pools)} test outputs, {n_each} "
-        "each.": True,
-        f"Every number is over {len(counted)} tasks with {n_outputs} test outputs.": True,
-        "No run description tells which tasks were asked: those with predictions count.": (
-            "task_ids" not in run
-        ),
-        f"These are the tasks that were asked, not all {len(tasks)} of the data set.": (
-            len(counted) < len(tasks)
-        ),
-        f"Outputs without predictions, which count as 0: {n_outputs - len(pools)}.": (
-            len(pools) < n_outputs
-        ),
-        f"Left out: {len(strangers)} predictions for outputs of {len(ids)} tasks that the data set "
-        f"lacks, such as {ids[:3]}.": len(ids) > 0,
-        "Solutions are hidden: no metric that needs them.": has_hidden(counted),
-    }
-    return Results(predictions, counted, [note for note, holds in notes.items() if holds])
+    notes = [
+        f"{len(predictions):,} predictions by {model} for {len(pools)} test outputs, {each} each.",
+        f"Every number is over {len(counted)} tasks with {n_outputs} test outputs.",
+    ]
+    if "task_ids" not in run:
+        notes += ["No run description tells which tasks were asked: those with predictions count."]
+    if len(counted) < len(tasks):
+        notes += [f"These are the tasks that were asked, not all {len(tasks)} of the data set."]
+    if n_missing := n_outputs - len(pools):
+        notes += [f"Outputs without predictions, which count as 0: {n_missing}."]
+    if ids := strangers["task_id"].unique().tolist():
+        lacks = f"outputs of {len(ids)} tasks that the data set lacks, such as {ids[:3]}"
+        notes += [f"Left out: {len(strangers)} predictions for {lacks}."]
+    if has_hidden(counted):
+        notes += ["Solutions are hidden: no metric that needs them."]
+    return Results(predictions, counted, notes)
 
 
 def describe_outputs(
     predictions: pd.DataFrame | Pools, tasks: dict[str, Task], **options: Any
 ) -> pd.DataFrame:
-    """Compute what is known of every test output, whether its solution is hidden or not.
-
-    Parameters
-    ----------
-    predictions : DataFrame or Pools
-    tasks : dict of str to Task
-    **options
-        Of `arc_airv.vote.rank_candidates`: method, scores, filters.
+    """Describe every test output by what is known of it, also where solutions are hidden.
 
     Returns
     -------
     DataFrame
-        The columns of `arc_airv.metrics.score_outputs`, and agreement: the share of the N
-        predictions that give the first candidate (0 where there is none). If a solution is hidden,
-        only n_predictions, unanswered and agreement.
+        The columns of `arc_airv.metrics.score_outputs`, with the same options, and agreement: the
+        share of the N predictions that give the first candidate (0 where there is none). If a
+        solution is hidden, only n_predictions, unanswered and agreement.
     """
     pools = index_pools(predictions)
+    ranked = rank_candidates(pools, tasks=tasks, **options)
+    votes = ranked[ranked["rank"] == 1].set_index(POOL)["votes"]
     grids = pools.predictions["grid"].notna().groupby([pools.predictions[name] for name in POOL])
+    counts = grids.agg(n="size", answered="mean").assign(agreement=votes / grids.size())
+    outputs = pd.DataFrame(outputs_of(tasks), columns=POOL)
+    counts = outputs.join(counts, on=POOL)[counts.columns].fillna(0.0)
     if has_hidden(tasks):
-        outputs = pd.DataFrame(outputs_of(tasks), columns=POOL)
-        counted = outputs.join(grids.agg(n_predictions="size", unanswered="mean"), on=POOL)
-        outputs["n_predictions"] = counted["n_predictions"].fillna(0).astype(int)
-        outputs["unanswered"] = 1.0 - counted["unanswered"].fillna(0.0)
+        outputs["n_predictions"] = counts["n"].astype(int)
+        outputs["unanswered"] = 1.0 - counts["answered"]
     else:
         outputs = score_outputs(pools, tasks, **options)
-    ranked = rank_candidates(pools, tasks=tasks, **options)
-    first = ranked[ranked["rank"] == 1].set_index(POOL)["votes"]
-    share = (first / grids.size()).rename("agreement")
-    outputs["agreement"] = outputs.join(share, on=POOL)["agreement"].fillna(0.0)
-    return outputs
+    return outputs.assign(agreement=counts["agreement"])
 
 
 def metric_table(outputs: pd.DataFrame, *, average: str = "task") -> pd.DataFrame:
     """Average every metric of the outputs, with its 95% interval and what it is the share of.
-
-    Parameters
-    ----------
-    outputs : DataFrame
-        As of `describe_outputs` or `arc_airv.metrics.score_outputs`.
-    average : {"task", "output", "all"}, default "task"
 
     Returns
     -------
@@ -173,27 +148,16 @@ def metric_table(outputs: pd.DataFrame, *, average: str = "task") -> pd.DataFram
 def sort_tasks(
     outputs: pd.DataFrame, metric: str = "correct_pixels", *, worst_first: bool = True
 ) -> pd.DataFrame:
-    """Sort tasks by the mean of a metric over their outputs.
+    """Sort tasks by the mean of a metric over their outputs; equal tasks keep their order.
 
-    Parameters
-    ----------
-    outputs : DataFrame
-        As of `describe_outputs`.
-    metric : str, default "correct_pixels"
-        If it needs solutions and they are hidden, agreement takes its place.
-    worst_first : bool, default True
-        The lowest first; of unanswered, the highest.
+    A metric that needs solutions, where they are hidden, is replaced by agreement. The worst value
+    is the lowest; of unanswered, the highest.
 
     Returns
     -------
     DataFrame
         One row a task, indexed by task_id; its first column is the metric sorted by, the others
-        are for a caption. Equal tasks keep their order.
-
-    Raises
-    ------
-    ValueError
-        If the metric is unknown.
+        are for a caption.
     """
     known = [name for name in SHARE_OF if name in outputs]
     if "accuracy" not in known and metric in SHARE_OF and metric not in known:
@@ -207,13 +171,7 @@ def sort_tasks(
 
 
 def status_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Count the statuses of predictions, with a sentence of what each means.
-
-    Returns
-    -------
-    DataFrame
-        Of strings, with the columns status, predictions, share and meaning, for `align`.
-    """
+    """Count the statuses of predictions, and say what each means, in strings for `align`."""
     counts = predictions["status"].value_counts()
     rows = [
         [status, f"{n:,}", f"{n / len(predictions):.1%}", STATUS_MEANINGS.get(status, "")]
@@ -223,41 +181,20 @@ def status_table(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_metrics(table: pd.DataFrame) -> pd.DataFrame:
-    """Write the numbers of a `metric_table` in percent; "–" where there is none.
-
-    Returns
-    -------
-    DataFrame
-        Of strings, with the columns metric, mean, 95% interval and share of, for `align`.
-    """
-    intervals = zip(table["low"], table["high"])
-    return pd.DataFrame(
-        {
-            "metric": table.index,
-            "mean": [_percent(value) for value in table["value"]],
-            "95% interval": [
-                "–" if pd.isna(low) else f"{_percent(low):>5} – {_percent(high):>5}"
-                for low, high in intervals
-            ],
-            "share of": table["share_of"].to_numpy(),
-        }
-    )
+    """Write a `metric_table` as strings for `align`, in percent; "–" where there is no number."""
+    percent = table[["value", "low", "high"]].map("{:.1%}".format).replace("nan%", "–")
+    interval = percent["low"].str.rjust(5) + " – " + percent["high"].str.rjust(5)
+    interval = interval.where(table["low"].notna(), "–")
+    columns = {"metric": table.index, "mean": percent["value"], "95% interval": interval}
+    return pd.DataFrame({**columns, "share of": table["share_of"]}).reset_index(drop=True)
 
 
 def align(table: pd.DataFrame) -> str:
     """Write a table of strings as plain text in aligned columns, single numbers to the right."""
-    columns = [[name, *table[name]] for name in table]
-    return "\n".join(
-        "  ".join(cells).rstrip() for cells in zip(*(_align_column(cells) for cells in columns))
-    )
-
-
-def _align_column(cells: Iterable[str]) -> list[str]:
-    cells = list(map(str, cells))
-    width = max(map(len, cells))
-    numbers = all(set(cell) <= set("0123456789.,%–") for cell in cells[1:])
-    return [cell.rjust(width) if numbers else cell.ljust(width) for cell in cells]
-
-
-def _percent(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.1%}"
+    columns = []
+    for name in table:
+        cells = [name, *table[name]]
+        width = max(map(len, cells))
+        numbers = set("".join(table[name])) <= set("0123456789.,%–")
+        columns.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in cells])
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns))

@@ -1,23 +1,20 @@
-"""Plots: grids, tasks and their candidates, charts of metrics, the gallery."""
+"""Plots: grids, tasks and their candidates, charts of metrics, the gallery.
 
-from arc_airv.plots.charts import (
-    plot_agreement,
-    plot_curves,
-    plot_metric_distribution,
-    plot_output_sizes,
+Throughout, a plot draws on `ax`, by default the current axes, and returns it; what needs several
+axes returns a new figure. None is shown or saved. `ranked` is a table as
+`arc_airv.vote.rank_candidates` gives it, `outputs` one as `arc_airv.metrics.describe_outputs`. The
+title at the right tells which mean a table holds. A ValueError about a metric names those known.
+"""
+
+from arc_airv import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "arc_airv.plots.charts": (
+            "plot_agreement plot_curves plot_metric_distribution plot_output_sizes"
+        ),
+        "arc_airv.plots.gallery": "metrics_html plot_gallery write_gallery",
+        "arc_airv.plots.grids": "plot_candidates plot_grid plot_task",
+    },
 )
-from arc_airv.plots.gallery import metrics_html, plot_gallery, write_gallery
-from arc_airv.plots.grids import plot_candidates, plot_grid, plot_task
-
-__all__ = [
-    "metrics_html",
-    "plot_agreement",
-    "plot_candidates",
-    "plot_curves",
-    "plot_gallery",
-    "plot_grid",
-    "plot_metric_distribution",
-    "plot_output_sizes",
-    "plot_task",
-    "write_gallery",
-]

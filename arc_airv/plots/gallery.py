@@ -1,7 +1,5 @@
 """The gallery: tasks in an order, each with its candidates, as figures and as one HTML file."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Iterable, Iterator
@@ -44,25 +42,14 @@ img {{ max-width: 100%; height: auto }}
 def plot_gallery(
     order: pd.DataFrame, tasks: dict[str, Task], ranked: pd.DataFrame, *, n: int = 8
 ) -> Iterator[tuple[str, str, Figure]]:
-    """Draw tasks in an order, each with the candidates of its test outputs.
-
-    Parameters
-    ----------
-    order : DataFrame
-        As `arc_airv.metrics.sort_tasks` gives it, or its first rows.
-    tasks : dict of str to Task
-    ranked : DataFrame
-        As `arc_airv.vote.rank_candidates` gives it.
-    n : int, default 8
-        Candidates of each output at most.
+    """Draw tasks in the order of `arc_airv.metrics.sort_tasks`, or its first rows, with candidates.
 
     Yields
     ------
-    task_id : str
-    caption : str
-        The metrics of the task, "correct_pixels 43% · pass_n 100%".
+    task_id, caption : str
+        The caption holds the metrics of the task, "correct_pixels 43% · pass_n 100%".
     figure : Figure
-        Closed when the next one is asked for.
+        As of `plot_task`. Closed when the next one is asked for.
     """
     for task_id, metrics in order.iterrows():
         caption = " · ".join(f"{name} {value:.0%}" for name, value in metrics.items())
@@ -79,31 +66,20 @@ def write_gallery(
     notes: Iterable[str] = (),
     table: pd.DataFrame | None = None,
 ) -> Path:
-    """Write a gallery as one HTML file that needs no network and runs no script.
+    """Write what `plot_gallery` yields as one HTML file that needs no network and runs no script.
 
-    Parameters
-    ----------
-    path : str or Path
-    gallery : iterable of (task_id, caption, figure)
-        As `plot_gallery` gives it.
-    title : str
-    notes : iterable of str
-        Sentences at the head of the page.
-    table : DataFrame, optional
-        As `arc_airv.metrics.metric_table` gives it, below the notes.
+    The `notes`, which are sentences, and the `table`, an `arc_airv.metrics.metric_table`, are at
+    the head of the page.
     """
     parts = [f"<p>{escape(note)}</p>" for note in notes]
-    if table is not None:
-        parts.append(metrics_html(table))
+    parts += [] if table is None else [metrics_html(table)]
     for task_id, caption, figure in gallery:
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=DPI)
         picture = base64.b64encode(file.getvalue()).decode()
-        width = f"{figure.get_figwidth() * 96:.0f}"
-        parts.append(
-            f"<h2>{escape(task_id)}</h2>\n<p>{escape(caption)}</p>\n"
-            f'<img width="{width}" alt="{escape(task_id)}" src="data:image/png;base64,{picture}">'
-        )
+        width, name = f"{figure.get_figwidth() * 96:.0f}", escape(task_id)
+        image = f'<img width="{width}" alt="{name}" src="data:image/png;base64,{picture}">'
+        parts.append(f"<h2>{name}</h2>\n<p>{escape(caption)}</p>\n{image}")
     page = PAGE.format(title=escape(title), body="\n".join(parts))
     # An id may hold what UTF-8 cannot (a lone surrogate).
     write_atomically(path, page.encode("ascii", "xmlcharrefreplace").decode())

@@ -1,13 +1,8 @@
 """Plots of grids: one grid, a task, the ranked candidates of a test output.
 
-Knows the palette of the ARC testing interface, and how to set grids in rows so that a cell has one
-size throughout a figure. Shows no figure and saves none. Plots of metrics are in
-`arc_airv.plots.charts`.
+Knows the palette of the ARC testing interface, and sets grids in rows so that a cell has one size
+throughout a figure.
 """
-
-from __future__ import annotations
-
-from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +12,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from arc_airv.grids import Grid, parse_grid, same_grid
+from arc_airv.grids import Grid, format_grid, parse_grid
 from arc_airv.tasks import Task
 
 PALETTE = "#000000 #0074D9 #FF4136 #2ECC40 #FFDC00 #AAAAAA #F012BE #FF851B #7FDBFF #870C25".split()
@@ -35,19 +30,8 @@ def plot_grid(
 ) -> Axes:
     """Draw one grid in the colours of the ARC testing interface.
 
-    Parameters
-    ----------
-    grid : ndarray of shape (height, width)
-    ax : Axes, optional
-        By default the current one.
-    title : str, optional
-        By default the shape, height first: "3x5".
-    frame : colour, optional
-        Of a frame around the grid, a little apart from it.
-
-    Returns
-    -------
-    Axes
+    By default the title is the shape, height first: "3x5". `frame` is the colour of a frame around
+    the grid, a little apart from it.
     """
     ax = plt.gca() if ax is None else ax
     height, width = grid.shape
@@ -69,21 +53,9 @@ def plot_task(
 ) -> Figure:
     """Draw the pairs of a task: inputs over outputs, the demonstrations and then the tests.
 
-    Parameters
-    ----------
-    task : Task
-        A hidden output is drawn as "?".
-    ranked : DataFrame, optional
-        Draw the candidates of each test output below, see `plot_candidates`.
-    n : int, default 8
-        Candidates of each output at most.
-    width : float, default 9
-        Of the figure, in inches.
-
-    Returns
-    -------
-    Figure
-        A cell of the pairs has one size throughout: the largest with which everything fits.
+    A hidden output is drawn as "?". A cell of the pairs has one size throughout: the largest with
+    which everything fits into a figure of this width (inches). If `ranked` is given, the candidates
+    of each test output are below, as of `plot_candidates`.
     """
     sheet = _Sheet(width)
     _draw_pairs(sheet, task)
@@ -101,22 +73,10 @@ def plot_candidates(
 ) -> Figure:
     """Draw the solution of a test output, if it is known, and its best candidates by rank.
 
-    Parameters
-    ----------
-    ranked : DataFrame
-        As `arc_airv.vote.rank_candidates` gives it; the rows of other outputs are left out.
-    task : Task
-    test_index : int
-    n : int, default 8
-        Candidates at most. If the right one ranks lower, it takes the last place.
-    width : float, default 9
-        Of the figure, in inches. All columns are equally wide, so that figures align.
-
-    Returns
-    -------
-    Figure
-        Under each candidate its votes and its mean log-probability (nats per token). Its frame
-        is green if it is right and red if it is wrong; there is none if the solution is hidden.
+    Under each candidate are its votes and its mean log-probability (nats per token). Its frame is
+    green if it is right and red if it is wrong; there is none if the solution is hidden. If the
+    right one is not among the first `n`, it takes the last place. Figures of the same width
+    (inches) and n align.
     """
     sheet = _Sheet(width)
     _draw_candidates(sheet, ranked, task, test_index, n)
@@ -124,10 +84,7 @@ def plot_candidates(
 
 
 class _Sheet:
-    """Grids and texts in inches from the left and the top of a figure that grows downwards.
-
-    What is added goes below `height`; who adds it then adds to that.
-    """
+    """Grids and texts, placed in inches from the left and below `height`, which then grows."""
 
     def __init__(self, width: float) -> None:
         self.width, self.height = width, 0.0
@@ -156,8 +113,7 @@ class _Sheet:
 
 def _draw_pairs(sheet: _Sheet, task: Task) -> None:
     pairs = [*task.train, *task.test]
-    names = [f"train {i}" for i in range(len(task.train))]
-    names += [f"test {i}" for i in range(len(task.test))]
+    names = [f"{part} {i}" for part in ("train", "test") for i in range(len(getattr(task, part)))]
     rows = [pair.input for pair in pairs], [pair.output for pair in pairs]
     margin, split = 0.3, 0.2  # for the names of the rows; between demonstrations and tests
     pitch = (sheet.width - margin - split) / len(pairs)
@@ -175,18 +131,14 @@ def _draw_pairs(sheet: _Sheet, task: Task) -> None:
     sheet.height += tops[1] + heights[1] + 0.1
 
 
-def _draw_candidates(
-    sheet: _Sheet, ranked: pd.DataFrame, task: Task, test_index: int, n: int
-) -> None:
-    if n < 1 or not 0 <= test_index < len(task.test):
-        raise ValueError(
-            f"need n >= 1 and a test output of {task}, got n={n}, test_index={test_index}"
-        )
-    solution = task.test[test_index].output
-    pool = ranked[(ranked["task_id"] == task.task_id) & (ranked["test_index"] == test_index)]
-    pool = pool.sort_values("rank")
-    right = [same_grid(solution, parse_grid(text)) for text in pool["grid"]]
-    pool = pool.assign(right=np.array(right, dtype=bool))
+def _draw_candidates(sheet: _Sheet, ranked: pd.DataFrame, task: Task, index: int, n: int) -> None:
+    if n < 1 or not 0 <= index < len(task.test):
+        got = f"n={n}, test_index={index}"
+        raise ValueError(f"need n >= 1 and a test output of {task}, got {got}")
+    solution = task.test[index].output
+    pool = ranked[(ranked["task_id"] == task.task_id) & (ranked["test_index"] == index)]
+    right = "" if solution is None else format_grid(solution)
+    pool = pool.assign(right=pool["grid"] == right).sort_values("rank")
     shown = pool.head(n)
     if pool["right"].any() and not shown["right"].any():
         shown = pd.concat([pool.head(n - 1), pool[pool["right"]]])
@@ -211,10 +163,8 @@ def _draw_candidates(
     sheet.height += top + height + 2 * LINE + 0.2
 
 
-def _fit(
-    grids: Iterable[Grid | None], width: float, cell: float = CELL
-) -> tuple[float, float, float]:
-    """The size of a cell with which every grid fits; the widest and the tallest grid (inches)."""
+def _fit(grids: list[Grid | None], width: float, cell: float = CELL) -> tuple[float, float, float]:
+    """Return a size of cells with which every grid fits, the largest width and height (inches)."""
     height, widest = np.max([(1, 1), *(grid.shape for grid in grids if grid is not None)], axis=0)
     cell = min(cell, width / widest, SIDE / max(height, widest))
     return cell, cell * widest, cell * height

@@ -5,12 +5,10 @@ folder of the model that was trained with it, because a model only answers well 
 it knows. Knows nothing of engines; a chat template needs the model's tokenizer to be rendered.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from arc_airv.grids import MAX_SIDE, Grid
 from arc_airv.prompts.encoders import (
@@ -294,7 +292,7 @@ class PromptFormat:
         }
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> PromptFormat:
+    def from_dict(cls, content: dict[str, Any]) -> Self:
         """Read what `to_dict` gave.
 
         Raises
@@ -324,7 +322,7 @@ class PromptFormat:
         return path
 
     @classmethod
-    def load(cls, folder: str | Path) -> PromptFormat | None:
+    def load(cls, folder: str | Path) -> Self | None:
         """Return the format that a model folder carries, or None if it carries none.
 
         Raises

@@ -4,8 +4,6 @@ A model that sees "12" as one token has to learn a hundred pairs instead of ten 
 point at a cell. Run this check before choosing a grid encoder for a model.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

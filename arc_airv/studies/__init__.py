@@ -1,4 +1,10 @@
-"""Studies: what selects best, what a setting is worth, and an LLM as judge."""
+"""Studies: what selects best, what a setting is worth, and an LLM as judge.
+
+Throughout, `predictions`, `tasks`, `ranked` and `average` are as in `arc_airv.metrics`, `features`
+and `scores` as in `arc_airv.vote.candidate_features`, and charts as in `arc_airv.plots`. A gain is
+what vote_2 is above that of the first selector or run; its interval (low, high) is a 95% bootstrap
+over tasks, both on the same `n_resamples` resamples.
+"""
 
 from arc_airv import lazy_names
 

@@ -1,12 +1,8 @@
-"""Judging: an instruct LLM is asked of each candidate whether it is right.
-
-The model writes nothing: the probabilities of the two answers are read.
+"""Judging: an instruct LLM is asked of each candidate whether it is right, yes or no.
 
 Measure first: the published judges won offline and lost on the leaderboard (see `judge_yes_no`),
 and they had been fine-tuned to judge. A small model that never was is likely worse.
 """
-
-from __future__ import annotations
 
 import math
 import warnings
@@ -28,19 +24,10 @@ from arc_airv.vote.candidates import POOL
 
 @dataclass(frozen=True)
 class JudgeTemplate:
-    """The words around the grids, in Markdown.
+    """The words around the grids, in Markdown: `system` and `intro` before the demonstrations.
 
     With a chat template, the message is the user's and the answer opens the assistant's turn;
     without one, `cue` follows the message, and the answer after a space.
-
-    Attributes
-    ----------
-    system, intro : str
-        What comes before the demonstrations.
-    question : str
-    yes, no : str
-        The two answers.
-    cue : str
     """
 
     system: str = ChatTemplate.system
@@ -67,11 +54,9 @@ class JudgeTemplate:
         return f"{message}\n\n{self.cue}"
 
     def answers(self, tokenizer: Any) -> list[str]:
-        """Return what follows a prompt: yes, and no."""
-        return [
-            answer if has_chat_template(tokenizer) else f" {answer}"
-            for answer in (self.yes, self.no)
-        ]
+        """Return the texts that may follow a prompt: yes, and no."""
+        space = "" if has_chat_template(tokenizer) else " "
+        return [f"{space}{self.yes}", f"{space}{self.no}"]
 
 
 def judge_yes_no(
@@ -88,27 +73,17 @@ def judge_yes_no(
 ) -> pd.DataFrame:
     """Ask of every candidate, under several views of its task, whether it is right.
 
-    Takes n_views prompts a candidate, and nothing is generated.
+    The model writes nothing: the probabilities of both answers are read, of n_views prompts a
+    candidate.
 
     Parameters
     ----------
-    candidates : DataFrame
-        As `arc_airv.vote.rank_candidates` gives them, such as ``ranked[ranked["rank"] <= 8]``.
-    tasks : dict of str to Task
-        The tasks of the candidates.
     engine : Engine
         With `score`: of any instruct LLM; not necessarily the one that predicted.
-    n_views : int, default 4
-        Views of each task, the same for all its candidates.
-    seed : int, default 0
-        Of the views.
+    n_views, seed, **kinds
+        Views of each task, the same for all its candidates: see `arc_airv.augment.Plan`.
     encoder : GridEncoder, optional
-        How grids are written; by default as in the engine's prompt format.
-    template : JudgeTemplate, optional
-    progress : bool, default True
-        Show a progress bar, if tqdm is installed.
-    **kinds
-        geometric, colors, train_order: see `arc_airv.augment.Plan`.
+        Writes the grids; by default that of the engine's prompt format.
 
     Returns
     -------
@@ -118,7 +93,7 @@ def judge_yes_no(
         score
             Geometric mean of P(yes) / (P(yes) + P(no)) over the views; NaN without any.
         n_views
-            How many those are. A view counts for all candidates of an output or for none: it is
+            The number of those. A view counts for all candidates of an output or for none: it is
             left out, with a warning, if the context cannot hold the prompt of one of them.
         answer_mass
             Mean of P(yes) + P(no). Where it is near 0 the model had other things to say than yes
@@ -139,7 +114,6 @@ def judge_yes_no(
     --------
     ::
 
-        ranked = rank_candidates(predictions)
         judged = judge_yes_no(ranked[ranked["rank"] <= 8], tasks, engine)
         ranked = rank_by_score(judged)
     """
@@ -147,22 +121,17 @@ def judge_yes_no(
         raise ValueError(f"n_views must be at least 1, got {n_views}")
     engine, plan, template = as_engine(engine), Plan(seed, **kinds), template or JudgeTemplate()
     encoder = encoder or choose_format(engine, None).encoder
-    answers = template.answers(engine.tokenizer)
+    tokenizer, answers = engine.tokenizer, template.answers(engine.tokenizer)
     room = (engine.max_model_len or math.inf) - max(engine.count_tokens(answers))
     views: list[np.ndarray] = []  # the rows of the candidates that each is asked about
-    prompts: list[str] = []
-    n_too_long = 0
+    prompts, n_too_long = [], 0
     for (task_id, test_index), rows in candidates.groupby(POOL, sort=False).indices.items():
         check_output(tasks, task_id, test_index)
-        grids = [parse_grid(grid) for grid in candidates["grid"].iloc[rows]]
-        # Of few kinds there may be fewer: a view that comes again would only count twice.
-        for augmentation in dict.fromkeys(plan.sample(tasks[task_id], n_views)):
-            view = augmentation.apply_task(tasks[task_id])
-            proposed = map(augmentation.apply_grid, grids)
-            asked = [
-                template.render(view, test_index, grid, encoder, engine.tokenizer)
-                for grid in proposed
-            ]
+        task, grids = tasks[task_id], list(map(parse_grid, candidates["grid"].iloc[rows]))
+        # Few kinds may give fewer views: one that comes again would only count twice.
+        for augmentation in dict.fromkeys(plan.sample(task, n_views)):
+            view, shown = augmentation.apply_task(task), map(augmentation.apply_grid, grids)
+            asked = [template.render(view, test_index, grid, encoder, tokenizer) for grid in shown]
             if max(engine.count_tokens(asked)) < room:
                 views.append(rows)
                 prompts += asked
@@ -185,15 +154,10 @@ def judge_yes_no(
         else:
             sums[rows] += of_view
     if n_too_long:
-        warnings.warn(
-            f"{n_too_long} of {n_too_long + len(views)} views do not fit the model's context with "
-            "their longest candidate: they were not asked",
-            stacklevel=2,
-        )
+        lost = f"{n_too_long} of {n_too_long + len(views)} views do not fit the model's context"
+        warnings.warn(f"{lost} with their longest candidate: they were not asked", stacklevel=2)
     if n_lost:
         warnings.warn(f"{n_lost} views gave no number and do not count", stacklevel=2)
-    n = sums[:, 2]
-    mean = sums[:, :2] / np.where(n > 0, n, np.nan)[:, None]
-    return candidates.assign(
-        score=np.exp(mean[:, 0]), n_views=n.astype(int), answer_mass=mean[:, 1]
-    )
+    *sums, n = sums.T
+    yes, mass = sums / np.where(n > 0, n, np.nan)
+    return candidates.assign(score=np.exp(yes), n_views=n.astype(int), answer_mass=mass)

@@ -1,10 +1,4 @@
-"""Studies of selection on a stored pool: selectors side by side, ranks, calibration.
-
-Knows solutions, as `arc_airv.metrics.outputs` does, and chooses nothing: every table takes
-selectors or their rankings and says how good they were.
-"""
-
-from __future__ import annotations
+"""Studies of selection on stored pools: selectors side by side, fitted ones, calibration."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,36 +30,17 @@ def compare_selectors(
 
     Parameters
     ----------
-    predictions : DataFrame or Pools
-        As `arc_airv.records.read_predictions` gives it.
-    tasks : dict of str to Task
-        All tasks of the data set, with their test outputs.
     selectors : mapping of str to dict or DataFrame
         By a name of its own: options of `arc_airv.vote.rank_candidates`, or a ranking of the
-        candidates as it gives it. The first is the baseline.
-    average : {"task", "output", "all"}, default "task"
-        See `arc_airv.metrics.average_outputs`.
-    n_resamples, seed : int
-        Of the bootstrap over tasks.
+        candidates as it gives it.
 
     Returns
     -------
     DataFrame
-        Indexed by name, with the columns
-
-        vote_1, vote_2
-            Share that the first candidate, or one of the first two, solves.
-        voting_accuracy
-            vote_2 / pass_n (NaN if pass_n is 0).
-        gap_closed
-            Share of the way from two predictions drawn at random to the best possible:
-            ``(vote_2 - random_2) / (pass_n - random_2)``; NaN if there is no gap.
-        gain, low, high
-            vote_2 less that of the baseline, and its 95% interval: both selectors on the same
-            resampled tasks.
-
-        The attributes ``pass_n`` and ``random_2`` of the frame (``frame.attrs``) are those of the
-        pools, whatever selects.
+        Indexed by name, with the columns vote_1, vote_2, voting_accuracy, gap_closed, gain, low and
+        high; gap_closed is the share of the way from two predictions drawn at random to the best
+        possible, ``(vote_2 - random_2) / (pass_n - random_2)`` (NaN if there is no gap). The
+        attributes ``pass_n`` and ``random_2`` (``frame.attrs``) are those of the pools.
 
     Raises
     ------
@@ -76,29 +51,30 @@ def compare_selectors(
         raise ValueError("selectors must name at least one selector, got none")
     pools = index_pools(predictions)
     outputs = score_outputs(pools, tasks)
-    limits = average_outputs(outputs, average=average)
+    limits = average_outputs(outputs, average=average)[["pass_n", "random_2"]]
+    hits = {}
+    for name, ranked in selectors.items():
+        if not isinstance(ranked, pd.DataFrame):
+            ranked = rank_candidates(pools, tasks=tasks, **ranked)
+        hits[name] = add_votes(outputs[[*POOL, "pass_n"]], ranked, tasks)
+    compared = compare_outputs(hits, average=average, n_resamples=n_resamples, seed=seed)
+    compared = compared.drop(columns="pass_n")
     gap = limits["pass_n"] - limits["random_2"]
-    rows, baseline = {}, None
-    for name, selector in selectors.items():
-        if isinstance(selector, pd.DataFrame):
-            ranked = selector
-        else:
-            ranked = rank_candidates(pools, tasks=tasks, **selector)
-        hits = add_votes(outputs[[*POOL, "pass_n"]], ranked, tasks)
-        baseline = hits if baseline is None else baseline
-        gain = bootstrap_interval(
-            hits, baseline=baseline, average=average, n_resamples=n_resamples, seed=seed
-        )
-        means = average_outputs(hits, average=average)
-        rows[name] = {
-            **means[["vote_1", "vote_2", "voting_accuracy"]],
-            "gap_closed": (means["vote_2"] - limits["random_2"]) / gap if gap else np.nan,
-            **gain.loc["vote_2"].rename({"value": "gain"}),
-        }
-    compared = pd.DataFrame.from_dict(rows, orient="index")
-    compared = compared.rename_axis(columns=AVERAGES[average])
-    compared.attrs = {"pass_n": limits["pass_n"], "random_2": limits["random_2"]}
+    compared.insert(3, "gap_closed", (compared["vote_2"] - limits["random_2"]) / (gap or np.nan))
+    compared.attrs = limits.to_dict()
     return compared
+
+
+def compare_outputs(
+    outputs: Mapping[str, pd.DataFrame], *, average: str, **resamples: int
+) -> pd.DataFrame:
+    """Average the outputs of each selector or run, with its gain over the first."""
+    rows, first = {}, next(iter(outputs.values()))
+    for name, of_name in outputs.items():
+        gain = bootstrap_interval(of_name, baseline=first, average=average, **resamples)
+        means = average_outputs(of_name, average=average)
+        rows[name] = {**means, **gain.loc["vote_2"].rename({"value": "gain"})}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns=AVERAGES[average])
 
 
 def cross_fit(
@@ -114,34 +90,18 @@ def cross_fit(
     """Rank every pool by a selector that was fitted on the pools of other tasks.
 
     So a learnt selector can be compared on the very pools that there are, and no task's solution
-    has a say in how its own candidates are ranked.
-
-    Parameters
-    ----------
-    predictions : DataFrame or Pools
-    tasks : dict of str to Task
-        With their test outputs.
-    n_folds : int, default 5
-        Parts into which the tasks are cut at random; each is ranked by what the others teach.
-    seed : int, default 0
-    features, scores, penalty
-        As of `arc_airv.studies.fit_selector`.
-
-    Returns
-    -------
-    DataFrame
-        As `arc_airv.vote.rank_candidates` gives it.
+    has a say in how its own candidates are ranked. The tasks are cut into `n_folds` parts at
+    random, of which each is ranked by `fit_selector` of the others.
 
     Raises
     ------
     ValueError
-        If there are fewer tasks than folds or fewer than two folds, or the tasks of some folds
-        teach nothing.
+        If there are fewer tasks than folds or fewer than two folds, or some folds teach nothing.
     """
     if not 2 <= n_folds <= len(tasks):
         raise ValueError(f"n_folds must be 2 to the {len(tasks)} tasks, got {n_folds}")
     order = np.random.default_rng(seed).permutation(sorted(tasks))
-    lesson = _Lesson(predictions, tasks, features, scores, also=TIES)
+    lesson = _Lesson(predictions, tasks, features, scores)
     score = np.empty(len(lesson.table))
     for fold in np.array_split(order, n_folds):
         held_out = lesson.pools.pools["task_id"].isin(fold).to_numpy()
@@ -151,23 +111,22 @@ def cross_fit(
 
 
 def calibration(confidence: np.ndarray, right: np.ndarray, *, n_bins: int = 10) -> pd.DataFrame:
-    """Compare confidences with how often what is believed is right.
+    """Compare confidences with the share that is right of what is believed so.
 
     Parameters
     ----------
-    confidence : array-like of shape (n,)
-        In [0, 1]: such as the share of votes of the first candidate of each pool.
-    right : array-like of bool of shape (n,)
-    n_bins : int, default 10
-        Bins of equal width.
+    confidence, right : array-like of shape (n,)
+        Confidences in [0, 1], such as the share of votes of the first candidate of each pool; and
+        bools.
 
     Returns
     -------
     DataFrame
-        One row a bin that is not empty: low, high (the bin holds low < confidence <= high; the
-        first one low, too), n, confidence (mean), right (share). ``frame.attrs["error"]`` is the
-        expected calibration error, the mean over all n of |right - confidence| of their bins
-        (Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning", 2015).
+        One row a bin that is not empty, of `n_bins` of equal width: low, high (the bin holds
+        low < confidence <= high; the first one low, too), n, confidence (mean), right (share).
+        ``frame.attrs["error"]`` is the expected calibration error, the mean over all n of
+        |right - confidence| of their bins (Naeini et al., "Obtaining well calibrated probabilities
+        using Bayesian binning", 2015).
 
     Raises
     ------
@@ -200,22 +159,17 @@ def fit_selector(
 ) -> Selector:
     """Learn the weights of features from pools with known solutions.
 
-    Do so on tasks whose results are not reported, such as ARC's training tasks.
+    Do so on tasks whose results are not reported, such as ARC's training tasks, with predictions by
+    the model and in the number to be used.
 
     Parameters
     ----------
-    predictions : DataFrame or Pools
-        Of the tasks to learn from, by the model and the number of predictions to be used.
-    tasks : dict of str to Task
-        With their test outputs.
     features : sequence of str, optional
-        See `arc_airv.vote.candidate_features`; by default log_votes, mean_token_logprob and
-        max_reply_logprob, and with `scores` also mean_score_logprob.
-    scores : DataFrame, optional
-        Re-scores, see `arc_airv.vote.candidate_features`.
+        By default log_votes, mean_token_logprob and max_reply_logprob, and with `scores` also
+        mean_score_logprob.
     penalty : float, default 1
-        Of the squared weights; above 0. A weight counts in units of one over the standard deviation
-        of its feature within the pools, the likelihood in nats a pool.
+        Factor of the squared weights; above 0. A weight counts in units of one over the standard
+        deviation of its feature within the pools, the likelihood in nats a pool.
 
     Returns
     -------
@@ -253,8 +207,6 @@ class _Lesson:
         tasks: dict[str, Task],
         features: Sequence[str] | None,
         scores: pd.DataFrame | None,
-        *,
-        also: Sequence[str] = (),
     ) -> None:
         if features is None:
             features = ["log_votes", "mean_token_logprob", "max_reply_logprob"]
@@ -263,7 +215,7 @@ class _Lesson:
             raise ValueError("features must name at least one feature, got none")
         self.features = list(dict.fromkeys(features))
         self.pools = index_pools(predictions)
-        known = list(dict.fromkeys([*also, *self.features]))
+        known = list(dict.fromkeys([*TIES, *self.features]))
         self.table = candidate_features(self.pools, features=known, scores=scores)
         self.right = find_right(self.pools.candidates, tasks)
 
@@ -278,10 +230,8 @@ class _Lesson:
         hits = np.bincount(pool_of[kept & self.right], minlength=len(taught))
         informs = (hits == 1) & (size > 1)
         if not informs.any():
-            raise ValueError(
-                f"nothing to learn from: of {taught.sum()} pools none holds the right grid and "
-                f"another candidate with known features {self.features}"
-            )
+            lack = f"the right grid and another candidate with known features {self.features}"
+            raise ValueError(f"nothing to learn from: of {taught.sum()} pools none holds {lack}")
         kept &= informs[pool_of]
         weights = _fit_logit(x[kept], pool_of[kept], self.right[kept], penalty)
         about = f"fitted on {informs.sum()} of {taught.sum()} pools, penalty {penalty:g}"
@@ -289,7 +239,7 @@ class _Lesson:
 
 
 def _fit_logit(x: np.ndarray, pool: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray:
-    """Weights of the features x (candidates, features); one candidate a pool is right."""
+    """Fit weights of the features x (candidates, features); one candidate a pool is right."""
     first = np.flatnonzero(np.diff(pool, prepend=-1))
     local = np.repeat(np.arange(len(first)), np.diff(first, append=len(pool)))
     x = x - x[right][local]  # the right one of each pool at the origin
@@ -322,27 +272,18 @@ def _fit_logit(x: np.ndarray, pool: np.ndarray, right: np.ndarray, penalty: floa
 def filter_errors(
     tasks: dict[str, Task], *, filters: Sequence[str | Filter] = tuple(FILTERS)
 ) -> pd.DataFrame:
-    """Count how often each filter rules out a solution of the tasks themselves.
-
-    Parameters
-    ----------
-    tasks : dict of str to Task
-        With their test outputs.
-    filters : sequence of str or function, default all
+    """Count the solutions of the tasks themselves that each filter rules out.
 
     Returns
     -------
     DataFrame
-        Indexed by filter, and "any" for all together, with the columns outputs (how many test
-        outputs there are), wrong (how many solutions are ruled out), rate (wrong / outputs) and
-        task_ids (the tasks concerned).
+        Indexed by filter, and "any" for all together, with the columns outputs (the number of test
+        outputs), wrong (that of solutions ruled out), rate (wrong / outputs) and task_ids (the
+        tasks concerned).
     """
     solutions = solutions_of(tasks)
     wrong = rule_out(solutions, tasks, filters=filters)
     wrong["any"] = wrong.any(axis=1)
-    rows = {
-        name: [len(solutions), int(hit.sum()), hit.mean(), list(solutions["task_id"][hit].unique())]
-        for name, hit in wrong.items()
-    }
-    columns = ["outputs", "wrong", "rate", "task_ids"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    ids = [list(solutions["task_id"][hit].unique()) for _, hit in wrong.items()]
+    counts = {"outputs": len(wrong), "wrong": wrong.sum(), "rate": wrong.mean(), "task_ids": ids}
+    return pd.DataFrame(counts)

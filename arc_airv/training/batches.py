@@ -5,8 +5,6 @@ windows of a fixed number, sorted by length and cut; window `w` depends only on 
 worker processes can make windows ahead and a run resumes at any batch of any window.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ of models or optimizers. Solutions of evaluation test pairs never enter: `demons
 test pairs. `arc_airv.training.sources` reads sources by name.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import math

@@ -1,7 +1,5 @@
 """Measure a model in training on tasks that it does not learn: the loss, and exact answers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any

@@ -5,8 +5,6 @@ written down and done again. Knows nothing of pairs and tasks: `arc_airv.trainin
 tasks with them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from itertools import combinations

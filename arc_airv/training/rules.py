@@ -5,12 +5,11 @@ rule. Every pair of a task goes through the same steps, so one rule still holds 
 Knows what makes a bag of pairs a task; knows nothing of models or prompts.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import numpy as np
 
@@ -76,7 +75,7 @@ class RuleChange:
         return ".".join(filter(None, steps)) or "unchanged"
 
     @classmethod
-    def parse(cls, key: str) -> RuleChange:
+    def parse(cls, key: str) -> Self:
         """Read a rule change from its key, ``str(change)``; anything else raises ValueError."""
         steps = {head: tuple(names) for head, *names in (p.split("-") for p in key.split("."))}
         steps.pop("unchanged", None)

@@ -4,8 +4,6 @@ Knows which data sets overlap, and keeps every evaluation test pair of ARC-AGI-1
 named sources. What a user gives by path is theirs to answer for.
 """
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ row number, and three marks. A grid of h x w costs h * (w + 1) tokens, and every
 where it stands. The result is an ordinary Hugging Face model, without code of its own.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from operator import attrgetter, itemgetter

@@ -6,8 +6,6 @@ a JSON-lines log. Knows nothing of where examples come from (see `arc_airv.train
 of what is measured on the way (a function that is passed in, see `arc_airv.training.heldout`).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

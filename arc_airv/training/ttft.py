@@ -5,8 +5,6 @@ Joint: one model for all tasks. Per task: one LoRA adapter each, all under one t
 engines then answer every task with its own adapter in one batch. No test pair is looked at.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import shutil

@@ -1,11 +1,8 @@
 """Pools: the predictions of each test output, their distinct grids, and the features of each.
 
-The strings of the predictions are compared once, here; everything after counts numbers. A table of
-predictions may be given as the `Pools` that were made of it wherever one is taken. Knows neither
-tasks nor solutions, and chooses nothing.
+The strings of the predictions are compared once, here; everything after counts numbers. Knows
+neither tasks nor solutions, and chooses nothing.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +17,8 @@ POOL = ["task_id", "test_index"]
 CANDIDATE = [*POOL, "grid"]
 
 COUNTS = ("votes", "share", "log_votes", "shape_votes", "agreement", "n_scores")
-AGGREGATES = ("sum", "mean", "max", "min", "logsumexp")
+AGGREGATES = {"sum": np.add, "mean": np.add, "max": np.maximum, "min": np.minimum}
+AGGREGATES["logsumexp"] = np.logaddexp
 QUANTITIES = ("reply_logprob", "token_logprob", "score_logprob")
 FEATURES = (*COUNTS, *(f"{how}_{what}" for what in QUANTITIES for how in AGGREGATES))
 
@@ -33,16 +31,13 @@ class Pools:
     ----------
     predictions : DataFrame
         Without the rows that hold none (`arc_airv.records.NO_REPLY`).
-    pools : DataFrame
-        Columns task_id, test_index; sorted. Also the pools without any grid.
-    candidates : DataFrame
-        Columns task_id, test_index, grid: the distinct ones; sorted.
-    pool : ndarray of shape (n_predictions,), dtype int64
-        The row of `pools` that a prediction belongs to.
-    candidate : ndarray of shape (n_predictions,), dtype int64
-        The row of `candidates` that it is; -1 where it has no grid.
+    pools, candidates : DataFrame
+        Columns task_id, test_index, and grid of the candidates; distinct and sorted. A pool may
+        have no candidate.
+    pool, candidate : ndarray of shape (n_predictions,), dtype int64
+        The row of `pools`, and that of `candidates` (-1: no grid), for each prediction.
     pool_of : ndarray of shape (n_candidates,), dtype int64
-        The row of `pools` that a candidate belongs to.
+        The row of `pools` for each candidate.
     """
 
     predictions: pd.DataFrame
@@ -55,22 +50,11 @@ class Pools:
     @property
     def votes(self) -> np.ndarray:
         """The number of predictions that gave each candidate."""
-        given = self.candidate[self.candidate >= 0]
-        return np.bincount(given, minlength=len(self.candidates))
+        return np.bincount(self.candidate + 1, minlength=len(self.candidates) + 1)[1:]
 
 
 def index_pools(predictions: pd.DataFrame | Pools) -> Pools:
-    """Number the pools and the candidates of the predictions, unless they are numbered already.
-
-    Parameters
-    ----------
-    predictions : DataFrame or Pools
-        A table needs the columns task_id, test_index and grid.
-
-    Returns
-    -------
-    Pools
-    """
+    """Number the pools and candidates of predictions, of which a table needs `CANDIDATE` alone."""
     if isinstance(predictions, Pools):
         return predictions
     check_columns(predictions, CANDIDATE)
@@ -106,14 +90,10 @@ def candidate_features(
 
     Parameters
     ----------
-    predictions : DataFrame or Pools
-        As `arc_airv.records.read_predictions` gives it. Rows without a grid are no candidates.
     features : sequence of str, optional
-        Which columns; by default all that the data allow.
+        By default all, or all but those that need `scores` where none are given.
     scores : DataFrame, optional
-        Re-scores: columns task_id, test_index, grid, augmentation and score_logprob, the
-        log-probability (nats) of a candidate under one augmented view of its task. Those of grids
-        that nobody predicted are left out.
+        Those of grids that nobody predicted are left out.
     compose : bool, default False
         Vote cell by cell. The predictions of a pool are grouped by shape; in each shape every cell
         takes the colour that most of them give it (a tie: the colour in the grid with more votes,
@@ -128,26 +108,20 @@ def candidate_features(
         votes, log_votes, share
             The number n of predictions that gave the grid; ln n; n over the number of valid
             predictions of the pool (0-1).
-        shape_votes
-            The number of the pool's predictions that have the candidate's shape.
-        agreement
-            Mean share (0-1) of the predictions of its shape that agree with its cells.
-        {sum, mean, max, min, logsumexp}_reply_logprob
-            Over the predictions of the grid: log-probability of the whole reply (nats).
-        {...}_token_logprob
-            The same per token of the reply (nats per token).
-        {...}_score_logprob
-            Over the views that re-scored the grid (nats).
+        shape_votes, agreement
+            The number of the pool's predictions that have the candidate's shape; the mean share
+            (0-1) of them that agree with its cells.
+        {sum, mean, max, min, logsumexp}_{reply, token, score}_logprob
+            Over the predictions of the grid: the log-probability of the reply (nats), or per token
+            of it; over the views that re-scored it: that of the grid (nats). Unknown values do not
+            count; NaN where all are.
         n_scores
             The number of views that re-scored it, NaN not counted.
-
-        An aggregate is over the known values, and NaN where none is known.
 
     Raises
     ------
     ValueError
-        If a feature is unknown or needs `scores`, a column is missing, or a view scores a
-        candidate twice.
+        If a feature is unknown or needs `scores`, or a view scores a candidate twice.
 
     Examples
     --------
@@ -169,28 +143,26 @@ def candidate_features(
     votes = pools.votes
     valid = np.bincount(pools.pool_of, weights=votes, minlength=len(pools.pools))[pools.pool_of]
     counts = {"votes": votes, "share": votes / valid, "log_votes": np.log(votes)}
-    composed: list[tuple[int, str, int, float]] = []
     if compose or {"shape_votes", "agreement"} & set(features):
         logprob = np.zeros(len(table))
         if compose:
             by_token = reply_logprob(pools, per_token=True)
             logprob = aggregate(by_token, pools.candidate, len(table), "mean")
-        by_cell = vote_cells(table["grid"].tolist(), pools.pool_of, votes, logprob)
-        counts["shape_votes"], counts["agreement"], composed = by_cell
+        *cells, composed = vote_cells(table["grid"].tolist(), pools.pool_of, votes, logprob)
+        counts["shape_votes"], counts["agreement"] = cells
     if any(map(needs_scores, features)):
         scored = _scored_candidates(pools, scores)
         known = scored[(scored >= 0) & scores["score_logprob"].notna().to_numpy()]
         counts["n_scores"] = np.bincount(known, minlength=len(table))
     for name in features:
+        how, _, what = name.partition("_")
         if name in counts:
             table[name] = counts[name]
-            continue
-        how, what = name.split("_", 1)
-        if what == "score_logprob":
-            values, owners = scores[what], scored
+        elif what == "score_logprob":
+            table[name] = aggregate(scores[what], scored, len(table), how)
         else:
-            values, owners = reply_logprob(pools, per_token=what[0] == "t"), pools.candidate
-        table[name] = aggregate(values, owners, len(table), how)
+            logprob = reply_logprob(pools, per_token=what == "token_logprob")
+            table[name] = aggregate(logprob, pools.candidate, len(table), how)
     if compose and composed:
         pool, grid, shape_votes, agreement = zip(*composed)
         new = pools.pools.iloc[list(pool)].assign(grid=grid, votes=0)
@@ -200,21 +172,10 @@ def candidate_features(
 
 
 def aggregate(values: np.ndarray, owners: np.ndarray, n: int, how: str) -> np.ndarray:
-    """Reduce the known values of each of n owners to one number.
+    """Reduce the known values of each of n owners to one number, NaN where there is none.
 
-    Parameters
-    ----------
-    values : array-like of float
-        NaN where unknown.
-    owners : ndarray of int
-        The owner of each value, 0 to n - 1; -1 for none.
-    n : int
-    how : {"sum", "mean", "max", "min", "logsumexp"}
-
-    Returns
-    -------
-    ndarray of shape (n,), dtype float64
-        The same to the last digit in whatever order the values come; NaN for none.
+    `owners` holds 0 to n - 1, or -1 for a value that nobody owns; `how` is one of `AGGREGATES`.
+    The result is the same to the last digit in whatever order the values come.
     """
     values = np.asarray(values, dtype=float)
     kept = (owners >= 0) & ~np.isnan(values)
@@ -222,21 +183,13 @@ def aggregate(values: np.ndarray, owners: np.ndarray, n: int, how: str) -> np.nd
     order = np.lexsort((values, owners))
     values = values[order]
     present, first, count = np.unique(owners[order], return_index=True, return_counts=True)
-    if how == "min":
-        result = values[first]
-    elif how == "max":
-        result = values[first + count - 1]
-    elif how == "logsumexp":
-        result = np.logaddexp.reduceat(values, first)
-    else:
-        result = np.add.reduceat(values, first) / (count if how == "mean" else 1)
     out = np.full(n, np.nan)
-    out[present] = result
+    out[present] = AGGREGATES[how].reduceat(values, first) / (count if how == "mean" else 1)
     return out
 
 
 def reply_logprob(pools: Pools, *, per_token: bool) -> np.ndarray:
-    """Return the log-probability of every reply: of the whole (nats), or its mean per token."""
+    """Return the log-probability of every reply: of the whole (nats), or per token."""
     check_columns(pools.predictions, ["cumulative_logprob", "n_tokens"])
     logprob = pools.predictions["cumulative_logprob"]
     if per_token:
@@ -245,7 +198,7 @@ def reply_logprob(pools: Pools, *, per_token: bool) -> np.ndarray:
 
 
 def needs_scores(feature: str) -> bool:
-    """True if a feature comes from re-scores."""
+    """Tell if a feature comes from re-scores."""
     return feature == "n_scores" or feature.endswith("score_logprob")
 
 
@@ -279,25 +232,9 @@ def vote_cells(
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, int, float]]]:
     """Let the candidates of each pool and shape vote cell by cell.
 
-    Parameters
-    ----------
-    grids : sequence of str
-        Distinct in a pool.
-    pool : ndarray of shape (n,), dtype int64
-    votes : ndarray of shape (n,), dtype int64
-        The number of predictions that gave each grid.
-    logprob : ndarray of shape (n,), dtype float64
-        Where colours tie in a cell, that of the grid with more votes is taken, then with the
-        higher one of these (NaN is lowest), then of the first.
-
-    Returns
-    -------
-    shape_votes : ndarray of shape (n,), dtype int64
-        Votes of all candidates of the same pool and shape.
-    agreement : ndarray of shape (n,), dtype float64
-        Mean over the cells of the share (0-1) of those votes that give the candidate's colour.
-    composed : list of (pool, grid, shape_votes, agreement)
-        The grids of the most voted colours, where they are not candidates themselves.
+    Where colours tie in a cell, that of the grid with more votes is taken, then with the higher
+    logprob (NaN is lowest), then of the first. Returns shape_votes and agreement of each candidate,
+    and (pool, grid, shape_votes, agreement) of each composed grid that is no candidate itself.
     """
     better = np.where(np.isnan(logprob), np.inf, -logprob)
     shape_votes, agreement = np.zeros(len(grids), dtype=np.int64), np.zeros(len(grids))

@@ -1,9 +1,4 @@
-"""Combine the predictions of several runs: an ensemble of models, of augmentations or of machines.
-
-Nothing that is given is changed.
-"""
-
-from __future__ import annotations
+"""Combine the predictions of several runs: an ensemble of models, augmentations or machines."""
 
 import math
 from collections.abc import Sequence
@@ -15,8 +10,6 @@ import pandas as pd
 from arc_airv.records import read_predictions
 from arc_airv.vote.candidates import candidate_features, index_pools
 from arc_airv.vote.rank import TIES, rank_by_score
-
-COUNTS = ("votes", "share")
 
 
 def combine_predictions(
@@ -30,7 +23,7 @@ def combine_predictions(
     Parameters
     ----------
     predictions : sequence of DataFrame or path
-        Runs, or their stores.
+        Tables of runs, or their stores.
     weights : sequence of float, optional
         The worth of a vote of each run; by default 1.
     count : {"votes", "share"}, default "votes"
@@ -40,17 +33,16 @@ def combine_predictions(
     Returns
     -------
     DataFrame
-        As of `arc_airv.vote.rank_candidates`, for `arc_airv.vote.select_attempts`; the score of a
-        candidate is ``sum_r weight_r * count_r``. It depends neither on the order of the rows nor,
-        with its weight, on that of the runs.
+        A ranking; the score of a candidate is ``sum_r weight_r * count_r``, in whatever order the
+        runs come.
 
     Raises
     ------
     ValueError
         If there are no runs, a weight is negative or not finite, or there are not as many as runs.
     """
-    if count not in COUNTS:
-        raise ValueError(f"count must be one of {COUNTS}, got {count!r}")
+    if count not in ("votes", "share"):
+        raise ValueError(f"count must be one of 'votes', 'share', got {count!r}")
     if not len(predictions):
         raise ValueError("there must be at least one run to combine")
     weights = [1.0] * len(predictions) if weights is None else [float(w) for w in weights]

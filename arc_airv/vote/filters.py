@@ -1,12 +1,9 @@
 """Filters: candidates that the demonstrations of a task rule out.
 
-A filter is a function of a task and the index of a test output. It returns a function that tells of
-a grid, as text, whether it is ruled out. It sees no test output. It can be wrong, so what it rules
-out is only put behind the rest, see `arc_airv.vote.rank_candidates`;
-`arc_airv.studies.filter_errors` measures how often it is wrong.
+A filter is a function of a task and the index of a test output; it returns a function that is True
+for each grid, as text, that is ruled out. It can be wrong (`arc_airv.studies.filter_errors` counts
+that), so what it rules out is only put behind the rest, see `arc_airv.vote.rank_candidates`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -36,7 +33,7 @@ def is_impossible_shape(task: Task, test_index: int) -> Rule:
     expected = expected_shapes(task, test_index)
     if not expected:
         return lambda grid: False
-    # Of a text: how long it is and how many rows it has.
+    # A text tells by its length and its number of rows.
     sizes = {(height * (width + 1) - 1, height - 1) for height, width in expected}
     return lambda grid: (len(grid), grid.count("|")) not in sizes
 
@@ -48,26 +45,19 @@ def has_unseen_color(task: Task, test_index: int) -> Rule:
     return lambda grid: not allowed.issuperset(grid)
 
 
-FILTERS: dict[str, Filter] = {
-    "copy": is_copy,
-    "shape": is_impossible_shape,
-    "colors": has_unseen_color,
-}
+FILTERS = {"copy": is_copy, "shape": is_impossible_shape, "colors": has_unseen_color}
 
 
 def expected_shapes(task: Task, test_index: int) -> set[Shape]:
     """Return the shapes (height, width) that the demonstrations leave to a test output.
 
-    One for each of these patterns that fits all demonstrations: the outputs have one shape; the
-    ratio of output to input is the same in all (1, a whole number or a fraction), each side with
-    its own. Empty if neither fits: then nothing is known.
+    One for each of two patterns that fits all demonstrations: the outputs have one shape; the ratio
+    of output to input is the same in all (1, a whole number or a fraction), each side with its own.
+    Empty if neither fits: then nothing is known.
     """
     shapes = {pair.output.shape for pair in task.train}
-    expected = set(shapes) if len(shapes) == 1 else set()
-    ratios = {
-        tuple(Fraction(o, i) for o, i in zip(pair.output.shape, pair.input.shape))
-        for pair in task.train
-    }
+    expected = shapes if len(shapes) == 1 else set()
+    ratios = {tuple(map(Fraction, pair.output.shape, pair.input.shape)) for pair in task.train}
     if len(ratios) == 1:
         sides = [r * side for r, side in zip(ratios.pop(), task.test[test_index].input.shape)]
         if all(side.denominator == 1 for side in sides):
@@ -81,21 +71,12 @@ def rule_out(
     *,
     filters: Sequence[str | Filter] = tuple(FILTERS),
 ) -> pd.DataFrame:
-    """Let each filter judge each candidate.
-
-    Parameters
-    ----------
-    candidates : DataFrame
-        Columns task_id, test_index, grid, as of `arc_airv.vote.candidate_features` or
-        `arc_airv.vote.rank_candidates`.
-    tasks : dict of str to Task
-    filters : sequence of {"copy", "shape", "colors"} or of functions like `is_copy`
+    """Let each filter, by its name in `FILTERS` or a function like `is_copy`, judge each candidate.
 
     Returns
     -------
     DataFrame
-        One row a candidate, one column a filter, True where it is ruled out; the index of
-        `candidates`.
+        One row a candidate, with its index; one column a filter, True where it is ruled out.
 
     Raises
     ------
@@ -106,9 +87,8 @@ def rule_out(
         raise ValueError(f"filters must be a sequence such as ({filters!r},), got {filters!r}")
     check_columns(candidates, CANDIDATE, name="candidates")
     if unknown := [name for name in filters if not callable(name) and name not in FILTERS]:
-        raise ValueError(
-            f"a filter must be a function or one of {sorted(FILTERS)}, got {unknown[0]!r}"
-        )
+        known = sorted(FILTERS)
+        raise ValueError(f"a filter must be a function or one of {known}, got {unknown[0]!r}")
     chosen = [(f.__name__, f) if callable(f) else (f, FILTERS[f]) for f in filters]
     out = np.zeros((len(candidates), len(chosen)), dtype=bool)
     grids = candidates["grid"].to_numpy(dtype=object)

@@ -1,13 +1,7 @@
-"""Voting: rank the candidates of each pool, select the attempts.
-
-A pool is all predictions for one test output; its candidates are its distinct grids. A selector
-gives every candidate a score. All of them are deterministic and do not depend on the order of the
-rows. Knows nothing of solutions.
-"""
-
-from __future__ import annotations
+"""Ranking: order the candidates of each pool by a selector's score, select the attempts."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,11 +27,9 @@ def rank_candidates(
 
     Parameters
     ----------
-    predictions : DataFrame or Pools
-        As `arc_airv.records.read_predictions` gives it; needs the columns task_id, test_index,
-        grid, cumulative_logprob and n_tokens. Rows without a grid are no candidates.
     method : str, dict or Selector, default "votes"
-        - "votes": the number of predictions that gave the grid.
+        - "votes": the number of predictions that gave the grid. Equal ones are ordered by mean
+          log-probability per token (the second voting rule of ironbar/arc24).
         - "logprob": the highest log-probability (nats) among the predictions of the grid.
         - "cells": vote cell by cell, see `compose` of `arc_airv.vote.candidate_features`. The
           score is the number of predictions of the candidate's shape plus the mean share (0-1) of
@@ -46,13 +38,9 @@ def rank_candidates(
         - Any other name of `arc_airv.vote.METHODS`: that formula. Some need `scores`.
         - A dict: the weight of each feature of `arc_airv.vote.candidate_features`.
         - A `arc_airv.vote.Selector`, such as a fitted one.
-    scores : DataFrame, optional
-        Re-scores, see `arc_airv.vote.candidate_features`.
     filters : sequence of {"copy", "shape", "colors"} or of functions, default ()
-        What any of them rules out goes behind all other candidates of the pool; see
-        `arc_airv.vote.filters`.
-    tasks : dict of str to Task, optional
-        What the filters judge by. Their test outputs are not looked at.
+        Candidates that one of them rules out, by the demonstrations of `tasks`, go behind all
+        others of the pool; see `arc_airv.vote.filters`.
 
     Returns
     -------
@@ -65,68 +53,37 @@ def rank_candidates(
     ------
     ValueError
         If `method` is unknown, a column is missing, or options do not fit together.
-
-    Notes
-    -----
-    The tie-break of "votes" by mean log-probability per token is the second voting rule of
-    ironbar/arc24.
     """
     selector = find_selector(method)
-    features = list(dict.fromkeys([*TIES, *selector.features]))
-    table = candidate_features(
-        predictions, features=features, scores=scores, compose=selector.compose
-    )
+    features, compose = list(dict.fromkeys([*TIES, *selector.features])), selector.compose
+    table = candidate_features(predictions, features=features, scores=scores, compose=compose)
     table["score"] = selector.score(table)
-    ruled_out = np.zeros(len(table), dtype=bool)
-    if len(filters):
-        if tasks is None:
-            raise ValueError("filters need tasks=, whose demonstrations they judge by")
-        ruled_out = rule_out(table, tasks, filters=filters).to_numpy().any(axis=1)
-    return _rank(table, then=selector.then, last=ruled_out)
+    if len(filters) and tasks is None:
+        raise ValueError("filters need tasks=, whose demonstrations they judge by")
+    ruled_out = rule_out(table, tasks, filters=filters).any(axis=1) if len(filters) else False
+    return _rank(table, selector.then, ruled_out)
 
 
 def rank_by_score(candidates: pd.DataFrame) -> pd.DataFrame:
-    """Rank candidates by a score of one's own.
+    """Rank candidates by a column score of one's own: higher is better, NaN is worst.
 
-    Parameters
-    ----------
-    candidates : DataFrame
-        As `rank_candidates` gives them, or as `arc_airv.vote.candidate_features` with votes and
-        mean_token_logprob; with a column score of one's own (higher is better; NaN is worst).
-
-    Returns
-    -------
-    DataFrame
-        As of `rank_candidates`.
+    The table is a ranking, or one of `arc_airv.vote.candidate_features` with votes and
+    mean_token_logprob, and that column.
     """
     candidates = candidates.rename(columns={"mean_logprob": "mean_token_logprob"})
     check_columns(candidates, [*CANDIDATE, "score", *TIES], name="candidates")
-    table = candidates.sort_values(CANDIDATE, ignore_index=True)
-    return _rank(table, last=np.zeros(len(table), dtype=bool))
+    return _rank(candidates.sort_values(CANDIDATE, ignore_index=True))
 
 
 def best_samples(predictions: pd.DataFrame) -> pd.DataFrame:
     """Keep the likeliest sample of each view: a beam search by sampling.
 
-    Parameters
-    ----------
-    predictions : DataFrame
-        As `arc_airv.records.read_predictions` gives it, several samples a view.
-
-    Returns
-    -------
-    DataFrame
-        One row a view, in the order of `predictions`: the valid reply of the highest
-        cumulative_logprob, the first of equals; where none is valid, the first sample.
+    That is the valid reply of the highest cumulative_logprob, the first of equals; where none is
+    valid, the likeliest reply. The rows keep their order.
     """
-    order = predictions.assign(
-        valid=predictions["grid"].notna(), place=np.arange(len(predictions))
-    ).sort_values(
-        ["valid", "cumulative_logprob", "sample_index"],
-        ascending=[False, False, True],
-        na_position="last",
-        kind="stable",
-    )
+    order = predictions.assign(valid=predictions["grid"].notna(), place=range(len(predictions)))
+    by = ["valid", "cumulative_logprob", "sample_index"]
+    order = order.sort_values(by, ascending=[False, False, True])
     best = order.drop_duplicates([*POOL, "augmentation"]).sort_values("place")
     return best.drop(columns=["valid", "place"])
 
@@ -136,19 +93,10 @@ def select_attempts(
 ) -> dict[str, list[list[Grid]]]:
     """Select the best candidates of every test output of every task.
 
-    Parameters
-    ----------
-    ranked : DataFrame
-        As `rank_candidates` gives it.
-    tasks : dict of str to Task
-        Fixes which test outputs there are.
-    n_attempts : int, default 2
-
     Returns
     -------
     dict of str to list of list of grid
-        ``attempts[task_id][test_index]`` holds up to `n_attempts` different grids, best first;
-        none where there was no candidate.
+        ``attempts[task_id][test_index]``: up to `n_attempts` different grids, best first.
 
     Raises
     ------
@@ -165,12 +113,12 @@ def select_attempts(
     return attempts
 
 
-def _rank(table: pd.DataFrame, *, then: Sequence[str] = (), last: np.ndarray) -> pd.DataFrame:
+def _rank(table: pd.DataFrame, then: Sequence[str] = (), last: Any = False) -> pd.DataFrame:
     """Rank the rows of each pool; `table` is sorted by pool and grid, which decides at last."""
     keys = [table[name].to_numpy(dtype=float) for name in ("score", *then, *TIES)]
     best_first = [np.where(np.isnan(values), np.inf, -values) for values in keys]
     pool = table.groupby(POOL).ngroup().to_numpy()
-    ranked = table.iloc[np.lexsort([*best_first[::-1], last, pool])]
+    ranked = table.iloc[np.lexsort([*best_first[::-1], np.full(len(table), last), pool])]
     ranked = ranked.rename(columns={"mean_token_logprob": "mean_logprob"})
     ranked["rank"] = ranked.groupby(POOL, sort=False).cumcount() + 1
     columns = [*POOL, "rank", "grid", "votes", "score", "mean_logprob"]

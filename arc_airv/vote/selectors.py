@@ -10,12 +10,11 @@ log-probability of s under the view j that re-scored it (nats), for j = 1 ... m.
 `arc_airv.studies.fit_selector` learns weights.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -36,8 +35,7 @@ class Selector:
         Features that order equal scores, the first that differs decides. After them, as always:
         votes, mean log-probability per token, grid.
     compose : bool, default False
-        Let grids join that the predictions compose cell by cell, see
-        `arc_airv.vote.candidate_features`.
+        As of `arc_airv.vote.candidate_features`.
     about : str
         The formula, or what the weights were fitted on.
 
@@ -73,17 +71,11 @@ class Selector:
 
     @property
     def needs_scores(self) -> bool:
-        """True if a feature comes from re-scores."""
+        """Tell if a feature comes from re-scores."""
         return any(map(needs_scores, self.features))
 
     def score(self, features: pd.DataFrame) -> np.ndarray:
-        """Score each row of `arc_airv.vote.candidate_features`.
-
-        Returns
-        -------
-        ndarray of shape (n_candidates,), dtype float64
-            Minus infinity where a feature with a weight is unknown: behind what is known.
-        """
+        """Score each candidate; minus infinity where a feature with a weight is unknown."""
         total = np.zeros(len(features))
         for name, weight in self.weights.items():
             if weight:
@@ -96,14 +88,8 @@ class Selector:
         return Path(path)
 
     @classmethod
-    def load(cls, path: str | Path) -> Selector:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        ValueError
-            If the file does not hold a selector; the message names it.
-        """
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote; a ValueError names a file that holds no selector."""
         try:
             return cls(**json.loads(Path(path).read_text("utf-8")))
         except (ValueError, TypeError) as error:
@@ -139,8 +125,7 @@ METHODS = {
         "and fairly if a candidate lacks a view)",
     ),
     "votes_plus_score": Selector(
-        {"votes": 1, "mean_score_logprob": 1},
-        about="n + mean_j a_j (NVARC, kgmon)",
+        {"votes": 1, "mean_score_logprob": 1}, about="n + mean_j a_j (NVARC, kgmon)"
     ),
     "all_logprobs": Selector(
         {"sum_score_logprob": 1, "n_scores": 3, "sum_reply_logprob": 1, "votes": 3},
@@ -151,20 +136,12 @@ METHODS = {
 
 
 def find_selector(method: str | Mapping[str, float] | Selector) -> Selector:
-    """Return the selector of a name, of a dict of weights, or the given one.
-
-    Raises
-    ------
-    ValueError
-        If there is no such name, or a weight is none.
-    """
+    """Return the selector of a name, of a dict of weights, or the given one."""
     if isinstance(method, Selector):
         return method
     if isinstance(method, Mapping):
         return Selector(method)
     if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(
-            f"method must be a Selector, a dict of weights or one of {list(METHODS)}, "
-            f"got {method!r}"
-        )
+        allowed = f"a Selector, a dict of weights or one of {list(METHODS)}"
+        raise ValueError(f"method must be {allowed}, got {method!r}")
     return METHODS[method]

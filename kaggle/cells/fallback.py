@@ -1,4 +1,4 @@
-# Added by kaggle/prepare.py. Before anything can fail: a submission that can be scored.
+# Added by kaggle/prepare.py. Write a submission that can be scored, before anything can fail.
 import json
 from pathlib import Path
 

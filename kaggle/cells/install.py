@@ -1,4 +1,4 @@
-# Added by kaggle/prepare.py. There is no network: everything comes from the attached inputs.
+# Added by kaggle/prepare.py. Install from the attached inputs: there is no network.
 import shutil
 import subprocess
 import sys
@@ -23,11 +23,11 @@ def install(package, minutes):
 
 
 def try_install(package, minutes, without):
-    """Install what the notebook can do without, or say what has to do."""
+    """Install an optional package; if that fails, say what replaces it."""
     try:
         install(package, minutes)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        print(f"{without}: {error}")
+        print(f"{without}; {error}")
 
 
 if shutil.which("nvidia-smi"):

@@ -1,2 +1,2 @@
-# Added by kaggle/prepare.py. Several GPUs are used through Ray.
-try_install("ray", minutes=10, without="No Ray, so one GPU has to do")  # noqa: F821
+# Added by kaggle/prepare.py. Ray, to use several GPUs.
+try_install("ray", minutes=10, without="No Ray: using one GPU")  # noqa: F821

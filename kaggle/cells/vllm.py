@@ -1,3 +1,3 @@
 # Added by kaggle/prepare.py. vLLM from the attached wheelhouse.
-without = "No vLLM, so the Transformers engine has to do"
-try_install("vllm", minutes=30, without=without)  # noqa: F821  # of the cell before
+without = "No vLLM: using the Transformers engine"
+try_install("vllm", minutes=30, without=without)  # noqa: F821  # from the cell before

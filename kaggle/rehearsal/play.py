@@ -1,4 +1,4 @@
-"""One rehearsal: everything attached, the notebook executed as Kaggle does, its end examined."""
+"""Play one rehearsal: attach everything, execute the notebook as Kaggle does, check the end."""
 
 import json
 import re
@@ -15,13 +15,13 @@ import prepare
 from rehearsal import image, sealed, validator
 from rehearsal.variants import Scene, Variant
 
-FALLBACK_SECONDS = 60  # there has to be a submission after so long
+FALLBACK_SECONDS = 60  # limit for the first submission
 PATIENCE = 900  # seconds; far more than any variant takes
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Lent packages, datasets and models, which the rehearsals share."""
+    """Hold the borrowed packages, datasets and models, which the rehearsals share."""
 
     folder: Path
     packages: Path
@@ -30,21 +30,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a rehearsal.
+    """Hold the result of a rehearsal.
 
     Attributes
     ----------
     name, isolation : str
     seconds, fallback_seconds : float
-        Until the end; until the first submission was there.
+        Time until the end and until the first submission.
     answered, outputs : int
-        Outputs with an answer, of all.
+        Number of outputs with an answer, and of all outputs.
     reported : list of str
         The failures in the log of the run.
     faults : list of str
-        The ways in which it did not end as it has to.
+        The requirements that the run did not meet.
     log : str
-        All that was printed.
+        Everything printed.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def set_stage(folder: Path) -> Stage:
-    """Make the stage that the rehearsals share."""
+    """Make what the rehearsals share."""
     folder.mkdir(parents=True, exist_ok=True)
     datasets = image.prepare_datasets(folder / "datasets")
     shutil.copytree(prepare.MODEL, datasets / "tiny")
@@ -68,7 +68,7 @@ def set_stage(folder: Path) -> Stage:
 
 
 def make_garbage_model(folder: Path) -> None:
-    """Make a model of the shipped format that has learnt nothing."""
+    """Make an untrained model of the shipped format."""
     import torch
 
     from arc_airv.training.tiny import build_model, build_tokenizer, tiny_prompt_format
@@ -89,7 +89,7 @@ def rehearse(stage: Stage, name: str, variant: Variant, kind: str | None = None)
     name : str
     variant : Variant
     kind : str, optional
-        The isolation, see `rehearsal.sealed.KINDS`; by default the best that there is.
+        The isolation, see `rehearsal.sealed.KINDS`; by default the best available.
     """
     start = time.monotonic()
     kind = variant.isolation or kind or sealed.find_kind()
@@ -137,7 +137,7 @@ def rehearse(stage: Stage, name: str, variant: Variant, kind: str | None = None)
     printed = text if variant.killed else outputs_of(notebook)
     submission = kaggle / "working" / "submission.json"
     faults += validator.submission_faults(submission, challenges)
-    if not variant.killed:  # a kill leaves what it leaves; the submission has to be whole
+    if not variant.killed:  # after a kill only the submission has to be whole
         faults += validator.half_written(kaggle / "working")
     faults += [f"nothing says {said!r}" for said in variant.says if not re.search(said, printed)]
     if snapshot(kaggle / "input") != before:
@@ -163,14 +163,14 @@ def rehearse(stage: Stage, name: str, variant: Variant, kind: str | None = None)
 
 
 def commands(python: Path, kaggle: Path, variant: Variant) -> list[list[str]]:
-    """Return the commands of Kaggle: papermill or, in earlier years, nbconvert; then the page."""
+    """Return Kaggle's commands: papermill (in earlier years nbconvert), then the HTML page."""
     source, target = kaggle / "src" / "script.ipynb", kaggle / "working" / "__notebook__.ipynb"
     nbconvert = [str(python), "-m", "nbconvert"]
     page = [*nbconvert, "--to", "html", "--output", "__results__.html", str(target)]
     if variant.runner == "papermill":
         run = [str(python), "-m", "papermill", str(source), str(target)]
         run += ["--cwd", str(kaggle / "working"), "--log-output", "--no-progress-bar"]
-    else:  # it executes a notebook in the folder where this lies
+    else:  # nbconvert executes a notebook in its own folder
         run = ["sh", "-c", 'cp "$0" "$1" && shift && exec "$@"', str(source), str(target)]
         run += [*nbconvert, "--execute", "--inplace", "--to", "notebook", str(target)]
         run += ["--ExecutePreprocessor.timeout=-1"]
@@ -184,7 +184,7 @@ def watch(
     start: float,
     first: float | None,
 ) -> float | None:
-    """Wait for the end, with the sabotage; returns when the first submission was there."""
+    """Run the sabotage and wait for the end; return when the first submission appeared."""
     began = time.monotonic()
     while process.poll() is None:
         if first is None and (scene.working / "submission.json").exists():
@@ -197,7 +197,7 @@ def watch(
 
 
 def wait_for_end(scene: Scene, seconds: float = 5.0) -> bool:
-    """Return True if all processes of a run end by themselves, soon."""
+    """Return True if all processes of a run end by themselves in time."""
     end = time.monotonic() + seconds
     while scene.processes():
         if time.monotonic() > end:
@@ -207,7 +207,7 @@ def wait_for_end(scene: Scene, seconds: float = 5.0) -> bool:
 
 
 def outputs_of(notebook: Path) -> str:
-    """Return all that the cells of an executed notebook printed."""
+    """Return everything that the cells of an executed notebook printed."""
     try:
         cells = json.loads(notebook.read_text())["cells"]
     except (OSError, ValueError) as error:
@@ -217,6 +217,6 @@ def outputs_of(notebook: Path) -> str:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return size and time of change of every file."""
+    """Return the size and modification time of every file."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}

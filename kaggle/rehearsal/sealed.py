@@ -1,10 +1,10 @@
-"""A machine without a network that holds Kaggle's folders, made of this one.
+"""Seal commands off from the network and give them Kaggle's folders.
 
-With namespaces (root, or a user who may make them) it is nearly the real thing: no interface but
-loopback, /kaggle where it belongs, inputs that cannot be written, a disk that can be full. Without,
-every Python process refuses to look up or to reach another host, and /kaggle lies elsewhere.
+With namespaces (as root, or as a user who may create them) the isolation is nearly complete: no
+interface but loopback, /kaggle in its place, read-only inputs, a disk that can fill up. Without
+them, every Python process refuses to look up or reach another host, and /kaggle is another folder.
 
-Run as a script, this file is what enters the namespaces.
+Run as a script, this file enters the namespaces.
 """
 
 import fcntl
@@ -27,10 +27,10 @@ KINDS = {
 }
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
-# A line of a .pth file, which each Python process of the environment runs at its start. A hook
-# cannot be taken out again. Compiled libraries are not asked.
+# A line of a .pth file, which each Python process of the environment runs at startup. An audit hook
+# cannot be removed. It does not see what compiled libraries do.
 BLOCK = """import sys; sys.addaudithook(__import__("no_network").refuse)\n"""
-NO_NETWORK = '''"""Refuse the network, but for this machine itself."""
+NO_NETWORK = '''"""Refuse every host but this one."""
 
 LOCAL = ("localhost", "127.", "::1", "0.0.0.0")
 
@@ -53,13 +53,13 @@ def refuse(event, args):
 
 @cache
 def find_kind() -> str:
-    """The best kind of isolation that this user can have here."""
+    """Return the best kind of isolation available to this user."""
     return "namespaces" if _options() is not None else "sockets"
 
 
 @cache
 def _options() -> tuple[str, ...] | None:
-    """Return the options of `unshare` for a sealed machine; None if it can make none."""
+    """Return the options of `unshare` that work here; None if none do."""
     if sys.platform != "linux" or shutil.which("unshare") is None:
         return None
     for options in (), ("--map-root-user",):
@@ -72,19 +72,19 @@ def _options() -> tuple[str, ...] | None:
 
 
 def make_folders(kaggle: Path) -> Path:
-    """The folders of /kaggle, empty."""
+    """Make the folders of /kaggle, empty."""
     for name in ("input", "src", "working"):
         (kaggle / name).mkdir(parents=True)
     return kaggle
 
 
 def inside(kind: str, kaggle: Path) -> Path:
-    """Return the name of this folder in the sealed machine."""
+    """Return the path of this folder inside the isolation."""
     return Path("/kaggle") if kind == "namespaces" else kaggle
 
 
 def seal(kind: str, kaggle: Path, command: list[str], *, disk: int | None = None) -> dict:
-    """Arguments of `subprocess.Popen` to run a command in the sealed machine.
+    """Return the arguments of `subprocess.Popen` that run a command in isolation.
 
     Parameters
     ----------
@@ -92,9 +92,9 @@ def seal(kind: str, kaggle: Path, command: list[str], *, disk: int | None = None
     kaggle : Path
         Becomes /kaggle.
     command : list of str
-        It starts in the folder working.
+        Starts in the folder working.
     disk : int, optional
-        Bytes that the folder working can hold. With sockets: that any file can hold.
+        Capacity of the folder working in bytes; with sockets, the limit of any one file.
     """
     if kind == "namespaces":
         return {"args": _unshare(_options(), kaggle, disk, command)}
@@ -108,7 +108,7 @@ def seal(kind: str, kaggle: Path, command: list[str], *, disk: int | None = None
 
 @contextmanager
 def read_only(kind: str, folder: Path) -> Iterator[None]:
-    """Take the permission to write away, for a while, where no mount does it."""
+    """Remove the write permission for a while, where no mount does."""
     folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
     if kind == "sockets":
         for path in folders:
@@ -129,7 +129,7 @@ def _unshare(options, kaggle, disk, command) -> list[str]:
 
 
 def enter(kaggle: Path, disk: int, command: list[str]) -> int:
-    """Mount what there is around /kaggle, and run the command there; returns its exit status."""
+    """Mount everything around /kaggle, run the command there and return its exit status."""
     with socket.socket() as any_socket:
         request = struct.pack("16sh", b"lo", IFF_UP)
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, request)
@@ -149,7 +149,7 @@ def enter(kaggle: Path, disk: int, command: list[str]) -> int:
     _mount("--bind", inputs, inputs)
     flags = {"nosuid": os.ST_NOSUID, "nodev": os.ST_NODEV, "noexec": os.ST_NOEXEC}
     held = [name for name, flag in flags.items() if os.statvfs(inputs).f_flag & flag]
-    _mount("-o", ",".join(["remount,bind,ro", *held]), inputs)  # a user may not drop any
+    _mount("-o", ",".join(["remount,bind,ro", *held]), inputs)  # an ordinary user may not drop any
     working = root / "kaggle" / "working"
     if disk:
         _mount("-t", "tmpfs", "-o", f"size={disk}", "none", str(working))
@@ -159,7 +159,7 @@ def enter(kaggle: Path, disk: int, command: list[str]) -> int:
         os.chdir("/kaggle/working")
 
     status = subprocess.run(command, preexec_fn=change_root).returncode
-    if disk:  # it would be gone with the mount
+    if disk:  # else the content would go with the mount
         shutil.copytree(working, kaggle / "working", dirs_exist_ok=True)
     return status
 

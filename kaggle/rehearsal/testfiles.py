@@ -1,4 +1,4 @@
-"""Test files of a competition: the one that everyone sees, the hidden one, and bad ones."""
+"""Make test files of a competition: the public one, the hidden one, and malformed ones."""
 
 import hashlib
 import json
@@ -11,14 +11,14 @@ from arc_airv.tasks import Pair, Task, hide_outputs, load_tasks, save_tasks
 
 
 def public_tasks(n: int = 3) -> dict:
-    """The test file that everyone sees: tasks of the training set, with few test outputs."""
+    """Make the public test file: tasks of the training set, with few test outputs."""
     tasks = _smallest("arc-agi-1/training", n)
     return _content(hide_outputs(tasks))
 
 
 def hidden_tasks(n: int = 4) -> dict:
-    """The test file of the rerun: other tasks, other ids, more test outputs, no outputs."""
-    names = ["00576224", "22806e14"]  # that look like numbers
+    """Make the test file of the rerun: other tasks and ids, more test inputs, hidden outputs."""
+    names = ["00576224", "22806e14"]  # these look like numbers
     hidden = {}
     for task_id, task in _smallest("arc-agi-1/evaluation", n).items():
         name = names.pop() if names else hashlib.sha256(task_id.encode()).hexdigest()[:8]
@@ -39,13 +39,13 @@ MALFORMED = {
 
 
 def malformed_tasks() -> dict:
-    """Well-formed tasks between malformed ones."""
+    """Make a test file with well-formed tasks between malformed ones."""
     first, *rest = MALFORMED.items()
     return dict([first, *hidden_tasks(2).items(), *rest])
 
 
 def large_tasks() -> dict:
-    """Small tasks, and two of grids of 30 x 30 all over."""
+    """Make a test file with small tasks and two whose grids are all 30 x 30."""
     rng = np.random.default_rng(0)
 
     def grid():

@@ -1,6 +1,6 @@
-"""Faults of a submission that keep it from being scored, and half-written files in a folder.
+"""Find faults that keep a submission from being scored, and half-written files in a folder.
 
-On purpose nothing of arc_airv is used here: a fault of the library's own checks is to be found.
+This module imports nothing from arc_airv, so that it also finds faults of the library's own checks.
 """
 
 import json
@@ -10,7 +10,7 @@ NOTHING = [[0]]
 
 
 def answers_needed(challenges: dict) -> dict[str, int]:
-    """Count the answers that each task needs; one, where its entry does not tell."""
+    """Count the answers that each task needs; one if its entry does not say."""
     needed = {}
     for task_id, entry in challenges.items():
         pairs = entry.get("test") if isinstance(entry, dict) else None
@@ -19,7 +19,7 @@ def answers_needed(challenges: dict) -> dict[str, int]:
 
 
 def submission_faults(path: Path, challenges: dict) -> list[str]:
-    """List what is wrong with a submission to these challenges; nothing, if it can be scored."""
+    """List the faults of a submission to these challenges; none if it can be scored."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -55,7 +55,7 @@ def is_grid(grid: object) -> bool:
 
 
 def answered(path: Path) -> dict[str, list[bool]]:
-    """Tell for the outputs of each task which have an answer."""
+    """Return for each task which of its outputs have an answer."""
     content = json.loads(path.read_text())
     return {
         task_id: [any(grid != NOTHING for grid in answer.values()) for answer in answers]
@@ -64,11 +64,11 @@ def answered(path: Path) -> dict[str, list[bool]]:
 
 
 def half_written(folder: Path) -> list[str]:
-    """List the files of a folder that are not whole: JSON, notebooks, temporary ones."""
+    """List the incomplete files of a folder: JSON, notebooks, temporary files."""
     faults = []
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".tmp":
-            faults.append(f"{path.name}: was never put in its place")
+            faults.append(f"{path.name}: was never moved into place")
         elif path.suffix in (".json", ".ipynb", ".jsonl"):
             text = path.read_text()
             parts = [text]

@@ -1,4 +1,4 @@
-"""The misfortunes of a submission: each variant with its sabotage and its required end."""
+"""Define the variants of the rehearsal: each one's sabotage and its required end."""
 
 import os
 import random
@@ -23,18 +23,18 @@ STORE = "submission_predictions.jsonl"  # as notebook 03 names it
 
 @dataclass
 class Scene:
-    """A run that is going on, as those see it who disturb it."""
+    """Show a running rehearsal to its sabotage."""
 
     working: Path
     mark: str
 
     def lines(self) -> int:
-        """Predictions that are stored."""
+        """Count the stored predictions."""
         stores = self.working.glob(Path(STORE).stem + "*.jsonl")
         return sum(path.read_bytes().count(b"\n") for path in stores)
 
     def processes(self, name: str = "") -> list[int]:
-        """The ids of the processes of this run whose command line holds the name."""
+        """List the ids of this run's processes whose command line holds the name."""
         found = []
         for entry in Path("/proc").iterdir():
             try:
@@ -46,7 +46,7 @@ class Scene:
         return found
 
     def signal(self, number: int, name: str = "", *, spare: str | None = None) -> None:
-        """Send a signal to these processes, but for those whose command line holds `spare`."""
+        """Send a signal to these processes, except those whose command line holds `spare`."""
         spared = set(self.processes(spare)) if spare else set()
         for pid in set(self.processes(name)) - spared:
             try:
@@ -55,42 +55,42 @@ class Scene:
                 continue
 
 
-Sabotage = Callable[[Scene], Iterator[None]]  # is gone on with, many times a second
+Sabotage = Callable[[Scene], Iterator[None]]  # advanced many times a second
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One rehearsal.
+    """Describe one rehearsal.
 
     Attributes
     ----------
     what : str
-        The sabotage, in words.
+        The sabotage in words.
     says : tuple of str
-        Regular expressions that the printed output has to match.
-    challenges : function that gives dict
-        The content of the test file.
+        Regular expressions that have to match in the printed output.
+    challenges : function that returns dict
+        Makes the content of the test file.
     parameters : dict of str to str
-        Expressions, set behind those that are pushed.
+        Expressions, set after those that are pushed.
     answers : bool
-        There has to be an answer to something.
+        At least one output has to have an answer.
     unanswered : tuple of str
         Tasks that cannot have one.
     sabotage : function of Scene, optional
     disk : tuple of int, optional
-        Bytes that the working folder holds; where it cannot be mounted, that a file holds.
+        Capacity in bytes of the working folder; without mounts, the limit of one file.
     model : {"tiny", "garbage"}
     gpus : int
-        The number that there seem to be: a worker for each, which computes on the CPU.
+        The number that nvidia-smi reports: each gets a worker, which computes on the CPU.
     runner : {"papermill", "nbconvert"}
     page : bool
-        Also make the HTML page of it.
+        Also make the HTML page.
     rerun, flat : bool
-        This is the scored rerun; inputs lie as in earlier years.
+        Play the scored rerun; use the input layout of earlier years.
     killed : bool
-        It is ended from outside, so that there is no executed notebook.
+        The run is killed, so there is no executed notebook.
     isolation : str, optional
-        One that is not the best to have.
+        The isolation to use instead of the best available.
     """
 
     what: str
@@ -115,14 +115,14 @@ class Variant:
 
 
 def kill_engine(scene: Scene) -> Iterator[None]:
-    """Kill the engine's processes when the first predictions are there."""
+    """Kill the engine's processes after the first predictions."""
     while not scene.lines():
         yield
     scene.signal(signal.SIGKILL, "arc_airv.kaggle.worker")
 
 
 def truncate_store(scene: Scene) -> Iterator[None]:
-    """A crash that loses the end of the store, from a random byte on."""
+    """Kill the engine and cut the store at a random byte, as a crash may."""
     while not scene.lines():
         yield
     scene.signal(signal.SIGKILL, "arc_airv.kaggle.worker")
@@ -131,17 +131,17 @@ def truncate_store(scene: Scene) -> Iterator[None]:
 
 
 def freeze_engine(scene: Scene) -> Iterator[None]:
-    """Stop the engine's processes, without ending them."""
+    """Stop the engine's processes without killing them."""
     while not scene.lines():
         yield
     scene.signal(signal.SIGSTOP, "arc_airv.kaggle.worker")
 
 
 def fill_disk(scene: Scene) -> Iterator[None]:
-    """Another process fills the working folder, up to a little rest."""
+    """Fill the working folder from another process, except for a small rest."""
     while not (workers := scene.processes("arc_airv.kaggle.worker")):
         yield
-    working = Path(f"/proc/{workers[0]}/root/kaggle/working")  # a mount that is only seen in there
+    working = Path(f"/proc/{workers[0]}/root/kaggle/working")  # the mount is only visible in there
     if working.exists():
         while not any(path.stat().st_size for path in working.glob(STORE)):
             yield
@@ -150,29 +150,29 @@ def fill_disk(scene: Scene) -> Iterator[None]:
 
 
 def kill_kernel(scene: Scene) -> Iterator[None]:
-    """Kill everything but the engine, as a machine does that gives no more time."""
+    """Kill everything but the engine, as a machine at its time limit may."""
     while not scene.lines():
         yield
     scene.signal(signal.SIGKILL, spare="arc_airv.kaggle.worker")
 
 
 def kill_training(scene: Scene) -> Iterator[None]:
-    """Kill the process that learns the demonstrations."""
+    """Kill the fine-tuning process."""
     job = "finetune.0.job.json"
-    while not scene.processes(job):  # its log is there before it bears this name
+    while not scene.processes(job):  # its log exists before a process has this name
         yield
     scene.signal(signal.SIGKILL, job)
 
 
 # -------------------------------------------------------------------------------------------------
 
-# Without MINUTES the limit is that of the rerun, so a slow machine is no fault.
+# Without MINUTES the limit is that of the rerun, so that a slow machine does not fail.
 SHORT = {"ENGINE": '"transformers"', "N_PREDICTIONS": "4"}
 LONG = SHORT | {"N_PREDICTIONS": "8"}
 
 VARIANTS = {
     "commit": Variant(
-        "the public test file, by nbconvert; inputs as in earlier years",
+        "the public test file, through nbconvert; inputs as in earlier years",
         says=("worker 0: done", "0 things went wrong"),
         challenges=public_tasks,
         parameters=SHORT,
@@ -182,13 +182,13 @@ VARIANTS = {
         flat=True,
     ),
     "rerun": Variant(
-        "the hidden test file, through vLLM, by papermill",
+        "the hidden test file, through vLLM and papermill",
         says=("vllm .* from", "'engine': 'vllm'", "worker 0: done", "0 things went wrong"),
         parameters={"N_PREDICTIONS": "8"},
         page=True,
     ),
     "two workers": Variant(
-        "two GPUs, as far as nvidia-smi knows: a worker for each, with its share of the tasks",
+        "two GPUs according to nvidia-smi: a worker for each, with its tasks",
         says=("Tesla T4, Tesla T4; ", "worker 0: done", "worker 1: done", "0 things went wrong"),
         parameters=SHORT,
         gpus=2,
@@ -200,7 +200,7 @@ VARIANTS = {
         isolation="sockets",
     ),
     "engine killed": Variant(
-        "SIGKILL to the engine when it has stored predictions",
+        "SIGKILL to the engine after it has stored predictions",
         says=(r"! worker 0: was killed by SIGKILL", "worker 0: done"),
         parameters=LONG,
         sabotage=kill_engine,
@@ -212,18 +212,18 @@ VARIANTS = {
         sabotage=truncate_store,
     ),
     "engine frozen": Variant(
-        "SIGSTOP to the engine when it has stored predictions",
+        "SIGSTOP to the engine after it has stored predictions",
         says=("! worker 0: hangs: no prediction for", "worker 0: 4 tasks, .*'batch_tokens': 4096"),
         parameters=LONG | {"MINUTES": "2"},
         sabotage=freeze_engine,
     ),
     "time limit": Variant(
-        "more predictions than a minute is enough for",
+        "more predictions than fit into a minute",
         says=("worker 0: (done|did not stop by itself at the deadline)",),
         parameters=SHORT | {"N_PREDICTIONS": "512", "MINUTES": "1"},
     ),
     "fine-tuned": Variant(
-        "adapters are learnt first; two GPUs, as far as nvidia-smi knows",
+        "adapters trained first; two GPUs according to nvidia-smi",
         says=(
             "finetune.0: per_task, 2 tasks",
             "finetune.1: done",
@@ -234,13 +234,13 @@ VARIANTS = {
         gpus=2,
     ),
     "training killed": Variant(
-        "SIGKILL to the process that learns the demonstrations: the model answers as it is",
+        "SIGKILL to the fine-tuning process: the model stays unchanged",
         says=("! finetune.0: was killed by SIGKILL", "worker 0: done", "1 things went wrong"),
         parameters=SHORT | {"FINETUNE": '"joint"'},
         sabotage=kill_training,
     ),
     "kernel killed": Variant(
-        "everything but the engine killed, as at the limit of the machine",
+        "everything but the engine killed, as at the time limit",
         says=("fallback: 4 tasks", "worker 0: ready"),
         parameters=LONG,
         answers=False,
@@ -263,14 +263,14 @@ VARIANTS = {
         answers=False,
     ),
     "30x30 tasks": Variant(
-        "tasks whose prompts do not fit, however few demonstrations they show",
+        "tasks whose prompts do not fit, even with few demonstrations",
         says=("worker 0: done", "0 things went wrong"),
         challenges=large_tasks,
         parameters=SHORT | {"ENGINE_OPTIONS": '{"max_model_len": 1024}'},
         unanswered=LARGE,
     ),
     "garbage": Variant(
-        "a model that emits garbage, by nbconvert",
+        "a model that emits garbage, through nbconvert",
         says=("worker 0: done", "0 things went wrong"),
         parameters=SHORT,
         answers=False,
@@ -278,7 +278,7 @@ VARIANTS = {
         runner="nbconvert",
     ),
     "disk full": Variant(
-        "the disk of the working folder filled when predictions are stored",
+        "the working folder's disk filled after predictions are stored",
         says=("! disk: only .* MiB are free|! worker 0: .*File too large",),
         parameters=SHORT | {"N_PREDICTIONS": "512"},
         sabotage=fill_disk,

@@ -1,7 +1,7 @@
-"""Build vLLM's wheelhouse on Kaggle itself: the locked wheels, proven on the image they are for.
+"""Build vLLM's wheelhouse on Kaggle: download the locked wheels and test them on the image.
 
-A kernel with internet; its output is the wheelhouse, which the kernels without it attach. It asks
-for a GPU because the image with the GPU libraries is the one that counts; it is done in minutes.
+This kernel has internet. Its output is the wheelhouse that the kernels without internet attach. It
+requests a GPU to get the image with the GPU libraries, and takes minutes.
 """
 
 import json
@@ -17,12 +17,12 @@ WORKING = Path("/kaggle/working")
 
 
 def run(*args: str) -> None:
-    """Run Python with these arguments; its faults end the kernel."""
+    """Run Python with these arguments; a failure ends the kernel."""
     subprocess.run([sys.executable, *args], check=True)
 
 
 def held(package: str) -> str:
-    """The version that this environment holds."""
+    """Return the version of a package in this environment, or "none"."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -30,7 +30,7 @@ def held(package: str) -> str:
 
 
 def compare(image: dict) -> None:
-    """Print where the image differs from images.toml; another torch ends the kernel."""
+    """Print where the image differs from images.toml; end the kernel if its torch differs."""
     freeze = [sys.executable, "-m", "pip", "freeze"]
     freeze = subprocess.run(freeze, capture_output=True, text=True, check=True).stdout
     (WORKING / "freeze.txt").write_text(freeze)
@@ -38,7 +38,7 @@ def compare(image: dict) -> None:
         if held(package) != expected:
             print(f"{package}: the image holds {held(package)}, images.toml says {expected}")
     if held("torch") != image["packages"]["torch"]:
-        print(freeze)  # the output of a failed run may not be kept, its log is
+        print(freeze)  # Kaggle may drop the output of a failed run but keeps its log
         raise SystemExit(
             f"This image holds torch {held('torch')}, the lock is for {image['packages']['torch']}."
             " Correct images.toml, and lock again."
@@ -46,7 +46,7 @@ def compare(image: dict) -> None:
 
 
 def main() -> None:
-    """Compare the image, download, check, install, import."""
+    """Compare the image, then download, check, install and import the wheels."""
     (lock,) = INPUT.rglob("*.lock")
     (images,) = INPUT.rglob("images.toml")
     image = tomllib.loads(images.read_text())[lock.stem]

@@ -1,9 +1,9 @@
-"""Measure a model on ARC-AGI-1 evaluation tasks of a range of sizes; the model card's numbers.
+"""Measure a model on evaluation tasks of a range of sizes, for the numbers of its card.
 
     python res/make/evaluate.py --model res/tiny --max-tokens 512 --predictions 16
 
-A task's size is the number of tokens of its longest question with its answer. The predictions stay
-in the store, so the command can be stopped and called again.
+A task's size is the number of tokens of its longest question with its answer. The store keeps the
+predictions, so you can stop the command and run it again.
 """
 
 import argparse
@@ -27,8 +27,8 @@ def main() -> None:
     parser.add_argument("--seed", default=0, type=int)
     parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
     parser.add_argument("--store", default="runs/evaluate.jsonl")
-    parser.add_argument("--rescore", type=int, help="score the candidates under so many views")
-    parser.add_argument("--top-k", default=8, type=int, help="of the candidates, by votes")
+    parser.add_argument("--rescore", type=int, help="views to re-score the candidates under")
+    parser.add_argument("--top-k", default=8, type=int, help="candidates to re-score, by votes")
     parser.add_argument("--scores", default="runs/scores.jsonl")
     args = parser.parse_args()
     engine = make_engine(args.engine, args.model, {})

@@ -3,9 +3,9 @@
     python res/make/smollm2.py
     python res/make/judge.py --model models/smollm2 --predictions res/dumps/settings/t0.00.jsonl.gz
 
-Only outputs whose right grid is among the candidates that are judged, and not alone, can be won or
-lost, so no others are asked about. For each way: how often the right one is first, and one of the
-first two.
+The comparison covers only the outputs whose right grid is among several judged candidates: a
+judge makes no difference for the others. For each ranking, the command prints how often the right
+grid comes first, and how often it is one of the first two.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
     parser.add_argument("--predictions", default="res/dumps/settings/t0.00.jsonl.gz")
     parser.add_argument("--top-k", default=4, type=int, help="candidates to judge")
-    parser.add_argument("--views", default=1, type=int, help="of each candidate")
+    parser.add_argument("--views", default=1, type=int, help="views of each candidate")
     args = parser.parse_args()
     tasks = load_tasks(args.tasks)
     ranked = rank_candidates(read_predictions(args.predictions))

@@ -1,10 +1,11 @@
-"""Compare a model's loss on test outputs with that on what it has learnt: does it know them?
+"""Compare a model's loss on test outputs with its loss on demonstrations, to detect leakage.
 
     python res/make/leakage.py --model res/tiny
 
-For each task: the mean loss (nats a token) of the test output, given the demonstrations, and of the
-last demonstration's output, given the others. A model that has only learnt the demonstrations is
-surer of them; one that has learnt the test outputs is as sure of those.
+The command prints, averaged over tasks, the loss per token (nats) of the test output given the
+demonstrations, and of the last demonstration's output given the others. A model that has learnt
+only the demonstrations has a lower loss on them; one that has learnt the test outputs has as low a
+loss on those.
 """
 
 import argparse
@@ -22,7 +23,7 @@ EDGES = (0, 512, 1024, 2048)  # tokens of the whole question with its answer
 
 
 def questions(task: Task) -> Iterator[tuple[str, Task]]:
-    """The task's own question, and the one that its last demonstration asks."""
+    """Yield the task's own question, and its last demonstration as a question."""
     yield "test", Task(task.task_id, task.train, task.test[:1])
     if len(task.train) > 1:
         yield "demonstration", Task(task.task_id, task.train[:-1], task.train[-1:])
@@ -38,7 +39,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
 
     def loss(task: Task) -> float:
-        """Of the answer to the question of a task with one test pair."""
+        """Return the loss on the answer of a task with one test pair."""
         prompt = prompt_format.render(task, tokenizer=tokenizer)
         answer = prompt_format.render_answer(task.test[0].output)
         ids, rest = (tokenizer.encode(t, add_special_tokens=False) for t in (prompt, answer))

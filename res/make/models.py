@@ -1,13 +1,14 @@
-"""The models for one GPU, from nothing to the table of results, in one command.
+"""Train and measure the models for one GPU in one command.
 
     python res/make/models.py --into runs/models --minutes 40 15
 
-1. base: trained from scratch on training tasks, a part of them with changed rules;
-2. joint: the base model, fine-tuned on the demonstrations of the evaluation tasks too;
-3. both asked for N views of every evaluation task, and for N samples of the plain view;
-4. the table of each. Every step goes on where it stopped, and is left out when it is done.
+1. Train base from scratch on training tasks, some of them with changed rules.
+2. Train joint from base, also on the demonstrations of the evaluation tasks.
+3. Generate N views of every evaluation task with each, and N samples of the plain view.
+4. Print the table of each.
 
-On an H200-class GPU the defaults are meant for an hour. A rehearsal on a CPU, in minutes:
+Every step resumes, and is skipped once it is done. The defaults are meant for one hour of an
+H200-class GPU. To rehearse on a CPU, in minutes:
 
     python res/make/models.py --into runs/rehearsal --minutes 1 1 --width 64 --layers 2 --heads 1 \\
         --context 512 --batch-tokens 2048 --workers 0 --predictions 2 --no-compile
@@ -20,7 +21,7 @@ from pathlib import Path
 
 
 def run(tool: str, *arguments: object) -> None:
-    """Run another command of this folder, in a process that gives its memory back."""
+    """Run another command of this folder in a process, which frees its memory at the end."""
     command = [sys.executable, f"res/make/{tool}.py", *map(str, arguments)]
     print("$", " ".join(command[1:]), flush=True)
     subprocess.run(command, check=True)
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--predictions", default=32, type=int)
     parser.add_argument("--engine", default="transformers", choices=["vllm", "transformers"])
     args = parser.parse_args()
-    # A part with changed rules: few rules are what keeps a model from tasks that it never met.
+    # Some with changed rules: too few rules keep a model from solving unseen tasks.
     training = ["arc-agi-1/training=0.4:0.5", "arc-agi-2/training=0.3:0.3"]
     training += [f"{args.pairs}=0.3:0.2"] if args.pairs else []
     common = ["--max-tokens", args.context, "--batch-tokens", args.batch_tokens]
@@ -51,7 +52,7 @@ def main() -> None:
     base, joint = args.into / "base", args.into / "joint"
     begun = ["--held-out", 30, "--mixture", *training, *shape, *common]
     gone_on = ["--model", base, "--answer", f"{args.tasks}=2.0", "--mixture", *training, *common]
-    # Half the rate: the base model's is known to be borne, and this one has less to learn.
+    # Half the base model's rate, which is known to be stable: this model has less to learn.
     gone_on += ["--muon-lr", 0.01, "--adamw-lr", 2e-3, "--decay", 0.8]
     for folder, minutes, arguments in [
         (base, args.minutes[0], begun),
@@ -62,7 +63,7 @@ def main() -> None:
         dumps = args.into / "dumps" / folder.name
         asked = ["--model", folder, "--tasks", args.tasks, "--predictions", args.predictions]
         asked += ["--engine", args.engine, "--only", "t0.00", "plain-t0.50"]
-        # All tasks: what does not fit the model's context is stored as such.
+        # All tasks: prompts that do not fit the context are stored with that status.
         run("sweep", *asked, "--max-tokens", 10**6, "--into", dumps / "0-all")
         run("results", "--dumps", dumps, "--tasks", args.tasks)
 

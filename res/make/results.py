@@ -1,13 +1,14 @@
-"""The README's table of results, computed anew from the stored predictions.
+"""Recompute the tables of results from the stored predictions.
 
     python res/make/results.py             # print it
     python res/make/results.py --write docs/results.md
-    python res/make/results.py --columns accuracy random_2 vote_1 vote_2 pass_n --write README.md
     python res/make/results.py --common --write docs/results.md
+    python res/make/results.py --dumps res/dumps/base --columns accuracy random_2 vote_1 vote_2
 
-Every metric is a mean over all tasks of the data set: one that was not asked counts as 0 (as 1 for
-"unanswered"), and one that was asked less often than N times counts with what it has. With
---common, only over the tasks that every run was asked as often: there each metric can be compared.
+Every metric is a mean over all tasks of the data set. A test output without predictions counts as
+0 (as 1 for "unanswered"); one with fewer than N counts with those that it has. --common keeps only
+the tasks for which all runs have the same number of predictions, so that every metric can be
+compared.
 """
 
 import argparse
@@ -24,10 +25,10 @@ from arc_airv.tasks import Task, load_tasks
 from arc_airv.vote.candidates import POOL
 
 MARKS = "<!-- results: python {} -->", "<!-- end of results -->"
-# By the names that sweep.py gives them; several folders hold tasks of other sizes.
+# Named as by sweep.py; each folder holds tasks of another size.
 RUNS = {
-    "t0.00": "AIRV: every prediction of another view",
-    "plain-t0.50": "no augmentation: as many samples of the plain view, temperature 0.5",
+    "t0.00": "AIRV: each prediction from a different view",
+    "plain-t0.50": "no augmentation: as many samples of the plain view at temperature 0.5",
 }
 COLUMNS = {
     "accuracy": "a single prediction",
@@ -46,9 +47,9 @@ COLUMNS = {
 def results(
     predictions: pd.DataFrame, tasks: dict[str, Task], columns: Sequence[str]
 ) -> pd.DataFrame:
-    """Each metric (%) with its interval, as text; a row for each number of predictions."""
+    """Return each metric (%) with its interval as text, one row per number of predictions."""
     curves = metric_curves(predictions, tasks)
-    # Two predictions drawn at random, of however many, are right as often as any two.
+    # The chance that one of two random predictions is right is the same at every N.
     random_2 = curves[(curves["metric"] == "pass_n") & (curves["n"] == 2)]
     points = [random_2.assign(metric="random_2", n=n) for n in curves["n"].unique() if n > 1]
     curves = pd.concat([curves, *points])
@@ -61,7 +62,7 @@ def results(
 
 
 def asked_alike(runs: Sequence[pd.DataFrame], tasks: dict[str, Task]) -> dict[str, Task]:
-    """The tasks whose test outputs every run was asked, and all runs equally often."""
+    """Return the tasks for which all runs have the same number of predictions per output."""
     counts = pd.concat([run.groupby(POOL).size() for run in runs], axis=1)
     alike = counts.nunique(axis=1, dropna=False) == 1
     found = alike[alike].groupby("task_id").size()
@@ -69,7 +70,7 @@ def asked_alike(runs: Sequence[pd.DataFrame], tasks: dict[str, Task]) -> dict[st
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """A table of text with its index, in Markdown."""
+    """Format a table of text and its index as Markdown."""
     rows = [["N", *table.columns], ["---"] * (1 + table.shape[1])]
     rows += [[str(row.Index), *row[1:]] for row in table.itertuples()]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
@@ -80,8 +81,8 @@ def main() -> None:
     parser.add_argument("--dumps", default="res/dumps", type=Path, help="folder of the stores")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
     parser.add_argument("--columns", default=list(COLUMNS), nargs="+", choices=COLUMNS)
-    parser.add_argument("--common", action="store_true", help="only tasks asked as often by each")
-    parser.add_argument("--write", type=Path, help="put the tables between the marks of this file")
+    parser.add_argument("--common", action="store_true", help="only tasks that all runs cover")
+    parser.add_argument("--write", type=Path, help="replace the tables between this file's marks")
     args = parser.parse_args()
     tasks = load_tasks(args.tasks)
     runs = {}
@@ -98,17 +99,14 @@ def main() -> None:
         predictions = predictions[predictions["task_id"].isin(tasks)]
         asked = predictions.groupby(POOL).size()
         counts = asked.groupby(asked).size().sort_index(ascending=False)
-        often = ", ".join(f"{count} outputs {n} times" for n, count in counts.items())
-        parts.append(
-            f"*{title}*: mean over {len(tasks)} tasks "
-            f"(of their {n_outputs} test outputs were asked: {often})"
-        )
+        often = ", ".join(f"{count} with {n} predictions" for n, count in counts.items())
+        parts.append(f"*{title}*: mean over {len(tasks)} tasks ({n_outputs} test outputs: {often})")
         parts.append(as_markdown(results(predictions, tasks, args.columns)))
     text = "\n\n".join([*parts, MARKS[1]])
     print(text)
     if args.write:
         old = args.write.read_text("utf-8")
-        # A file may hold the tables of all tasks and those of the tasks in common.
+        # A file may hold the tables of all tasks and those of the common tasks.
         marked = re.escape(MARKS[0]).replace(r"\{\}", "(.*?)") + ".*?" + re.escape(MARKS[1])
         found = re.finditer(marked, old, flags=re.DOTALL)
         places = [m.span() for m in found if ("--common" in m[1]) == args.common]

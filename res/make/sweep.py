@@ -1,10 +1,10 @@
-"""The runs that the studies compare: temperatures, kinds of augmentation, samples, thresholds.
+"""Make the runs that the studies compare: temperatures, augmentations, samples, thresholds.
 
     python res/make/sweep.py --max-tokens 512 --into res/dumps/settings
 
-Every run asks for as many predictions of the same tasks, with one thing changed (those with a
-threshold for as many views). A run that is there already is not repeated, one that was cut off goes
-on; `--only` makes some of them. Beams are in notebook 04.
+Every run generates as many predictions of the same tasks (with a threshold: searches as many
+views) and changes one setting. The command skips finished runs and resumes interrupted ones;
+`--only` selects runs. Notebook 04 covers beams.
 """
 
 import argparse
@@ -17,12 +17,12 @@ from arc_airv.infer.generate import generate_predictions
 from arc_airv.infer.threshold import search_predictions
 from arc_airv.tasks import load_tasks, tasks_that_fit
 
-THRESHOLDS = {"threshold-0.10": 0.1, "threshold-0.02": 0.02}  # every reply so probable
+THRESHOLDS = {"threshold-0.10": 0.1, "threshold-0.02": 0.02}  # minimum probability of a reply
 PLAIN = {"geometric": False, "colors": False, "train_order": False}
 
 
 def runs(n: int, allowed_tokens: tuple[int, ...]) -> dict[str, tuple[Sampling, dict[str, bool]]]:
-    """What is compared, by name: how replies are drawn, and the kinds of augmentation."""
+    """Return each run's sampling and kinds of augmentation, by name."""
     some = {f"t{t:.2f}": (Sampling(temperature=t, seed=0), {}) for t in (0.25, 0.5, 0.75, 1.0)}
     return {
         "t0.00": (Sampling(), {}),
@@ -76,7 +76,7 @@ def main() -> None:
         print(f"{name}: {summary.n_stored} predictions, {summary.seconds:.0f} s", flush=True)
         with open(store, "rb") as plain, gzip.GzipFile(packed, "wb", mtime=0) as file:
             shutil.copyfileobj(plain, file)
-        store.unlink()  # the packed one has the same run description
+        store.unlink()  # the run description serves the packed store
 
 
 if __name__ == "__main__":

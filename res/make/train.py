@@ -1,9 +1,10 @@
-"""Train a model on ARC prompts, from scratch or from a model folder: the model cards' command.
+"""Train a model on ARC prompts, from scratch or from a model folder.
 
     python res/make/train.py --into runs/tiny --minutes 108 \\
         --answer arc-agi-1/evaluation=0.6 --mixture arc-agi-1/training=0.2 rearc.jsonl.gz=0.2
 
-Stop it at any time and start it again with the same arguments: it resumes from its checkpoint.
+The model cards list the arguments. You can stop the command at any time and run it again with the
+same arguments: it resumes from its checkpoint.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from arc_airv.training.ttft import add_adapter
 
 
 def answered_later(part: str, max_tokens: int) -> Source:
-    """Read demonstrations of the tasks that fit as a whole, with a question; never a test pair."""
+    """Return the demonstrations of the tasks that fit as a whole; never a test pair."""
     name, _, weight = part.rpartition("=")
     pairs = {
         task_id: pairs
@@ -42,15 +43,15 @@ def main() -> None:
         nargs="*",
         default=[],
         metavar="NAME=WEIGHT[:SHARE]",
-        help="what to learn from, see arc_airv.training.sources; SHARE of it with changed rules",
+        help="training data, see arc_airv.training.sources; SHARE of it with changed rules",
     )
     parser.add_argument(
-        "--answer", metavar="TASKS=WEIGHT", help="tasks to learn from their demonstrations alone"
+        "--answer", metavar="TASKS=WEIGHT", help="tasks of which to learn only the demonstrations"
     )
     parser.add_argument("--held-out", default=0, type=int, help="training tasks to measure on")
     parser.add_argument("--max-tokens", default=512, type=int, help="longest training example")
     parser.add_argument("--batch-tokens", default=2048, type=int)
-    parser.add_argument("--accumulate", default=1, type=int, help="batches of one step")
+    parser.add_argument("--accumulate", default=1, type=int, help="batches per step")
     parser.add_argument("--muon-lr", default=0.02, type=float)
     parser.add_argument("--adamw-lr", default=4e-3, type=float)
     parser.add_argument("--decay", default=0.4, type=float, help="share of the time")
@@ -70,7 +71,7 @@ def main() -> None:
     else:
         prompt_format, tokenizer = tiny_prompt_format(), build_tokenizer()
         model = build_model(tokenizer, width=args.width, layers=args.layers, heads=args.heads)
-    # An adapter leaves the embeddings as they are.
+    # An adapter does not change the embeddings.
     if not args.lora_rank and tokenizer.get_vocab() == build_tokenizer().get_vocab():
         factor_embeddings(model, tokenizer, blank=not args.model)
     sources = parse_mixture(args.mixture) if args.mixture else []
@@ -96,7 +97,7 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {args.device}", flush=True)
     measure = HeldOut(held_out, stream) if held_out else None
     print(train(model.to(args.device), stream, config, args.into, measure=measure))
-    if not args.lora_rank:  # what is shipped and served; the checkpoint has all digits
+    if not args.lora_rank:  # for serving; the checkpoint keeps full precision
         saved = AutoModelForCausalLM.from_pretrained(args.into, dtype=torch.bfloat16)
         saved.save_pretrained(args.into)
 

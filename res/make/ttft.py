@@ -1,9 +1,10 @@
-"""Measure what fine-tuning at test time gains: before it, after a joint one, after one a task.
+"""Measure the gain of test-time fine-tuning, jointly and per task.
 
     python res/make/ttft.py --model res/tiny --max-tokens 512 --minutes 10 --into runs/ttft
 
-Both learn from the demonstrations of these tasks alone, for as many minutes. What is there already
-is not made again. On a CPU, vLLM changes slowly between many adapters: --engine transformers.
+Both learn only from the demonstrations of these tasks, for the same number of minutes. The command
+skips what exists already. On a CPU, use --engine transformers: vLLM is slow to switch between many
+adapters.
 """
 
 import argparse
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--model", default="res/tiny")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
     parser.add_argument("--max-tokens", default=512, type=int)
-    parser.add_argument("--minutes", default=10.0, type=float, help="of each fine-tuning")
+    parser.add_argument("--minutes", default=10.0, type=float, help="minutes of each fine-tuning")
     parser.add_argument("--predictions", default=16, type=int)
     parser.add_argument("--adamw-lr", default=1e-3, type=float)
     parser.add_argument("--rank", default=16, type=int)

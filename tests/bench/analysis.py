@@ -3,7 +3,7 @@
     python tests/bench/analysis.py
 
 The pool is synthetic: the 419 test outputs of ARC-AGI-1's evaluation tasks, 512 predictions each.
-Their sizes are real; what is predicted is drawn (see `draw_pool`), so the metrics mean nothing.
+The sizes are real, but the predictions are random (see `draw_pool`), so the metrics mean nothing.
 """
 
 import argparse
@@ -29,11 +29,12 @@ from arc_airv.vote.rank import rank_candidates
 
 
 def draw_pool(task: Task, index: int, n: int, rng: np.random.Generator) -> Iterator[Prediction]:
-    """Predictions of one test output.
+    """Draw the predictions of one test output.
 
-    A few outputs are easy and most are hard: a share of Beta(0.3, 0.9) is right, one of
-    Beta(1, 12) has no grid. A wrong prediction is a new wrong grid or one that came before (a
-    Chinese restaurant), which gives a few popular mistakes and a long tail of single ones.
+    A few outputs are easy and most are hard: the share of right predictions is drawn from
+    Beta(0.3, 0.9), the share without a grid from Beta(1, 12). A wrong prediction is a new wrong
+    grid or repeats an earlier one (a Chinese restaurant process), which gives a few popular
+    mistakes and a long tail of single ones.
     """
     pair = task.test[index]
     p_right, p_invalid = rng.beta(0.3, 0.9), rng.beta(1, 12)
@@ -52,7 +53,7 @@ def draw_pool(task: Task, index: int, n: int, rng: np.random.Generator) -> Itera
                 is_new = rng.random() * (variety + len(wrong)) <= variety
                 grid = draw_mistake(pair, rng) if is_new else wrong[rng.integers(len(wrong))]
                 wrong.append(grid)
-            text = grid.replace("|", "\n")  # of the length of a reply, which is all that counts
+            text = grid.replace("|", "\n")  # only its length matters
         n_tokens = len(text) + 1
         yield Prediction(
             task_id=task.task_id,
@@ -72,7 +73,7 @@ def draw_pool(task: Task, index: int, n: int, rng: np.random.Generator) -> Itera
 
 
 def draw_mistake(pair: Pair, rng: np.random.Generator) -> str:
-    """The solution with some wrong cells; or of a wrong shape; or the copied input."""
+    """Return the solution with wrong cells, a grid of a wrong shape, or a copy of the input."""
     kind = rng.random()
     if kind < 0.02:
         return format_grid(pair.input)
@@ -95,7 +96,7 @@ def write_store(path: Path, tasks: dict[str, Task], n: int) -> None:
 
 
 def measure(rows: list[tuple[str, float, float]], step: str, function: Callable[[], Any]) -> Any:
-    """Call the function; note its seconds and the peak memory of the process so far (GB)."""
+    """Call the function; record its seconds and the peak memory of the process so far (GB)."""
     start = time.perf_counter()
     result = function()
     seconds = time.perf_counter() - start

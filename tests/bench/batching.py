@@ -1,4 +1,4 @@
-"""Measure what batching is worth: one engine, the same prompts, three ways to send them.
+"""Measure the speedup of batching: one engine, the same prompts, three ways to send them.
 
 python tests/bench/batching.py --model res/tiny --prompts 96
 """
@@ -17,7 +17,7 @@ PREDICTIONS = 8  # of each task, as in the seed
 
 
 def pick_tasks(engine: VllmEngine, n: int, longest: int) -> dict[str, Task]:
-    """The first n evaluation tasks with one test input and a prompt of at most `longest` tokens."""
+    """Return the first n evaluation tasks with one test input and a prompt that is short enough."""
     render = engine.prompt_format.render
     tasks = {}
     for task_id, task in load_tasks("arc-agi-1/evaluation").items():

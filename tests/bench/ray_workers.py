@@ -1,12 +1,12 @@
-"""Measure what workers on Ray are worth, and what handing out work costs.
+"""Measure the speedup of workers on Ray, and the cost of dispatching.
 
     python tests/bench/ray_workers.py                     # on two cores, then simulated
     python tests/bench/ray_workers.py --only simulation   # many workers, with costs measured here
 
-The first table is measured: workers of one thread, each with vLLM. In the second the dispatcher is
-the real one, but workers and clock are simulated: the seconds of each answer are drawn from those
-that a vLLM engine took here, the dispatcher's own computing is measured and counted, and so is what
-a call of Ray's costs, as measured here.
+The first table is measured, with one-thread workers that run vLLM. In the second, the dispatcher is
+real, but the workers and the clock are simulated. The duration of each answer is drawn from those
+that a vLLM engine took here. The dispatcher's own computing time is measured and counted, and so is
+the cost of Ray's calls, as measured here.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of an engine in this process
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for an engine in this process
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
@@ -43,7 +43,7 @@ PARALLEL = 16  # requests that an engine answers at once
 
 
 def throughput(engine, n_tasks: int, n_predictions: int) -> tuple[float, float]:
-    """Predictions a second, and seconds of a core for each, of all processes."""
+    """Return the predictions per second and the core-seconds of all processes for each."""
     tasks = pick_tasks(engine, n_tasks, 600)
     options = {"seed": 0, "progress": False}
     with tempfile.TemporaryDirectory() as folder:
@@ -57,12 +57,12 @@ def throughput(engine, n_tasks: int, n_predictions: int) -> tuple[float, float]:
 
 
 def core_seconds() -> float:
-    """Return the processor time of this process and of all that come from it."""
+    """Return the processor time of this process and all its descendants."""
     used, parents = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
+        except OSError:  # it has ended since
             continue
         parents[int(path.parent.name)] = int(fields[1])
         used[int(path.parent.name)] = int(fields[11]) + int(fields[12])
@@ -74,10 +74,10 @@ def core_seconds() -> float:
 
 
 def measure(kind: str, args: argparse.Namespace) -> None:
-    """Print as JSON what one kind of engine does: each in a process of its own.
+    """Measure one kind of engine in its own process and print the result as JSON.
 
-    It gets a core for each worker, for all its processes: a plain vLLM has three, which are not
-    idle, that of a worker one beside Ray's own.
+    The engine gets one core per worker, for all its processes: a plain vLLM has three busy ones,
+    the vLLM of a worker one besides Ray's own.
     """
     n_cores = 1 if kind == "plain" else int(kind)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-n_cores:])
@@ -124,7 +124,7 @@ def latencies(engine: VllmEngine, n_tasks: int) -> list[float]:
 
 
 class Echo:
-    """An engine that takes no time."""
+    """Answer in no time."""
 
     window = 512
 
@@ -141,7 +141,7 @@ class Echo:
 def ray_costs(prompt: str) -> Costs:
     """Return the processor time of this process, all its threads, for a call and for a request.
 
-    The least of several measurements, for other processes disturb them.
+    Each is the minimum of several measurements, because other processes disturb them.
     """
     engine = RayEngine(Echo, 1)
     workers = engine._workers
@@ -216,7 +216,7 @@ def simulate(
 
 
 def resident() -> float:
-    """Memory of this process (MiB)."""
+    """Return the memory of this process (MiB)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 
@@ -237,7 +237,7 @@ def main() -> None:
         return
     kinds = ["plain"] if args.only == "simulation" else ["plain", "1", "2"]
     results: dict[str, list[dict]] = {kind: [] for kind in kinds}
-    # In turns, so that what else the machine does meets all of them.
+    # In turns, so that other load on the machine affects all of them.
     for kind in kinds * (1 if args.only == "simulation" else args.rounds):
         command = [sys.executable, __file__, "--kind", kind, "--model", args.model]
         command += ["--tasks", str(args.tasks), "--predictions", str(args.predictions)]

@@ -1,8 +1,8 @@
-"""Workers that take no time: their clock is simulated, their dispatcher is the one of Ray's.
+"""Simulate workers and their clock for the dispatcher of `arc_airv.engines.cluster`.
 
-Each worker is an engine that answers several requests at once, each in the seconds that it is told.
-What the dispatcher itself takes may be measured and counted (`count_own_time`), and so may what Ray
-takes for a call (`Costs`). Faults come as asked.
+Each worker is an engine that answers several requests at once, each in a given number of seconds.
+The clock may count the dispatcher's own computing time (`count_own_time`) and the cost of Ray's
+calls (`Costs`). `Faults` injects failures.
 """
 
 import heapq
@@ -18,7 +18,7 @@ from arc_airv.engines.cluster.served import BEAT, SHORTEST, call_seconds
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of the dispatching process that Ray takes."""
+    """Hold the seconds of the dispatching process that Ray takes."""
 
     call: float = 0.0  # to make a call and to take its answer
     request: float = 0.0  # to send one request, and to take its answer
@@ -26,11 +26,11 @@ class Costs:
 
 @dataclass(frozen=True)
 class Faults:
-    """Faults to come: functions of a request, or chances."""
+    """Hold the faults to inject: functions of a request, or probabilities."""
 
-    kills: Callable[[Any], bool] = lambda request: False  # its worker, when it is answered
+    kills: Callable[[Any], bool] = lambda request: False  # kills its worker, when answered
     hangs: Callable[[Any], bool] = lambda request: False
-    death: float = 0.0  # chance that a call ends the worker
+    death: float = 0.0  # probability that a call kills the worker
     failed_start: float = 0.0
 
 
@@ -46,25 +46,25 @@ class _Worker:
 
 
 class SimulatedWorkers:
-    """See `arc_airv.engines.cluster.dispatch.Backend`.
+    """Implement `arc_airv.engines.cluster.dispatch.Backend` on a simulated clock.
 
     Parameters
     ----------
     seconds : function of a request
-        How long an answer takes.
+        Duration of an answer.
     slots : int
         Requests that a worker answers at once.
     window : int or None
-        Requests that it takes at once; None for one that answers chunk by chunk.
+        Requests that a worker accepts at once; None if it answers chunk by chunk.
     startup : float
         Seconds until a worker is ready.
     n_workers : int
-        Sets how long a call goes on, as with Ray.
+        Number of workers, which sets how long a call lasts, as with Ray.
     costs, faults : Costs, Faults
     count_own_time : bool
-        Let the clock go on while the dispatcher computes.
+        Advance the clock while the dispatcher computes.
     seed : int
-        Of the faults.
+        Seed of the faults.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class SimulatedWorkers:
         self.count_own_time = count_own_time
         self.random = random.Random(seed)
         self.clock = 0.0
-        self.busy = 0.0  # of the clock, what the dispatcher took
+        self.busy = 0.0  # seconds of the clock that the dispatcher took
         self.n_calls = self.n_events = 0
         self.workers: dict[int, _Worker] = {}
         self.events: list[tuple[float, int, int, int, Any]] = []  # when, order, worker, generation
@@ -162,7 +162,7 @@ class SimulatedWorkers:
         return happened
 
     def _returns(self, worker: _Worker, start: float) -> float:
-        """When a call that begins then returns: as in `arc_airv.engines.cluster.served`."""
+        """Return when a call that begins then returns, as in `arc_airv.engines.cluster.served`."""
         if not worker.done:
             return start
         first = worker.done[0][0]

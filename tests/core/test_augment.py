@@ -38,7 +38,7 @@ def test_grids_of_every_task_come_back_through_the_eight_symmetries(source):
         for i, augmentation in enumerate(plan):
             stored = Augmentation.parse(json.loads(json.dumps(str(augmentation))))
             assert stored == augmentation
-            for pair in (task.train[i % len(task.train)], *task.test):  # the others take turns
+            for pair in (task.train[i % len(task.train)], *task.test):  # demonstrations in turn
                 for grid in (pair.input, pair.output):
                     assert same_grid(stored.revert_grid(augmentation.apply_grid(grid)), grid)
 

@@ -1,4 +1,4 @@
-"""The command: what it prints and writes, and with which exit code it ends."""
+"""The command: its output, its files and its exit codes."""
 
 import builtins
 import json
@@ -22,9 +22,9 @@ N_OUTPUTS = 4
 
 
 def make_scripted(model, *, ends_with=None, **options):
-    """An engine that knows the tasks of the file that it gets for a model.
+    """Answer the tasks of the file that is given as the model.
 
-    Its second call raises what `builtins` has under the name of `ends_with`.
+    The second call raises the exception of `builtins` that `ends_with` names.
     """
 
     class Ending(ScriptedEngine):
@@ -41,7 +41,7 @@ SCRIPTED = f"{__name__}:make_scripted"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, training_tasks):
-    """A working folder with tasks.json and hidden.json, and other.json of another task."""
+    """Make a working folder with tasks.json, hidden.json, and other.json with another task."""
     tasks = {task_id: training_tasks[task_id] for task_id in SMALL}
     save_tasks({"007bbfb7": training_tasks["007bbfb7"]}, tmp_path / "other.json")
     save_tasks(tasks, tmp_path / "tasks.json")
@@ -55,7 +55,7 @@ def folder(tmp_path, monkeypatch, training_tasks):
 
 @pytest.fixture
 def run(folder, capsys):
-    """Run the command; gives its exit code, and what it wrote to the two streams."""
+    """Run the command; return its exit code, its stdout and its stderr."""
 
     def run(*arguments):
         try:
@@ -85,7 +85,7 @@ def only_line(text):
     return line
 
 
-# What it says of itself ---------------------------------------------------------------------------
+# Help and version ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", ["generate", "evaluate", "submit", "show"])
@@ -322,7 +322,7 @@ def test_filters_are_those_that_are_named(run, generate, folder):
         {**record, "grid": grid, "sample_index": i} for i, grid in enumerate([copied] * 2 + ["1"])
     ]
     (folder / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for filters, first in ([], [[1]]), (["--filter"], task.test[0].input.tolist()):
+    for filters, first in ([], [[1]]), (["--filter", "none"], task.test[0].input.tolist()):
         run("submit", "c.jsonl", "--tasks", "tasks.json", *filters)
         answer = json.loads(Path("submission.json").read_text())[SMALL[0]][0]
         assert answer["attempt_1"] == first

@@ -1,4 +1,4 @@
-"""What a grid is, and how it is written."""
+"""Grids and their text form."""
 
 import numpy as np
 import pytest

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "arc_airv"
-# What each part of the core may import, beside itself.
+# The imports that each part of the core may make, besides itself.
 BASE = {"grids", "storage", "tasks"}
 CORE = {
     "grids": set(),
@@ -21,17 +21,17 @@ CORE = {
     "plots": BASE | {"records", "vote", "metrics"},
 }
 ROOMS = {room: set(CORE) for room in ("kaggle", "training", "studies", "engines.cluster")}
-DOORS = {"kaggle": {"training"}, "engines": {"engines.cluster"}}  # inside a function alone
+DOORS = {"kaggle": {"training"}, "engines": {"engines.cluster"}}  # only inside a function
 
 
 def part_of(module):
-    """The part of the house that holds a module, such as "vote" or "engines.cluster"."""
+    """Return the part of the package that holds a module, such as "vote" or "engines.cluster"."""
     inside = module.removeprefix("arc_airv").lstrip(".")
     return next((r for r in ROOMS if f"{inside}.".startswith(f"{r}.")), inside.split(".")[0])
 
 
 def imports_of(path):
-    """The parts that a file imports: whenever it is loaded, and inside functions."""
+    """Return the parts that a file imports: at load time, and inside functions."""
     tree = ast.parse(path.read_text())
     inner = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
     parts = [set(), set()]

@@ -72,7 +72,7 @@ def test_every_public_function_and_class_has_a_docstring():
 
 
 def requirements_of(*names):
-    """The installed distributions of these names and all that they require."""
+    """Return the installed distributions of these names and of all their requirements."""
     found = {}
     todo = list(names)
     while todo:
@@ -86,9 +86,9 @@ def requirements_of(*names):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The programs of an environment with numpy, pandas, matplotlib and the wheel, no more."""
+    """Make an environment with only numpy, pandas, matplotlib and the wheel; return its bin."""
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"  # a tree that was built in before may hold what is gone
+    source = folder / "source"  # an earlier build may have left files in the tree
     shutil.copytree(ROOT / "arc_airv", source / "arc_airv")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -98,7 +98,7 @@ def installed(tmp_path_factory):
     assert wheel.name.endswith("-py3-none-any.whl")
     subprocess.run([sys.executable, "-m", "venv", str(folder / "env")], check=True)
     (site,) = (folder / "env").glob("lib/python*/site-packages")
-    for distribution in requirements_of("numpy", "pandas", "matplotlib"):  # lent from here
+    for distribution in requirements_of("numpy", "pandas", "matplotlib"):  # borrowed from here
         for name in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
             (site / name).symlink_to(distribution.locate_file(name))
     programs = folder / "env" / "bin"
@@ -107,7 +107,7 @@ def installed(tmp_path_factory):
 
 
 def run_installed(*command, cwd="/"):
-    """The output of a command that finds no other arc_airv than the installed one."""
+    """Return the output of a command that finds only the installed arc_airv."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     result = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, cwd=cwd, env=environment
@@ -132,7 +132,7 @@ def test_the_wheel_holds_the_engines(installed):
 
 
 def test_the_wheel_brings_the_command(installed, tmp_path, training_tasks):
-    """It evaluates, shows and submits beside numpy, pandas and matplotlib alone."""
+    """Evaluate, show and submit with only numpy, pandas and matplotlib installed."""
     task = training_tasks["25ff71a9"]
     save_tasks({"25ff71a9": task}, tmp_path / "tasks.json")
     with RecordStore(tmp_path / "p.jsonl", {"task_ids": ["25ff71a9"]}) as store:
@@ -153,8 +153,26 @@ def test_the_wheel_brings_the_command(installed, tmp_path, training_tasks):
 
 
 def test_no_name_of_a_room_is_that_of_a_module_in_it():
-    """`from arc_airv.room import name` would give whichever was loaded last."""
+    """Otherwise `from arc_airv.room import name` returns whichever was loaded last."""
     for room in ("prompts", "engines", "infer", "vote", "metrics", "plots", "kaggle", "training",
                  "studies"):  # fmt: skip
         module = importlib.import_module(f"arc_airv.{room}")
         assert not {m.name for m in pkgutil.iter_modules(module.__path__)} & set(module.__all__)
+
+
+def named_in(path):
+    """Return the dotted names of this package in a file."""
+    return set(re.findall(r"\barc_airv(?:\.[A-Za-z_]\w*)+", path.read_text()))
+
+
+def test_what_the_pages_and_docstrings_name_is_there():
+    texts = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/**/*.ipynb")]
+    texts += [*ROOT.glob("arc_airv/**/*.py"), *ROOT.glob("res/**/*.md"), *ROOT.glob("kaggle/*.md")]
+    for name in sorted(set().union(*map(named_in, texts))):
+        found, rest = pkgutil.resolve_name("arc_airv"), name.split(".")[1:]
+        for i, part in enumerate(rest, start=2):
+            try:
+                found = importlib.import_module(".".join(name.split(".")[:i]))
+            except ImportError:
+                found = getattr(found, part, None)
+                assert found is not None, name

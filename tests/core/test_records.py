@@ -1,4 +1,4 @@
-"""The store of predictions: what is on disk stays, what is half-written goes, once only."""
+"""The store of predictions: complete lines stay, half-written ones go, nothing is doubled."""
 
 import bz2
 import errno
@@ -64,7 +64,7 @@ def unanswered(task_id="22806e14", sample_index=0):
 
 
 def as_records(frame):
-    """The rows of a table with None for what is missing."""
+    """Return the rows of a table, with None for missing values."""
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
@@ -161,7 +161,7 @@ def test_a_compressed_store_reads_the_same(path, tmp_path):
 def test_a_file_that_is_being_written_reads_without_its_half_line(path):
     with RecordStore(path) as store:
         store.append([make_prediction()])
-        assert len(read_predictions(path)) == 1  # on disk when append returns
+        assert len(read_predictions(path)) == 1  # on disk once append returns
         store.append([make_prediction(sample_index=1)])
         with open(path, "ab") as file:
             file.write(b'{"task_id": "0057')
@@ -183,7 +183,7 @@ def test_a_store_cut_at_any_byte_of_its_last_lines_keeps_exactly_the_whole_ones(
     appended = path.read_bytes().removeprefix(content)
     for size in range(len(lines[0]), len(content) + 1):
         path.write_bytes(content[:size])
-        n_whole = (content[:size] + b"\n").count(b"}\n")  # a last one may lack its end
+        n_whole = (content[:size] + b"\n").count(b"}\n")  # the last line may lack its newline
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             with RecordStore(path) as store:
@@ -352,7 +352,7 @@ def test_a_table_may_lack_columns_and_know_no_numbers():
 def test_a_record_of_another_program_may_lack_what_is_no_part_of_the_format(path):
     record = asdict(make_prediction())
     del record["n_train"]
-    path.write_text(json.dumps(record))  # nor does its last line need an end
+    path.write_text(json.dumps(record))  # its last line needs no newline either
     assert read_predictions(path)["n_train"].tolist() == [-1]
     assert to_frame([record])["n_train"].tolist() == [-1]
     fill(path, [make_prediction(sample_index=1)], run=None)
@@ -632,7 +632,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
 
 
 def sync_with(monkeypatch, number):
-    """Let the disk answer with this error."""
+    """Make fsync fail with this error."""
 
     def fsync(fd):
         raise OSError(number, os.strerror(number))
@@ -701,7 +701,7 @@ def test_a_disk_that_is_full_ends_the_store_behind_a_whole_line(path):
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL])
 def test_a_disk_that_does_not_confirm_is_a_warning(path, monkeypatch, number):
-    """A broken disk, or a network's: what was written can be read, so the run goes on."""
+    """Continue on a broken or network disk: what was written can still be read."""
     sync_with(monkeypatch, number)
     with pytest.warns(UserWarning, match="the disk does not confirm"):
         fill(path, [make_prediction()])

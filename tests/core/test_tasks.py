@@ -1,4 +1,4 @@
-"""The files that tasks are read from, and what is said of a malformed one."""
+"""Reading tasks from files, and the errors for malformed ones."""
 
 import json
 
@@ -22,7 +22,7 @@ NUMBER_LIKE_IDS = ["22806e14", "97999447", "00576224", "007bbfb7"]
 
 
 def challenge(n_test=1):
-    """A task as in Kaggle's test file: the test pairs have only an input."""
+    """Write a task as in Kaggle's test file: the test pairs have only an input."""
     return {"train": [PAIR], "test": [{"input": C}] * n_test}
 
 
@@ -86,7 +86,7 @@ def test_solutions_become_the_test_outputs(tmp_path):
     solutions = write(tmp_path / "solutions.json", {"a": [A, B], "other": [C]})
     tasks = load_tasks(challenges, solutions=solutions)
     assert [pair.output.tolist() for pair in tasks["a"].test] == [A, B]
-    assert tasks["b"].test[0].output is None  # the solutions do not name it
+    assert tasks["b"].test[0].output is None  # not in the solutions file
     assert list(tasks) == ["a", "b"]
 
 
@@ -274,7 +274,7 @@ def test_hide_outputs_hides_only_the_test_outputs():
     for task_id, task in tasks.items():
         assert hidden[task_id].train == task.train
         assert hidden[task_id].test == tuple(Pair(pair.input) for pair in task.test)
-        assert all(pair.output is not None for pair in task.test)  # the original is untouched
+        assert all(pair.output is not None for pair in task.test)  # the original is unchanged
 
 
 def test_saved_tasks_load_again(tmp_path):

@@ -1,4 +1,4 @@
-"""The engine of a machine: all of its GPUs are used, and one GPU needs no Ray."""
+"""The engine of a machine uses all its GPUs, and one GPU needs no Ray."""
 
 import importlib.util
 
@@ -13,7 +13,7 @@ T4 = [Gpu(i, "Tesla T4", 15.0, (7, 5)) for i in range(4)]
 
 @pytest.fixture
 def made(monkeypatch):
-    """Note the engines that would have been made, without making them."""
+    """Record the engines to make, without making them."""
     made = []
 
     def plain(model, **options):
@@ -70,7 +70,7 @@ def test_an_unknown_engine_is_a_clear_error():
 
 
 def test_vllm_is_made_with_room_for_the_adapters():
-    """vLLM knows a few ranks: the next one that is enough. Transformers needs no options."""
+    """Choose the smallest sufficient rank that vLLM supports; Transformers needs no options."""
     rooms = {rank: adapter_options("vllm", rank)["max_lora_rank"] for rank in (1, 8, 12, 16, 512)}
     assert rooms == {1: 8, 8: 8, 12: 16, 16: 16, 512: 512}
     assert adapter_options("transformers", 1000) == {}

@@ -47,7 +47,7 @@ def vllm_engine(random_model):
 
 @pytest.fixture(scope="module")
 def ray_engine(random_model, tmp_path_factory):
-    """Two workers with vLLM."""
+    """Make an engine of two workers with vLLM."""
     pytest.importorskip("vllm")
     with small_ray(tmp_path_factory, n_cpus=2):
         engine = RayEngine(functools.partial(VllmEngine, str(random_model)), 2, chunk=2)
@@ -87,7 +87,7 @@ def test_vllm_and_transformers_agree(vllm_engine, transformers_engine, prompts):
 
 
 def brute_force(engine, prompt, continuation):
-    """The log-probability of a continuation by one forward pass over all of it, in float64."""
+    """Return the log-probability of a continuation by one forward pass in float64."""
     import torch
 
     ids = engine.encode([prompt])[0]
@@ -145,7 +145,7 @@ def test_a_run_through_the_engine_counts_every_prediction(engine, training_tasks
 
 @pytest.fixture(scope="module")
 def answers(random_model, training_tasks):
-    """Replies of several lengths, with the mark that ends them."""
+    """Make replies of several lengths, with their end mark."""
     render = PromptFormat.load(random_model).render_answer
     outputs = [render(pair.output) for pair in training_tasks["3c9b0459"].train]
     return [*outputs, "1 0a1b2c3d4e5f6g7h8i9j\n2 0a1b2c3d4e5f6g7h8i9j<end>", "1 ", "<end>"]
@@ -161,7 +161,7 @@ def test_scores_are_those_of_a_forward_pass(engine, transformers_engine, prompts
 
 
 def test_one_continuation_of_each_prompt_gives_one_score_of_each(engine, prompts, answers):
-    # The third prompt is the first one again.
+    # The third prompt repeats the first.
     few = [prompts[0], prompts[3], prompts[0]]
     flat = engine.score(few, answers[:3])
     nested = engine.score(few, [[a] for a in answers[:3]])
@@ -238,7 +238,7 @@ def test_what_cannot_be_scored_is_a_clear_error(
 ):
     with pytest.raises(ValueError, match=message):
         engine.score([prompts[i] for i in prompts_of], continuations)
-    assert len(engine.score(prompts[:1], ["1 "])) == 1  # and it goes on working
+    assert len(engine.score(prompts[:1], ["1 "])) == 1  # it still works
 
 
 def test_an_empty_prompt_is_a_clear_error(engine, prompts):
@@ -291,7 +291,7 @@ def test_beams_are_those_of_vllm(vllm_engine, prompts):
         engine.beam_search(prompts[:3], 3, 6),
         engine.llm.beam_search(inputs, params),
     ):
-        assert all(beam.finish_reason == "length" for beam in beams)  # none ends in so few tokens
+        assert all(beam.finish_reason == "length" for beam in beams)  # too few tokens to end
         texts = [engine.tokenizer.decode(s.tokens[len(ids) :]) for s in theirs.sequences]
         assert [beam.text for beam in beams] == texts
         assert [beam.cumulative_logprob for beam in beams] == pytest.approx(
@@ -346,7 +346,7 @@ def test_a_reply_holds_nothing_but_the_allowed_tokens(engine, prompts):
             for reply in replies:
                 assert reply.text.replace("0a", "").replace("7b", "") == ""
                 end = "<end>" if reply.finish_reason == "stop" else ""
-                # Of the model's own distribution, not of the restricted one.
+                # Under the model's own distribution, not the restricted one.
                 (score,) = engine.score([prompt], [reply.text + end])
                 assert score == pytest.approx(reply.cumulative_logprob, abs=5e-3)
 
@@ -412,7 +412,7 @@ def test_sampling_refuses_what_makes_no_sense(options):
 
 
 def test_many_long_prompts_may_be_sampled_with_seeds(vllm_engine, training_tasks):
-    """vLLM 0.32 dies on a CPU where the reading of a prompt with a seed is cut into chunks."""
+    """vLLM 0.32 crashes on a CPU if it prefills a prompt with a seed in chunks."""
     render = PromptFormat.load(vllm_engine.model).render
     task = training_tasks["a85d4709"]
     views = [a.apply_task(task) for a in sample_augmentations(task, 60, seed=0)]

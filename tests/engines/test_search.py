@@ -20,7 +20,7 @@ LONGEST = 4
 
 @pytest.fixture(scope="module")
 def tiny_engine(tmp_path_factory):
-    """A random model of three letters and an end-of-text token, in float64."""
+    """Make a random model of three letters and an end-of-text token, in float64."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -46,7 +46,7 @@ def tiny_engine(tmp_path_factory):
 
 
 def logprob(engine, prompt, reply):
-    """The log-probability of a reply by one forward pass."""
+    """Return the log-probability of a reply by one forward pass."""
     ids = engine.encode([prompt])[0]
     tokens = engine.tokenizer.encode(reply, add_special_tokens=False)
     with torch.inference_mode():
@@ -57,7 +57,7 @@ def logprob(engine, prompt, reply):
 
 @pytest.fixture(scope="module")
 def every_reply(tiny_engine):
-    """For each prompt, {(text, how it ended): log-probability} of all replies, best first."""
+    """Return {(text, finish reason): log-probability} of all replies per prompt, best first."""
     texts = ["".join(t) for n in range(LONGEST + 1) for t in itertools.product(LETTERS, repeat=n)]
     tables = {}
     for prompt in PROMPTS:
@@ -172,7 +172,7 @@ def test_no_batch_of_searches_is_larger_than_it_may_be(tiny_engine, monkeypatch)
     engine.beam_search(prompts, 4, 9)
     threshold_search(engine, prompts, min_probability=0.2, max_tokens=7)
     assert max(rows * columns for rows, columns in sizes) <= 150
-    assert max(rows for rows, _ in sizes) > 4  # several searches go on together
+    assert max(rows for rows, _ in sizes) > 4  # several searches run together
 
 
 def test_a_search_ends_when_nothing_can_change_any_more():

@@ -1,4 +1,4 @@
-"""The models in res/: folders that both engines serve alike, and one that solves something."""
+"""The models in res/: both engines serve their folders alike, and one solves some tasks."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from arc_airv.tasks import load_tasks
 
 RES = Path(__file__).parents[2] / "res"
 MODEL, BASE = str(RES / "tiny"), str(RES / "base")
-# Evaluation tasks whose demonstrations it has seen, and whose test outputs it has not.
+# Evaluation tasks: it has seen their demonstrations, but not their test outputs.
 TASKS = ("66e6c45b", "b1fc8b8e", "c8b7cc0f", "3b4c2228", "e872b94a")
 
 
@@ -45,7 +45,7 @@ def test_vllm_and_transformers_give_the_same_greedy_answers(questions, transform
             assert one.finish_reason == other.finish_reason
         else:
             differ += 1
-    # Both compute in float32 on a CPU, in another order: a near tie may fall either way.
+    # Both compute in float32 on a CPU, in different order: a near tie may go either way.
     assert differ <= 1
 
 

@@ -1,4 +1,4 @@
-"""Inference: every output gets its N predictions, whatever the model says and whenever it stops."""
+"""Inference: every output gets N predictions, whatever the model replies and whenever it stops."""
 
 import json
 import math
@@ -37,13 +37,13 @@ NO_KIND = {"geometric": False, "colors": False, "train_order": False}
 
 
 def ask(engine, store, n, tasks=TASKS, **options):
-    """Run without a progress bar; the solutions are hidden from all but the engine."""
+    """Run without a progress bar, and hide the solutions from everything but the engine."""
     options = {"n_predictions": n, "seed": 0, "progress": False, **options}
     return generate_predictions(hide_outputs(tasks), engine, store=store, **options)
 
 
 def table(store):
-    """What a store holds, in an order of its own."""
+    """Return the content of a store in a fixed order."""
     frame = read_predictions(store)
     return frame.sort_values(COLUMNS[:4], ignore_index=True)
 
@@ -53,7 +53,7 @@ def n_of_outputs(store):
 
 
 def views(frame):
-    """Each row's place in the plan of its task."""
+    """Return each row's position in the plan of its task."""
     plans = {i: list(map(str, sample_augmentations(t, 40, seed=0))) for i, t in TASKS.items()}
     return [plans[i].index(key) for i, key in zip(frame["task_id"], frame["augmentation"])]
 
@@ -152,7 +152,7 @@ def test_an_unknown_batching_is_refused(store, faulty, batching):
         ask(faulty, store, 1, batching=batching)
 
 
-# Going on ----------------------------------------------------------------------------------------
+# Resuming ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"sampling": SAMPLED}])
@@ -196,7 +196,7 @@ def test_a_view_that_was_stored_in_part_is_completed(store, faulty):
 
 
 def run_slowly(store, batching):
-    """What the killed process runs."""
+    """Run in the process that gets killed."""
     arc_airv.infer.ask.FLUSH_SECONDS = 0.0
     engine = {"all": StreamingEngine}.get(batching, ScriptedEngine)
     ask(engine(TASKS, wrong=0.3, garbage=0.2, delay=0.01), store, 16, batching=batching)
@@ -239,7 +239,7 @@ def test_an_engine_that_fails_leaves_what_it_had_answered(store, faulty):
 
 
 def test_what_any_engine_says_of_its_replies_can_be_stored(store):
-    """A log-probability that is no number is none; numpy's numbers are numbers."""
+    """Store non-finite log-probabilities as null, and numpy's numbers as numbers."""
 
     class Strange(StreamingEngine):
         def reply(self, prompt, sampling):
@@ -298,7 +298,7 @@ def test_prompts_of_other_adapters_do_not_go_together(store):
 
 
 def test_a_call_holds_what_fits_together():
-    """A long prompt with a short reply, and a short prompt with a long one, fit alone."""
+    """A long prompt with a short reply and a short prompt with a long one fit only alone."""
 
     class Small(ScriptedEngine):
         def reply(self, prompt, sampling):
@@ -326,7 +326,7 @@ def test_a_call_is_short_where_there_is_a_deadline_to_keep(store):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time of day that the deadline is compared with."""
+    """Replace the clock that the deadline is compared with."""
     clock = SimpleNamespace(now=1000.0)
     fake = SimpleNamespace(time=lambda: clock.now, monotonic=time.monotonic)
     monkeypatch.setattr("arc_airv.infer.ask.time", fake)
@@ -334,7 +334,7 @@ def clock(monkeypatch):
 
 
 class TickingEngine(StreamingEngine):
-    """Each prompt takes a second of the clock."""
+    """Take a second of the clock for each prompt."""
 
     clock = None
 
@@ -392,7 +392,7 @@ def test_outputs_without_a_valid_grid_go_first_after_the_first_eight_views(
     store, tmp_path, monkeypatch
 ):
     class Puzzled(StreamingEngine):
-        """Has no answer to the task whose prompts are the shortest."""
+        """Give no valid answer to the task with the shortest prompts."""
 
         def _complete(self, prompt, sample, max_tokens):
             completion = super()._complete(prompt, sample, max_tokens)
@@ -408,7 +408,7 @@ def test_outputs_without_a_valid_grid_go_first_after_the_first_eight_views(
     outputs = list(zip(frame["task_id"], frame["test_index"]))
     n_hard = 8 * len(TASKS[last].test)
     then = [task_id for task_id, _ in outputs[8 * len(OUTPUTS) :]]
-    # The engine takes a few requests ahead of what is known.
+    # The engine takes a few requests before their predecessors' results are known.
     assert then[:n_hard].count(last) >= n_hard - engine.room
 
 
@@ -550,7 +550,7 @@ def test_the_run_description_says_what_made_the_predictions(store, faulty):
 
 @pytest.mark.parametrize("source", ["arc-agi-1/evaluation", "arc-agi-2/evaluation"])
 def test_the_true_answer_to_every_view_reverts_to_the_solution(store, source):
-    """The whole way of a grid: augmented, asked, answered, parsed, reverted, stored, compared."""
+    """Take a grid all the way: augment, prompt, answer, parse, revert, store, compare."""
     tasks = load_tasks(source)
     small = sorted(tasks, key=lambda i: sum(p.input.size + p.output.size for p in tasks[i].train))
     tasks = {i: tasks[i] for i in small[:25]}
@@ -609,7 +609,7 @@ def test_an_unknown_log_probability_is_kept_as_missing(store):
 
 
 class WatchedEngine(StreamingEngine):
-    """Notes how many prompts were made, and how many predictions are on disk, at each reply."""
+    """Record the numbers of prompts rendered and predictions on disk at each reply."""
 
     store = None
 

@@ -26,7 +26,7 @@ COLUMNS = ["task_id", "test_index", "grid", "augmentation", "score_logprob"]
 
 
 def pool(task_id, test_index, grids):
-    """Predictions of these grids, one for each."""
+    """Make one prediction for each of these grids."""
     return pd.DataFrame(
         {"task_id": task_id, "test_index": test_index, "grid": grids,
          "cumulative_logprob": -1.0, "n_tokens": 10}
@@ -41,9 +41,9 @@ N_CANDIDATES = len(WRONG) + 1
 
 
 class ScoringEngine:
-    """Gives a reply 0 if it is right in the frame of the prompt, else minus its wrong cells.
+    """Score a reply as minus its number of wrong cells in the frame of the prompt.
 
-    One token a character. It only has `score`, and knows the views of a plan.
+    A token is a character. The engine only has `score`, and knows the views of a plan.
     """
 
     model = "scripted"
@@ -148,7 +148,7 @@ def test_a_view_that_one_candidate_does_not_fit_counts_for_none(engine):
     assert len(scores) == len(nan) + 2 * 4 * N_CANDIDATES
 
 
-# Stopping and going on ---------------------------------------------------------------------------
+# Stopping and resuming ---------------------------------------------------------------------------
 
 
 @pytest.fixture

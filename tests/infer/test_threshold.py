@@ -1,4 +1,4 @@
-"""A threshold search that fills a store: complete, resumable, read as any other."""
+"""A threshold search fills a store that is complete, resumable and read like any other."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from arc_airv.tasks import load_tasks
 from arc_airv.vote.rank import rank_candidates
 
 MODEL = str(Path(__file__).parents[2] / "res" / "tiny")
-TASKS = ("66e6c45b", "c8b7cc0f")  # their demonstrations were learnt, their test outputs were not
+TASKS = ("66e6c45b", "c8b7cc0f")  # demonstrations learnt, test outputs not
 OPTIONS = {"min_probability": 0.05, "seed": 0, "progress": False}
 VIEW = ["task_id", "test_index", "augmentation"]
 

@@ -1,4 +1,4 @@
-"""Fine-tuning in other processes: what comes of it, and that its failure costs nothing else."""
+"""Fine-tuning in other processes: its results, and failures that cost nothing else."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def tasks(training_tasks):
 
 @pytest.fixture
 def finetune(random_model, tasks, tmp_path):
-    """Fine-tune with a deadline in so many seconds; gives the model, the adapters, the log."""
+    """Fine-tune with a deadline in `seconds`; return the model, the adapters and the log."""
 
     def finetune(mode, seconds, model=random_model, grace=4, **options):
         log = Log(show=False)
@@ -78,7 +78,7 @@ def test_a_training_that_is_killed_leaves_the_model_as_it_is(finetune, random_mo
         (worker,) = [p for p in children() if b"arc_airv.kaggle.worker" in command(p)]
         os.kill(worker, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill, daemon=True)  # not waited for if nothing starts
+    killer = threading.Thread(target=kill, daemon=True)  # do not wait for it if nothing starts
     killer.start()
     model, adapters, log = finetune("joint", 120)
     killer.join(10)
@@ -87,7 +87,7 @@ def test_a_training_that_is_killed_leaves_the_model_as_it_is(finetune, random_mo
 
 
 def test_what_does_not_stop_is_ended_at_the_deadline(finetune, random_model):
-    """Python alone takes longer to start than this leaves."""
+    """Leave less time than Python takes to start."""
     model, adapters, log = finetune("joint", 0.6, grace=0.2)
     assert str(model) == str(random_model) and adapters is None
     assert "did not stop by itself at the deadline" in log and finetune.seconds < 10
@@ -114,7 +114,7 @@ def test_a_mode_that_does_not_exist_is_an_error(finetune):
 
 
 def children():
-    """The ids of our child processes."""
+    """List the ids of our child processes."""
     for task in Path("/proc/self/task").iterdir():
         yield from map(int, (task / "children").read_text().split())
 

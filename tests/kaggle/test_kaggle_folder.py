@@ -1,4 +1,4 @@
-"""Everything that is pushed to Kaggle: metadata, notebooks, the lock, and the resolver check."""
+"""Everything to push to Kaggle: metadata, notebooks, the lock, and the resolver check."""
 
 import hashlib
 import json
@@ -173,7 +173,7 @@ def test_an_image_names_its_faults(tmp_path):
         wheelhouse.load_image("one", path)
 
 
-# What is pushed ----------------------------------------------------------------------------------
+# The folders to push -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def test_nothing_of_another_model_stays(tmp_path):
     folder = prepare.prepare_folders(tmp_path / "out", owner="me", model=other) / "model"
     left = {path.name for path in folder.iterdir() if "metadata" not in path.name}
     assert left == {path.name for path in other.iterdir()}
-    # Nor is a model removed to make room for itself.
+    # The command does not delete the model that it should copy.
     with pytest.raises(ValueError, match="what this command writes"):
         prepare.prepare_folders(tmp_path / "out", owner="me", model=folder)
     assert (folder / "config.json").is_file()
@@ -370,7 +370,7 @@ def test_the_install_cells_use_no_index_and_go_on_without_vllm(tmp_path, monkeyp
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "arc_airv-0.1.0-py3-none-any.whl").write_bytes(b"")
     run_cells("visualize", "install", inputs=tmp_path)
-    assert "vLLM" not in capsys.readouterr().out  # it needs no engine
+    assert "vLLM" not in capsys.readouterr().out  # this kernel needs no engine
     run_cells("generate", "install", "vllm", inputs=tmp_path)
     assert "No vLLM" in capsys.readouterr().out
     command, again = commands
@@ -385,7 +385,7 @@ def test_the_install_cells_use_no_index_and_go_on_without_vllm(tmp_path, monkeyp
 
 
 def write_wheel(folder, name, version, **modules):
-    """A wheel that installs: modules by name, with their sources."""
+    """Write an installable wheel from modules by name, with their sources."""
     path = folder / f"{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
     files = {f"{name}/{module}.py": source for module, source in modules.items()}
@@ -401,7 +401,7 @@ def write_wheel(folder, name, version, **modules):
 
 @pytest.fixture
 def small_kaggle(tmp_path):
-    """A function that runs the kernel in an environment that holds a torch and pip alone."""
+    """Return a function that runs the kernel in an environment with only torch and pip."""
     for name in ("input", "working", "index"):
         (tmp_path / name).mkdir()
     env = tmp_path / "env"
@@ -444,7 +444,7 @@ def test_the_wheelhouse_is_not_built_on_another_image(small_kaggle, tmp_path):
     result = small_kaggle("2.11.0+cu128")
     assert result.returncode == 1
     assert "This image holds torch 2.10.0+cu128, the lock is for 2.11.0+cu128" in result.stderr
-    assert "torch==2.10.0+cu128" in result.stdout  # its freeze, to correct images.toml with
+    assert "torch==2.10.0+cu128" in result.stdout  # the freeze, for updating images.toml
 
 
 def test_the_wheelhouse_is_not_built_of_other_files(small_kaggle, tmp_path):

@@ -1,4 +1,4 @@
-"""The machine of a notebook: inputs that moved, a clock that runs already, GPUs of all kinds."""
+"""The machine of a notebook: moved inputs, a running clock, GPUs of all kinds."""
 
 import json
 import math
@@ -247,7 +247,7 @@ def test_every_machine_has_its_configuration():
     assert l4["devices"] == ["0", "1", "2", "3"]
     assert p100["engine"] == "transformers" and p100["options"] == {"dtype": "float16"}
     assert cpu == {"engine": "vllm", "options": {}, "devices": [None]}
-    # The weakest of a mixed machine decides, so that all of them can.
+    # The weakest GPU of a mixed machine decides, so that all of them can run it.
     assert engine_options([L4, T4])["options"] == t4["options"]
     json.dumps([t4, l4, p100, cpu])
 
@@ -277,7 +277,7 @@ def test_a_model_may_be_spread_over_gpus():
 def test_a_model_gets_as_few_gpus_as_hold_it(tmp_path, gib, gpus, n):
     for part in range(2):
         with open(tmp_path / f"model-{part}.safetensors", "wb") as file:
-            file.truncate(gib * 2**29)  # takes no room on the disk
+            file.truncate(gib * 2**29)  # sparse: takes no room on the disk
     assert gpus_for_model(tmp_path, gpus) == n
 
 

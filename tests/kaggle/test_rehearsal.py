@@ -1,4 +1,4 @@
-"""The submission notebook, as it is pushed, on a machine like Kaggle's, whatever happens to it."""
+"""The pushed submission notebook, on a machine like Kaggle's, under every sabotage."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "kaggle"))
 from rehearsal import image, sealed, validator  # noqa: E402
 from rehearsal.variants import VARIANTS  # noqa: E402
 
-# Real machines differ in what they allow; what is used is printed, and never nothing.
+# Machines differ in the isolation that they allow; use and print the best one, never none.
 KINDS = sorted({"sockets", sealed.find_kind()})
 
 
@@ -24,7 +24,7 @@ KINDS = sorted({"sockets", sealed.find_kind()})
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """All rehearsals, three at once, the longest first; they share one stage."""
+    """Run all rehearsals on one stage, three at once, the longest first."""
     pytest.importorskip("torch")
     from rehearsal.play import rehearse, set_stage
 

@@ -1,4 +1,4 @@
-"""A run of the submission notebook: at any moment and after any step, a valid submission."""
+"""A run of the submission notebook leaves a valid submission at any moment."""
 
 import json
 import os
@@ -20,7 +20,7 @@ MALFORMED = {"empty": {}, "none": None, "many": {"train": [], "test": [7, 8]}}
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Make a run on the scripted engine, in a folder of its own."""
+    """Make a run on the scripted engine, in its own folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "find_gpus", lambda: [])
     monkeypatch.setattr("arc_airv.kaggle.clock.process_start", time.time)
@@ -51,7 +51,7 @@ def generate(a_run, n=2, **options):
 
 
 def answered():
-    """The outputs that the submission on disk answers; it has to be valid."""
+    """Count the outputs that the submission on disk answers; it has to be valid."""
     submission = validate_submission("submission.json", load_tasks("hidden.json"))
     return sum(a["attempt_1"] != [[0]] for answers in submission.values() for a in answers)
 
@@ -91,7 +91,7 @@ def test_plain_votes_are_submitted_while_an_engine_still_works(make, monkeypatch
     hang = next(event for event in seen if event[1].startswith("hangs"))
     votes = [event for event in seen if event[0] == "plain votes"]
     assert 0 < hang[2] < 7 and votes[-1][2] == 7
-    assert len(votes) < 20  # where nothing grew, nothing is written
+    assert len(votes) < 20  # without new votes nothing is written
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_malformed_entries_keep_the_fallback(make, capsys):
     assert submission["none"] == [fallback] and submission["many"] == [fallback] * 2
     said = capsys.readouterr().out
     assert "7 of 11 outputs answered" in said and "! challenges: malformed.json: task none" in said
-    assert "4 things went wrong" in said  # the entries, and no score of such a file
+    assert "4 things went wrong" in said  # the entries, and the missing score of such a file
 
 
 def test_where_no_engine_works_the_fallback_stays(make, capsys):
@@ -144,7 +144,7 @@ def test_a_store_that_was_cut_is_gone_on_with(make):
     size = os.path.getsize("store.jsonl")
     os.truncate("store.jsonl", size - 9)
     again = make()
-    assert answered() == 0  # nothing of the run before
+    assert answered() == 0  # nothing from the earlier run
     generate(again, n=2)
     assert len(again.read_predictions()) == 14 and answered() == 7
 

@@ -1,4 +1,4 @@
-"""Whatever an engine does, the run ends in time and with a submission that is valid."""
+"""Whatever an engine does, the run ends in time and with a valid submission."""
 
 import fcntl
 import json
@@ -28,13 +28,13 @@ OUTPUTS = [(i, k) for i, task in TASKS.items() for k in range(len(task.test))]  
 
 
 def scripted(**options):
-    """A configuration of the faulty engine."""
+    """Return a configuration of the faulty engine."""
     return {"engine": "faulty:FaultyEngine", "options": options}
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Supervise these configurations; gives the predictions, the log and the score."""
+    """Supervise these configurations; return the predictions, the log and the score."""
     answers = str(save_tasks(TASKS, tmp_path / "answers.json"))
 
     def run(*configurations, n=2, seconds=None, devices=(None,), **options):
@@ -96,7 +96,7 @@ def test_an_engine_that_hangs_is_ended_with_its_children(run, tmp_path):
     )
     assert complete(frame) and score == 1.0
     assert "hangs: no prediction for" in log
-    time.sleep(0.1)  # it is not our child, so init has to collect it
+    time.sleep(0.1)  # it is not our child, so init has to reap it
     assert not is_running(int(children.read_text()))
 
 
@@ -157,7 +157,7 @@ def test_prompts_that_do_not_fit_are_no_failure(run):
 def test_a_full_disk_leaves_what_fitted(run):
     frame, log, _ = run(scripted(fault="full", after=3000), scripted())
     assert 0 < len(frame) < 2 * len(OUTPUTS)
-    # A humbler engine would find the disk as full.
+    # Another engine would find the disk just as full.
     assert "File too large" in log and log.count("ready after") == 1
     (store,) = run.stores
     assert store.read_bytes().endswith(b"\n") and mend_store(store) == 0
@@ -173,7 +173,7 @@ def test_a_disk_is_not_filled(run, tmp_path):
 def test_engines_stop_when_the_disk_gets_full(run, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
 
-    def disk_usage(folder):  # full as soon as something is stored
+    def disk_usage(folder):  # full once something is stored
         stored = (tmp_path / "store.jsonl").exists() and (tmp_path / "store.jsonl").stat().st_size
         return usage._replace(free=0 if stored else usage.free)
 
@@ -315,7 +315,7 @@ def test_a_configuration_degrades_step_by_step():
     assert ladder[4]["options"]["batch_tokens"] == 4096
     assert ladder[5]["options"]["device"] == "cpu"
     assert json.loads(json.dumps(ladder)) == ladder
-    # Whatever the step, the prompts are the same.
+    # Every step sends the same prompts.
     assert {c["options"]["max_model_len"] for c in ladder} == {4096}
 
 

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom; 03 in a kernel and with real vLLM in `test_rehearsal`."""
+"""The notebooks run from top to bottom; `test_rehearsal` runs 03 in a kernel with real vLLM."""
 
 import gzip
 import json
@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(folder):
-    """Run a notebook with these parameters; gives its page."""
+    """Run a notebook with these parameters; return its page."""
     from run_notebook import run_notebook
 
     def run(name, **parameters):
@@ -58,7 +58,7 @@ def test_a_notebook_is_clean(path):
 
 
 def outputs_of(page):
-    """The text and the kinds of all outputs of a notebook that was run, in order."""
+    """Return the text and the kinds of all outputs of an executed notebook, in order."""
     cells = json.loads(page.with_suffix(".ipynb").read_text())["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     data = [output.get("data", {"stream": output.get("text", "")}) for output in outputs]
@@ -166,12 +166,12 @@ def test_the_demo_prints_its_own_lines_alone(folder):
     assert sum(line.startswith("score of ") for line in lines) == 1
 
 
-# In a kernel and with real engines, notebook 03 is played by test_rehearsal.
+# test_rehearsal plays notebook 03 in a kernel and with real engines.
 
 
 @pytest.fixture
 def run_03(folder, monkeypatch):
-    """Run the cells of notebook 03 in this process, which knows the scripted engine."""
+    """Run the cells of notebook 03 in this process, which can load the scripted engine."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr("arc_airv.kaggle.clock.process_start", time.time)
 

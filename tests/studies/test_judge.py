@@ -1,4 +1,4 @@
-"""The judge: what it finds right comes first, views count for all candidates alike."""
+"""The judge: candidates that it finds right come first, and all get the same views."""
 
 import math
 
@@ -22,7 +22,7 @@ POOL = ["task_id", "test_index"]
 
 
 def pool(task_id, test_index, grids):
-    """Predictions of these grids, one for each."""
+    """Make one prediction for each of these grids."""
     return pd.DataFrame(
         {"task_id": task_id, "test_index": test_index, "grid": grids,
          "cumulative_logprob": -1.0, "n_tokens": 10}
@@ -37,9 +37,9 @@ RANKED = rank_candidates(POOLS)
 
 
 class JudgingEngine:
-    """Finds a grid the less right, in the frame of the prompt, the more of its cells are wrong.
+    """Judge a grid by its number of wrong cells, in the frame of the prompt.
 
-    One token a character. `taste` is what it likes of "Yes" anyhow, in nats.
+    A token is a character. `taste` is a constant bias towards "Yes", in nats.
     """
 
     prompt_format = BARE
@@ -109,7 +109,7 @@ def test_a_prompt_shows_the_task_then_what_is_proposed_then_the_question():
 
 
 class ChatTokenizer:
-    """As much of a Hugging Face tokenizer as a chat needs."""
+    """Imitate the part of a Hugging Face tokenizer that a chat needs."""
 
     chat_template = "{{ messages }}"
 
@@ -201,7 +201,7 @@ def test_few_kinds_of_augmentation_give_few_views(engine):
 
 def test_a_pool_whose_longest_candidate_does_not_fit_is_not_judged(engine):
     long = format_grid(np.full((30, 30), 3, dtype=np.int8))
-    # The assertions of the engine see to the rest.
+    # The engine asserts the rest.
     engine.max_model_len = max(len(head) for head in engine.rights) + 300
     candidates = rank_candidates(pd.concat([POOLS, pool("6150a2bd", 0, [long])]))
     with pytest.warns(UserWarning, match="4 of 12 views do not fit the model's context"):
@@ -213,7 +213,7 @@ def test_a_pool_whose_longest_candidate_does_not_fit_is_not_judged(engine):
 
 
 def test_a_view_that_does_not_fit_is_left_out_for_all_candidates(engine):
-    """Turned by a quarter, this candidate takes more lines, and so more characters."""
+    """A quarter turn gives this candidate more lines, and so more characters."""
     flat = format_grid(np.full((1, 30), 3, dtype=np.int8))
     candidates = rank_candidates(pool("6150a2bd", 0, [flat, "5", "12|34"]))
     run(engine, candidates)

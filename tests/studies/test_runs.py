@@ -22,7 +22,7 @@ def tasks(training_tasks):
 
 @pytest.fixture(scope="module")
 def stores(tasks, tmp_path_factory):
-    """One run that is always right, one that never is, in other settings."""
+    """Make a run that is always right and one that never is, in different settings."""
     folder = tmp_path_factory.mktemp("runs")
     samples = Sampling(n=2, temperature=0.5, seed=0)
     right = ScriptedEngine(tasks)
@@ -68,6 +68,7 @@ def test_a_prompt_is_read_once_for_all_its_replies(stores, tasks):
 def test_a_view_without_a_reply_was_read_but_holds_no_prediction(stores, tasks, tmp_path):
     silent = tmp_path / "silent.jsonl"
     records = [json.loads(line) for line in stores["right"].read_text().splitlines()]
+    records.sort(key=lambda record: (record["task_id"], record["test_index"]))
     nothing = {"status": NO_REPLY, "grid": None, "text": None, "n_tokens": 0}
     records = [{**r, **nothing} if i % N else r for i, r in enumerate(records)]
     silent.write_text("".join(json.dumps(r) + "\n" for r in records))

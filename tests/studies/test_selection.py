@@ -25,7 +25,7 @@ TASKS = {"a": task("a", "1"), "b": task("b", "1", "2"), "c": task("c", "3")}
 
 
 def pool(task_id, test_index, *replies):
-    """Predictions from texts such as "1:-0.5", a grid and its log-probability."""
+    """Make predictions from texts such as "1:-0.5", a grid and its log-probability."""
     return [
         {
             "task_id": task_id,
@@ -56,11 +56,11 @@ def predictions():
 def test_selectors_are_compared_with_the_first_on_the_same_pools(predictions):
     selectors = {"votes": {"method": "votes"}, "logprob": {"method": "logprob"}}
     table = compare_selectors(predictions, TASKS, selectors, average="output")
-    # Of the four outputs: votes solve b0 with the first candidate, logprob a0 with the first.
+    # Of the four outputs, the first candidate solves b0 by votes and a0 by logprob.
     assert table["vote_1"].to_dict() == {"votes": 0.25, "logprob": 0.25}
     assert table["vote_2"].to_dict() == {"votes": 0.25, "logprob": 0.25}
     assert table.attrs["pass_n"] == 0.5
-    # Two of six at random: a0 has 1 right of 6, b0 2 of 6.
+    # Two of six at random: a0 has 1 right of 6, b0 has 2 of 6.
     random_2 = (1 / 3 + 1 - (4 * 3) / (6 * 5)) / 4
     assert table.attrs["random_2"] == pytest.approx(random_2)
     assert table["gap_closed"].iloc[0] == pytest.approx((0.25 - random_2) / (0.5 - random_2))
@@ -107,7 +107,7 @@ def test_a_gain_is_that_of_vote_2(predictions):
 def test_selectors_may_filter_and_weigh(predictions):
     options = {"method": {"votes": 1.0}, "filters": ("colors",)}
     table = compare_selectors(predictions, TASKS, {"filtered": options}, average="output")
-    # No colour but 5 and 0 was seen: in a0 the candidate 5 goes first, the right one stays third.
+    # Only colours 5 and 0 were seen: in a0 candidate 5 ranks first, the right one stays third.
     assert table.loc["filtered", "vote_2"] == 0.25
 
 
@@ -124,7 +124,7 @@ def test_a_task_is_ranked_by_what_the_others_teach(predictions):
     features = ["votes", "mean_token_logprob"]
     ranked = cross_fit(predictions, tasks, n_folds=2, features=features)
     for task_id, other in ("a", "b"), ("b", "a"):
-        # a is right by log-probability, b by votes: each misleads the other.
+        # a is right by log-probability and b by votes, so each misleads a fit for the other.
         selector = fit_selector(
             predictions[predictions["task_id"] == other], tasks, features=features
         )

@@ -1,4 +1,4 @@
-"""Batches: little padding, nothing lost, and the same from any position."""
+"""Batches: little padding, no lost examples, and the same ones from any position."""
 
 import itertools
 

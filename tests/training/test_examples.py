@@ -1,4 +1,4 @@
-"""What a model learns from: mixtures by name and weight, and no solution of an evaluation test."""
+"""Training data: mixtures by name and weight, without solutions of evaluation tests."""
 
 import gzip
 import json
@@ -89,7 +89,7 @@ def test_a_task_is_recognised_by_one_pair_that_it_shares(training_tasks):
     assert without_tasks(tasks, {}) == tasks
 
 
-# A user's own ------------------------------------------------------------------------------------
+# A user's own sources ----------------------------------------------------------------------------
 
 
 def test_a_folder_and_a_file_of_tasks_give_every_known_pair(training_tasks, tmp_path):

@@ -1,4 +1,4 @@
-"""A rule change makes another task of a task: one rule, the same for all pairs, still learnable."""
+"""A rule change makes a new task: one rule, the same for all pairs, still learnable."""
 
 from collections import Counter
 
@@ -31,7 +31,7 @@ def bag(*texts):
 
 
 def changes_of_real_tasks(n_seeds=2):
-    """Every training task under some seeds: (pairs, change, changed pairs)."""
+    """Change every training task under some seeds: (pairs, change, changed pairs)."""
     for number, pairs in enumerate(BAGS.values()):
         for seed in range(n_seeds):
             yield pairs, *change_rule(pairs, np.random.default_rng([number, seed]))

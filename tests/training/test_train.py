@@ -1,4 +1,4 @@
-"""Training: what is learnt from, what is not, and that a run can be stopped and resumed."""
+"""Training: what enters the loss and what does not, and stopping and resuming a run."""
 
 import json
 
@@ -140,7 +140,7 @@ def config(**options):
 
 
 class Steps:
-    """A clock that ticks at each look, so that a budget of seconds is a number of steps."""
+    """Tick the clock at each reading, so that a budget of seconds is a number of steps."""
 
     def __init__(self, monkeypatch):
         ticks = iter(range(10**9))
@@ -178,7 +178,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_did_not_stop(
 
 
 def test_the_factors_of_the_embeddings_are_the_same_in_every_process(tokenizer):
-    """A tokenizer gives its vocabulary in another order in each; a checkpoint must not care."""
+    """Ignore the order of the tokenizer's vocabulary, which differs between processes."""
 
     class Reordered:
         def __init__(self, descending):
@@ -196,7 +196,7 @@ def test_the_factors_of_the_embeddings_are_the_same_in_every_process(tokenizer):
 
 
 def test_accumulated_batches_are_one_large_batch(stream):
-    """The gradient of two batches, each label weighing the same, whatever the batch it is in."""
+    """Give every label the same weight in the gradient, whatever batch it is in."""
     from arc_airv.training.batches import Windows
     from arc_airv.training.train import _backward
 
@@ -210,7 +210,7 @@ def test_accumulated_batches_are_one_large_batch(stream):
         ids, labels = torch.from_numpy(batch.token_ids), torch.from_numpy(batch.labels)
         (model(input_ids=ids, labels=labels).loss * batch.n_labels / total).backward()
     for p, gradient in zip(model.parameters(), accumulated):
-        scale = gradient.abs().max()  # bfloat16 in the one, float32 in the other
+        scale = gradient.abs().max()  # one is in bfloat16, the other in float32
         torch.testing.assert_close(p.grad / scale, gradient / scale, rtol=0, atol=0.03)
 
 
@@ -244,7 +244,7 @@ def test_the_log_tells_speed_and_padding(stream, tmp_path):
     line = train(small_model(stream.tokenizer), stream, config(seconds=1), tmp_path)
     assert line["tokens_per_second"] == pytest.approx(line["tokens"] / line["seconds"], rel=0.1)
     assert 0 <= line["padding"] < 0.15
-    assert "mfu" not in line  # the peak of a CPU is not known
+    assert "mfu" not in line  # the peak speed of a CPU is unknown
 
 
 def test_the_schedule_rises_stays_and_falls():
@@ -280,7 +280,7 @@ def test_held_out_tasks_are_measured_by_loss_and_by_exact_answers(stream, traini
 
 
 class Parrot(torch.nn.Module):
-    """A network that goes on with one known text."""
+    """Continue every prompt with one known text."""
 
     def __init__(self, model, token_ids):
         super().__init__()

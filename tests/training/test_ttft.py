@@ -1,4 +1,4 @@
-"""Test-time fine-tuning: what it learns from, what it leaves, and that it can be stopped."""
+"""Test-time fine-tuning: its data, its results, and stopping it."""
 
 import os
 import subprocess
@@ -89,7 +89,7 @@ def test_after_the_deadline_tasks_are_left_untrained(random_model, tasks, tmp_pa
 def test_a_task_that_fits_the_estimate_and_not_the_tokenizer_is_left_untrained(
     random_model, tasks, tmp_path, monkeypatch
 ):
-    """As with a tokenizer that takes more tokens a cell than the estimate does."""
+    """Imitate a tokenizer that takes more tokens per cell than estimated."""
     monkeypatch.setattr("arc_airv.training.examples.pair_tokens", lambda pair: pair.input.size)
     task = {"3c9b0459": tasks["3c9b0459"]}
     adapters = finetune_per_task(random_model, task, CONFIG, tmp_path, max_tokens=30)
@@ -123,7 +123,7 @@ def test_joint_fine_tuning_ends_at_the_deadline(random_model, tasks, tmp_path):
     folder = finetune_joint(random_model, tasks, hour, tmp_path / "joint", **options)
     assert time.time() - start < 60
     assert not torch.allclose(logits(load(folder)), logits(load(random_model)))
-    # Called again behind the deadline: the same model, which learns nothing more.
+    # Called again after the deadline: the same model, which learns nothing more.
     before = logits(load(folder))
     torch.testing.assert_close(
         logits(load(finetune_joint(random_model, tasks, hour, folder, **options))), before
@@ -131,7 +131,7 @@ def test_joint_fine_tuning_ends_at_the_deadline(random_model, tasks, tmp_path):
 
 
 def test_a_call_that_was_killed_leaves_the_same_shares(random_model, tasks, tmp_path, monkeypatch):
-    """Of two tasks that can be learnt from one is done: half of the budget is left."""
+    """With one of two learnable tasks done, half of the budget is left."""
     seconds = []
 
     def note(model, stream, config, folder, **options):
@@ -140,7 +140,7 @@ def test_a_call_that_was_killed_leaves_the_same_shares(random_model, tasks, tmp_
 
     monkeypatch.setattr("arc_airv.training.ttft.train", note)
     (tmp_path / "3c9b0459").mkdir()
-    (tmp_path / ".d037b0a7.1").mkdir()  # what the killed call was at
+    (tmp_path / ".d037b0a7.1").mkdir()  # the task that the killed call worked on
     config = replace(CONFIG, seconds=100)
     adapters = finetune_per_task(random_model, tasks, config, tmp_path, max_tokens=200)
     assert seconds == [pytest.approx(50, abs=1)]
@@ -153,7 +153,7 @@ def test_a_model_without_a_prompt_format_is_refused(random_model, tmp_path):
 
 
 def test_no_test_pair_is_learnt_from(random_model, tmp_path):
-    """One demonstration and a solved test pair are not two pairs."""
+    """Do not count a solved test pair as a second demonstration."""
     pair = Pair(np.array([[1, 2]], dtype=np.int8), np.array([[2, 1]], dtype=np.int8))
     task = Task("a", (pair,), (pair,))
     with pytest.raises(ValueError, match="no two pairs"):
@@ -161,7 +161,7 @@ def test_no_test_pair_is_learnt_from(random_model, tmp_path):
 
 
 def test_an_old_torchao_does_not_stop_peft(tmp_path):
-    """Kaggle's image holds a torchao beside which peft raises at the first adapter."""
+    """Train beside a torchao for which peft raises at the first adapter, as on Kaggle's image."""
     info = tmp_path / "torchao-0.10.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.10.0\n")
@@ -189,7 +189,7 @@ peft.LoraModel(network, peft.LoraConfig(target_modules=["0"]), "a")
 
 @pytest.fixture(scope="module")
 def strong_adapters(random_model, tmp_path_factory):
-    """Two adapters that change every answer, and the untrained one."""
+    """Make two adapters that change every answer, and the untrained one."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -208,7 +208,7 @@ def strong_adapters(random_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(random_model, strong_adapters):
-    """Greedy replies of each adapter and their log-probabilities, by peft alone."""
+    """Return each adapter's greedy replies and their log-probabilities, by peft alone."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(random_model)
@@ -245,7 +245,7 @@ def requests(adapters):
 def check(engine, adapters, expected):
     replies = dict(pair for group in engine.stream(requests(adapters)) for pair in group)
     keys = [(name, prompt) for prompt in PROMPTS for name in adapters]
-    assert len({expected[key][0] for key in keys}) > len(PROMPTS)  # adapters do differ
+    assert len({expected[key][0] for key in keys}) > len(PROMPTS)  # the adapters differ
     for number, key in enumerate(keys):
         (reply,) = replies[number]
         assert reply.text == expected[key][0]

@@ -5,8 +5,6 @@ gets what, `arc_airv.engines.cluster.workers` holds Ray's processes. The tokeniz
 contract (`LocalEngine`) stays in this process.
 """
 
-from __future__ import annotations
-
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Workers as Ray's actors, and the Ray that they run on: joined, or started and ended with them."""
 
-from __future__ import annotations
-
 import math
 import os
 import time

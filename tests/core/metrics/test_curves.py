@@ -1,4 +1,4 @@
-"""Curves: exact where there is a closed form, near the share of all subsets where there is none."""
+"""Curves: exact where there is a closed form, close to the share of all subsets elsewhere."""
 
 from itertools import combinations
 

@@ -1,5 +1,4 @@
-"""Metrics: a data set small enough to work out every number by hand, and closed forms checked
-against all subsets."""
+"""Metrics: checked by hand on a small data set, and closed forms against all subsets."""
 
 from itertools import combinations
 
@@ -218,7 +217,7 @@ def test_metrics_keep_their_order(seed):
 
 def test_votes_are_those_of_any_method():
     assert score_outputs(POOLS, TASKS, method="logprob")["vote_1"].tolist() == [0, 0, 1, 0, 0]
-    weights = {"mean_token_logprob": -1}  # the least likely first
+    weights = {"mean_token_logprob": -1}  # prefers the least likely
     outputs = score_outputs(POOLS, TASKS, method=weights)
     assert outputs["vote_1"].tolist() == [1, 0, 0, 0, 0]
     assert outputs["vote_2"].tolist() == [1, 0, 1, 0, 0]
@@ -269,7 +268,7 @@ def test_the_outputs_of_a_task_are_drawn_together():
 
 
 def test_a_gain_is_over_the_same_resampled_tasks():
-    """Of 30 tasks a run solves 10, and another the same and 5 more."""
+    """Compare a run that solves 10 of 30 tasks with one that solves 5 more."""
     few = pd.DataFrame({"task_id": [f"t{i:02}" for i in range(30)], "test_index": 0})
     few["vote_2"] = [1.0] * 10 + [0.0] * 20
     more = few.assign(vote_2=[1.0] * 15 + [0.0] * 15)
@@ -285,7 +284,7 @@ def test_a_gain_is_over_the_same_resampled_tasks():
 
 
 def test_a_gain_in_whole_tasks_is_that_of_their_worst_outputs():
-    """One run solves the first output of a task, the other the second: neither solves the task."""
+    """Compare two runs that each solve one of a task's two outputs: neither solves the task."""
     one = pd.DataFrame({"task_id": ["a", "a", "b"], "vote_2": [1.0, 0.0, 1.0]})
     other = one.assign(vote_2=[0.0, 1.0, 1.0])
     assert bootstrap_interval(other, baseline=one, average="all").loc["vote_2"].tolist() == [0] * 3

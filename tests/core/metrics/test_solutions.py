@@ -1,4 +1,4 @@
-"""Comparison with the solutions: all at once gives what one at a time gives."""
+"""Comparison with the solutions: the result for all at once equals that one at a time."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Tables for a reader: what counts, what is sorted first, what is written of it."""
+"""Tables for a reader: contents, order and notes."""
 
 import json
 
@@ -29,7 +29,7 @@ AGREEMENT = [1 / 4, 1, 1 / 2, 0, 0]  # of the outputs four/0, two/0, two/1, none
 
 @pytest.fixture
 def write_store(tmp_path):
-    """Write predictions and, if given, the task ids of a run description as a store."""
+    """Write a store of predictions, with the task ids of a run description if given."""
 
     def write(predictions, task_ids=None):
         path = tmp_path / "p.jsonl"
@@ -109,7 +109,7 @@ def test_the_table_holds_the_intervals_and_what_each_is_the_share_of(average):
 def test_tasks_are_sorted_by_the_mean_of_their_outputs():
     outputs = describe_outputs(POOLS, TASKS)
     worst = sort_tasks(outputs, "accuracy")
-    assert list(worst.index) == ["none", "invalid", "four", "two"]  # equal ones in their order
+    assert list(worst.index) == ["none", "invalid", "four", "two"]  # ties keep their order
     assert worst.columns[0] == "accuracy" and worst.loc["two", "accuracy"] == 1 / 4
     assert list(sort_tasks(outputs, "pass_n", worst_first=False).index)[:2] == ["four", "two"]
     assert list(sort_tasks(outputs, "unanswered").index) == ["none", "invalid", "four", "two"]

@@ -1,4 +1,4 @@
-"""What the plots and charts show. How they look is for the eye: notebook 02 is their gallery."""
+"""The content of plots and charts. Their looks are for the eye: notebook 02 is their gallery."""
 
 from dataclasses import replace
 
@@ -222,6 +222,7 @@ def test_a_curve_ends_in_its_name_and_value():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "4"]
     assert {text.get_text() for text in ax.texts} == {"pass_n  11.1%", "accuracy  8.3%"}
     assert len(ax.collections) == 2  # the bands
+    assert ax.get_title(loc="right") == "mean over tasks"
     _, other = plt.subplots()
     plot_curves(curves, ax=other)
     assert len(other.lines) == curves["metric"].nunique()

@@ -1,4 +1,4 @@
-"""How a grid is written, and which texts are read back as one."""
+"""Writing a grid as text, and reading text back as a grid."""
 
 import json
 
@@ -34,7 +34,7 @@ GRID = as_grid([[0, 1, 2], [3, 4, 5]])
 
 
 def read(names, text):
-    """The grid in `text` in short, or the status that says why there is none."""
+    """Return the grid in `text` in short form, or the status that says why there is none."""
     try:
         grid, _ = make_encoder(names.split()).decode(text)
     except ReplyError as error:
@@ -105,7 +105,7 @@ def test_every_encoder_takes_part_in_these_tests():
           for s in ("abc", "aacdefghij", "9876543210", " bcdefghij", "`bcdefghij", None)),
         [{"name": "replace_number", "symbols": "|bcdefghij"}, "grid_with_separation"],
         [{"name": "row_number", "base": "minimal"}],
-        # a base where none goes, none where one is needed, or the wrong one
+        # an unexpected base, a missing one, or a wrong one
         ["minimal", "minimal"], ["repeat_number", "minimal"], ["row_number"], ["grid_shape"],
         ["column_letter", "repeat_number"], ["column_letter", "replace_number", "minimal"],
         *(["replace_number", base, "minimal"]
@@ -158,7 +158,7 @@ def test_what_surrounds_the_grid_does_not_matter(names, change):
         "```\n01\n23\n```",
         "```text\n01\n23\n```",
         "No grid in `this` one:\n```\nprint()\n```\nbut here:\n" + BLOCK,
-        BLOCK + "\nAnd another:\n```grid\n9\n```",  # the first counts
+        BLOCK + "\nAnd another:\n```grid\n9\n```",  # the first one counts
     ],
 )
 def test_the_opening_fence_may_be_in_the_prompt_or_in_the_reply_or_bare(text):
@@ -196,7 +196,7 @@ def test_the_end_is_seen_at_the_closing_fence_or_at_the_next_whole_line():
         ("minimal", "01\n2", "ragged"),
         ("minimal", "0\n" * 31, "too_large"),
         ("minimal", "0" * 31, "too_large"),
-        ("grid_with_separation", "0|1\n10|2", "01"),  # the second line is no row
+        ("grid_with_separation", "0|1\n10|2", "01"),  # the second line is not a row
         ("grid_with_separation", "10|2", "unparsed"),
         ("repeat_number", "00011", "unparsed"),
         ("repeat_number", "000112", "unparsed"),

@@ -116,7 +116,7 @@ def test_a_mark_that_cannot_be_found_is_refused(marks):
 
 
 def test_only_a_block_may_have_begun_in_the_prefill():
-    """Of a bare grid nothing is cut, though its first symbol is the prefill's last letter."""
+    """Cut nothing from a bare grid, although its first symbol is the prefill's last letter."""
     letters = make_encoder([{"name": "replace_number", "symbols": "abcdefghij"}, "minimal"])
     format = PromptFormat(letters, ChatTemplate())
     assert format.template.prefill.endswith("d")
@@ -162,7 +162,7 @@ def test_the_answer_to_a_prompt_parses_to_its_grid(format):
         parsed = format.parse(reply, finish_reason)
         assert parsed.status == "ok"
         assert same_grid(parsed.grid, grid)
-        for stop in format.stop:  # an engine leaves out the string at which it stopped
+        for stop in format.stop:  # an engine omits the stop string
             assert same_grid(format.parse(reply.removesuffix(stop), "stop").grid, grid)
 
     check()
@@ -175,7 +175,7 @@ def test_no_reply_is_no_grid():
 @pytest.mark.parametrize("stopped", ["stop", "length", None])
 @every_format
 def test_parse_never_raises(format, stopped):
-    long = "1" * 5000  # more digits than Python makes an int of
+    long = "1" * 5000  # more digits than Python converts to an int
     pieces = ["```", "grid", " shape: 2x2", "1 01", "01", "\n", "0a1b", "<end>", long, f"{long} 1"]
     pieces += [f"shape: {long}x2\n"]
 
@@ -195,11 +195,11 @@ SHAPE = " shape: 2x2\n1 01\n2 23"
 @pytest.mark.parametrize(
     ("format", "reply", "stop", "length", "unknown"),
     [
-        # whole: seen to be so whatever the engine says
+        # whole, whatever the engine says
         (CHAT, SHAPE + "\n```", "ok", "ok", "ok"),
         (BARE, "01\n23<end>", "ok", "ok", "ok"),
         (BARE, "01\n23\nDone.\n", "ok", "ok", "ok"),
-        # without its closing mark: whole only if the model stopped by itself
+        # without its closing mark, whole only if the model stopped by itself
         (CHAT, SHAPE, "ok", "truncated", "truncated"),
         (BARE, "01\n23", "ok", "truncated", "ok"),
         (BARE, "01\n2", "ragged", "truncated", "ragged"),
@@ -208,7 +208,7 @@ SHAPE = " shape: 2x2\n1 01\n2 23"
         # nothing yet
         (BARE, "", "unparsed", "truncated", "unparsed"),
         (CHAT, "I think that", "unparsed", "truncated", "unparsed"),
-        # no further text could mend these
+        # no further text can complete these
         (CHAT, SHAPE.replace("2x2", "3x2") + "\n```", "ragged", "ragged", "ragged"),
         (CHAT, SHAPE.replace("2 23", "9 23"), "ragged", "ragged", "ragged"),
         (BARE, "0\n" * 31, "too_large", "too_large", "too_large"),

@@ -1,4 +1,4 @@
-"""The check of how a tokenizer reads grids."""
+"""The check of a tokenizer's reading of grids."""
 
 import pytest
 
@@ -10,7 +10,7 @@ pytest.importorskip("tokenizers")
 
 @pytest.fixture(scope="module")
 def merging_tokenizer():
-    """A byte-level BPE that has learnt to merge digits, as that of GPT-2 does."""
+    """Make a byte-level BPE tokenizer that merges digits, as GPT-2's does."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 

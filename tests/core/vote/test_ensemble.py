@@ -1,4 +1,4 @@
-"""Ensembles: votes add up by weight, slots fill in order, and nothing given is changed."""
+"""Ensembles: weighted votes add up, slots fill in order, and the inputs stay unchanged."""
 
 import copy
 import json
@@ -120,7 +120,7 @@ def test_stores_of_one_plan_count_a_key_once(tmp_path):
         store.append(records(["1", "2"]) + records(["5"], task_id="44f52bb0", test_index=1))
     with RecordStore(tmp_path / "1.jsonl", run) as store:
         store.append(records(["2", "3"], first=1))
-        store.append(records(["7"], task_id="44f52bb0", test_index=2))  # there is no such output
+        store.append(records(["7"], task_id="44f52bb0", test_index=2))  # no such output
         store.append(records(["7"], task_id="ffffffff"))
     (tmp_path / "2.jsonl").touch()
     paths = [tmp_path / f"{i}.jsonl" for i in range(4)]
@@ -128,7 +128,7 @@ def test_stores_of_one_plan_count_a_key_once(tmp_path):
     assert frame["grid"].tolist() == ["1", "2", "5", "3"]
     with RecordStore(tmp_path / "3.jsonl", {"settings": {"model": "b"}}) as store:
         store.append(records(["1"]))
-    frame = read_stores(paths, tasks=TASKS)  # another run has a vote of its own
+    frame = read_stores(paths, tasks=TASKS)  # another run has its own vote
     assert frame["grid"].tolist() == ["1", "2", "5", "3", "1"]
     assert frame["test_index"].dtype == "int64"
     empty = read_stores([tmp_path / "no.jsonl"], tasks=TASKS)
@@ -150,7 +150,7 @@ ONE, TWO, THREE, NONE = [[1]], [[2]], [[3]], [[0]]
     ("a", "b", "slots", "expected"),
     [
         ((ONE, TWO), (THREE, ONE), None, (ONE, THREE)),
-        ((ONE, TWO), (ONE, THREE), None, (ONE, TWO)),  # a repeated attempt is passed over
+        ((ONE, TWO), (ONE, THREE), None, (ONE, TWO)),  # a repeated attempt is skipped
         ((NONE, NONE), (THREE, NONE), None, (THREE, NONE)),
         ((ONE, NONE), (NONE, NONE), None, (ONE, NONE)),
         ((ONE, TWO), (ONE, THREE), [(0, 0), (1, 0), (1, 1), (0, 1)], (ONE, THREE)),

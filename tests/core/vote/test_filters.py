@@ -1,4 +1,4 @@
-"""Filters: what hand-made tasks rule out, and how often real solutions are ruled out."""
+"""Filters: the candidates ruled out by hand-made tasks, and the errors on real solutions."""
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,13 @@ from arc_airv.vote.rank import rank_candidates, select_attempts
 
 
 def make_task(*pairs, test="0", task_id="a"):
-    """Demonstrations as "input > output"; one test input, its output hidden."""
+    """Make a task from demonstrations as "input > output" and one hidden test output."""
     sides = [[parse_grid(text) for text in pair.split(" > ")] for pair in pairs]
     return Task(task_id, tuple(Pair(*s) for s in sides), (Pair(parse_grid(test)),))
 
 
 def sized(*sizes, test):
-    """A task of the given sizes, "input > output" as height x width."""
+    """Make a task of the given sizes, "input > output" as height x width."""
 
     def grid(size):
         return as_grid(np.zeros([int(side) for side in size.split("x")], dtype=int))
@@ -56,10 +56,10 @@ def test_a_copy_is_possible_where_a_demonstration_copies():
         (sized("2x3 > 4x9", "4x4 > 8x12", test="5x1"), {(10, 3)}),  # twice as high, 3 times as wide
         (sized("2x3 > 1x1", "6x9 > 3x3", test="4x6"), {(2, 2)}),  # a half and a third
         (sized("2x4 > 3x6", "4x4 > 6x6", test="6x2"), {(9, 3)}),  # one and a half
-        (sized("2x4 > 3x6", "4x4 > 6x6", test="5x2"), set()),  # which 5 does not have
-        (sized("3x3 > 3x3", "3x3 > 3x3", test="5x5"), {(3, 3), (5, 5)}),  # either may be meant
+        (sized("2x4 > 3x6", "4x4 > 6x6", test="5x2"), set()),  # 5 has no such multiple
+        (sized("3x3 > 3x3", "3x3 > 3x3", test="5x5"), {(3, 3), (5, 5)}),  # either rule fits
         (sized("3x3 > 6x6", test="4x4"), {(6, 6), (8, 8)}),
-        (sized("3x3 > 2x2", "4x4 > 3x3", test="5x5"), set()),  # no pattern that is known here
+        (sized("3x3 > 2x2", "4x4 > 3x3", test="5x5"), set()),  # no known pattern
     ],
 )
 def test_the_shapes_that_the_demonstrations_leave(task, expected):
@@ -126,7 +126,7 @@ TASKS = {"a": TASK}
 
 
 def test_what_is_ruled_out_goes_behind_the_rest_in_its_own_order():
-    # By votes 23, 99, 3, 31, 32: the copy, unseen colours and a wrong shape fall behind.
+    # By votes 23, 99, 3, 31, 32: filters rank the copy, unseen colours and a wrong shape last.
     rows = [("23", 5), ("99", 4), ("3", 3), ("31", 2), ("32", 1)]
     pool = make_pool("a", 0, *[(grid, -1.0) for grid, n in rows for _ in range(n)])
     assert rank_candidates(pool)["grid"].tolist() == ["23", "99", "3", "31", "32"]
@@ -147,7 +147,7 @@ def test_nothing_vanishes_where_everything_is_ruled_out(method):
 
 
 def test_a_composed_grid_is_filtered_too():
-    # By cell, 231 is composed: it is the test input, which nobody gave.
+    # The vote by cell composes 231: the test input, which no prediction gave.
     task = make_task("123 > 321", "132 > 231", test="231")
     pool = make_pool("a", 0, ("131", -1.0), ("221", -1.0), ("233", -1.0))
     assert rank_candidates(pool, method="cells")["grid"][0] == "231"
@@ -192,7 +192,7 @@ def test_filters_see_no_solution(training_tasks):
     pd.testing.assert_frame_equal(rule_out(frame, hide_outputs(tasks)), table)
     assert 0 < table.to_numpy().mean() < 0.5
 
-    # Nor does it matter in which frame the task is seen.
+    # The result is the same in every frame.
     augmentation = Augmentation(True, 1, "1234567890")
     views = {task_id: augmentation.apply_task(task) for task_id, task in tasks.items()}
     grids = [format_grid(augmentation.apply_grid(parse_grid(g))) for g in frame["grid"]]

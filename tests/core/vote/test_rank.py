@@ -21,7 +21,7 @@ every_method = pytest.mark.parametrize(
 
 
 def make_pool(*rows, task_id="22806e14", test_index=0):
-    """A pool of (grid, cumulative_logprob, n_tokens)."""
+    """Make a pool from rows of (grid, cumulative_logprob, n_tokens)."""
     columns = ["grid", "cumulative_logprob", "n_tokens"]
     return pd.DataFrame(rows, columns=columns).assign(task_id=task_id, test_index=test_index)
 
@@ -41,11 +41,11 @@ def ranking(*rows, method="votes"):
 def test_votes_are_counted_then_mean_logprob_per_token_decides():
     ranked = rank_candidates(
         make_pool(
-            ("2", -6.0, 6),  # -1 a token: better than "1", though less likely as a whole
+            ("2", -6.0, 6),  # -1 per token: better than "1", though less likely as a whole
             ("1", -2.0, 2),
             ("1", -4.0, 2),
             ("2", -2.0, 2),
-            ("3", -0.1, 1),  # the likeliest, but alone
+            ("3", -0.1, 1),  # the likeliest, but a single vote
             (None, -0.1, 1),
             (None, -0.1, 1),
             (None, -0.1, 1),
@@ -165,7 +165,7 @@ def test_the_most_voted_shape_goes_first():
 
 
 def test_each_shape_is_composed_for_itself():
-    shapes = {"1|2|3": 1, "123": 1, "12|34": 1, "1": 1}  # nothing to compose in any
+    shapes = {"1|2|3": 1, "123": 1, "12|34": 1, "1": 1}  # no shape has anything to compose
     assert ranking(*[(g, -1.0, 1) for g in shapes], method="cells") == sorted(shapes)
 
 
@@ -191,7 +191,7 @@ def test_a_score_of_ones_own_is_ranked():
     assert ranked["score"].tolist() == pytest.approx([0.607, 0.271, 0.018], abs=1e-3)
     by_votes = rank_by_score(table.assign(score=table["votes"].astype(float)))
     pd.testing.assert_frame_equal(by_votes, rank_candidates(pool))
-    again = rank_candidates(pool).assign(score=[-1.0, -9.0, NAN])  # a ranking, ranked anew
+    again = rank_candidates(pool).assign(score=[-1.0, -9.0, NAN])  # rank a ranking again
     assert rank_by_score(again)["grid"].tolist() == again["grid"].tolist()
     unknown = rank_by_score(table.assign(score=[NAN, -np.inf, -9.0]))
     assert unknown["grid"].tolist() == ["3", "1", "2"]
@@ -383,7 +383,7 @@ def test_the_best_sample_of_a_view_is_its_likeliest_valid_one():
         ("view 2", 1, "3", -1.0),  # equal: the first sample
         ("view 3", 0, None, -5.0),  # nothing better
         ("view 3", 1, None, -4.0),
-        ("view 4", 0, "4", NAN),  # unknown is behind what is known
+        ("view 4", 0, "4", NAN),  # unknown ranks behind known
         ("view 4", 1, "5", -9.0),
     ]
     columns = ["augmentation", "sample_index", "grid", "cumulative_logprob"]

@@ -1,4 +1,4 @@
-"""Selectors: every method worked out by hand; weights that are learned are those that were used."""
+"""Selectors: every method worked out by hand; fitting recovers the weights behind the data."""
 
 import json
 from math import exp, log
@@ -70,13 +70,13 @@ def test_equal_scores_are_ordered_by_then_before_all_else():
     lexicographic = Selector({"votes": 1}, then=("mean_score_logprob",))
     ranked = rank_candidates(pool, method=lexicographic, scores=scores)
     assert ranked["grid"].tolist() == ["1", "2"]
-    more = pd.concat([pool, make_pool("a", 0, ("2", -1.0))])  # votes come first
+    more = pd.concat([pool, make_pool("a", 0, ("2", -1.0))])  # votes still come first
     ranked = rank_candidates(more, method=lexicographic, scores=scores)
     assert ranked["grid"].tolist() == ["2", "1"]
 
 
 def test_a_candidate_with_an_unknown_feature_is_behind_all_others():
-    # Grid 3 has the most votes; nobody re-scored it, as if it had been cut off.
+    # Grid 3 has the most votes but no scores, as after an interrupted re-scoring.
     scores = SCORES[SCORES["grid"] != "3"]
     for name in ("product_of_experts", "votes_plus_score", "all_logprobs"):
         ranked = rank_candidates(POOL, method=name, scores=scores)
@@ -138,7 +138,7 @@ def test_unknown_features_are_refused():
 
 
 def draw_pools(n_pools, weights, seed=0, n_candidates=4):
-    """Pools in which the right grid is drawn with the chances that the weights give."""
+    """Draw pools whose right grid follows the probabilities that the weights give."""
     rng = np.random.default_rng(seed)
     pools, scores, tasks = [], [], {}
     for p in range(n_pools):
@@ -174,18 +174,18 @@ def test_a_feature_that_says_nothing_gets_no_weight():
 
 
 def two_candidates(*right):
-    """Pools of "1" with two votes and "2" with one, of which the given one is right."""
+    """Make pools of "1" with two votes and "2" with one, and the given right grids."""
     rows = [("1", -1.0), ("1", -1.0), ("2", -1.0)]
     tasks = {f"t{i}": make_task(f"t{i}", grid) for i, grid in enumerate(right)}
     return pd.concat([make_pool(task_id, 0, *rows) for task_id in tasks]), tasks
 
 
 def test_one_feature_of_two_candidates_by_hand():
-    # One vote more is right in 3 of 4 pools: P = 1 / (1 + exp(-w)) = 3/4, so w = ln 3.
+    # The grid with more votes is right in 3 of 4 pools: P = 1 / (1 + exp(-w)) = 3/4, so w = ln 3.
     predictions, tasks = two_candidates("1", "1", "2", "1")
     selector = fit_selector(predictions, tasks, features=["votes"], penalty=1e-9)
     assert selector.weights["votes"] == pytest.approx(log(3))
-    # Votes 2 and 1 have a standard deviation of 1/2 in a pool: with u = w / 2 and x = 2 the
+    # Votes 2 and 1 have a standard deviation of 1/2 in a pool, so with u = w / 2 and x = 2 the
     # gradient is 2 (3 - 4 P) - u = 0.
     u = fit_selector(predictions, tasks, features=["votes"], penalty=1.0).weights["votes"] / 2
     assert 2 * (3 - 4 / (1 + exp(-2 * u))) - u == pytest.approx(0)

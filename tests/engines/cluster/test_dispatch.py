@@ -1,4 +1,4 @@
-"""The dispatcher, whatever its workers do: nothing lost, nothing twice, no endless loop."""
+"""The dispatcher, whatever its workers do: nothing lost, nothing repeated, no endless loop."""
 
 import itertools
 import math
@@ -25,10 +25,10 @@ def make(n_workers=2, *, chunk=4, slots=4, window=16, seconds=lambda request: 1.
 
 
 def run(dispatcher, requests, size=lambda request: 1):
-    """The answers by number; each must come once."""
+    """Return the answers by number; each must come once."""
     answers = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of each death
+        warnings.simplefilter("ignore")  # for each death
         for finished in dispatcher.run(
             "replies", requests, size=size, give_up=lambda request: ("given up", request)
         ):
@@ -84,7 +84,7 @@ def test_workers_that_are_evicted_now_and_then_lose_nothing(n_workers, seed):
     _, dispatcher = make(n_workers, faults=Faults(death=0.01), seed=seed)
     answers = run(dispatcher, range(400))
     assert answers.keys() == set(range(400))
-    # Bad luck may strike one and the same request again and again: four times, at 1% each.
+    # By chance, one request may be hit repeatedly: four times, at 1% each.
     assert sum(answer != number for number, answer in answers.items()) <= 1
 
 
@@ -168,7 +168,7 @@ def test_a_run_that_is_stopped_leaves_the_workers_free_for_the_next():
 
 
 def test_the_caller_hears_from_it_while_nothing_is_answered():
-    """Or else it would miss its deadline."""
+    """Otherwise the caller misses its deadline."""
     backend, dispatcher = make(1, seconds=lambda request: math.inf)
     stream = dispatcher.run("replies", [0], size=lambda r: 1, give_up=lambda r: None)
     times = [backend.now() for _ in itertools.islice(stream, 50)]

@@ -40,7 +40,7 @@ def answers(tmp_path):
 
 @pytest.fixture
 def start(local_ray, answers, monkeypatch):
-    """Makes engines of faulty workers; they are closed at the end."""
+    """Make engines with faulty workers, and close them at the end."""
     monkeypatch.setattr("arc_airv.engines.cluster.workers.CLOSE_SECONDS", 1.0)
     engines = []
 
@@ -75,7 +75,7 @@ def test_the_predictions_do_not_depend_on_the_number_of_workers(
     assert summary.stopped == "done" and len(frame) == N
     assert frame.equals(plain)
     assert engine.describe()["workers"] == n_workers
-    assert generate(engine, tmp_path / "plain.jsonl")[0].n_new == 0  # and one goes on with it
+    assert generate(engine, tmp_path / "plain.jsonl")[0].n_new == 0  # it resumes another's store
 
 
 @pytest.mark.parametrize("fault", ["kill", "error", "hang"])
@@ -87,7 +87,7 @@ def test_a_worker_that_fails_loses_nothing(start, tmp_path, fault):
 
 
 def test_a_prompt_that_ends_its_workers_becomes_a_prediction(start, tmp_path):
-    # In the second view of d631b094 and no other.
+    # Only in the second view of d631b094.
     poison = ScriptedEngine({"d631b094": TASKS["d631b094"]}, n_views=2)
     (prompt,) = list(poison.answers)[len(TASKS["d631b094"].train) :][-1:]
     engine = start(fault="kill", prompt=prompt)
@@ -100,7 +100,7 @@ def test_a_prompt_that_ends_its_workers_becomes_a_prediction(start, tmp_path):
         "error",
     )
     assert frame.loc[failed.Index, ["grid", "text", "cumulative_logprob"]].isna().all()
-    # And it is not asked again.
+    # It is not retried.
     assert generate(engine, tmp_path / "store.jsonl")[0].n_new == 0
 
 
@@ -199,7 +199,7 @@ def test_an_interrupt_leaves_no_process_behind(answers, tmp_path, tmp_path_facto
     assert process.stdout.readline() == "ready\n", process.communicate()[1]
     wait_for(lambda: store.exists() and store.stat().st_size > 0)
     assert len(processes_with("ARC_AIRV_TEST", mark)) > 4  # Ray's own, the workers, their children
-    os.killpg(process.pid, stop)  # as a terminal does: to all of its processes
+    os.killpg(process.pid, stop)  # to all its processes, as a terminal does
     _, error = process.communicate(timeout=60)
     assert process.returncode != 0 and (stop == signal.SIGKILL or "KeyboardInterrupt" in error)
     wait_for(lambda: not processes_with("ARC_AIRV_TEST", mark))
@@ -222,7 +222,7 @@ def test_a_node_that_is_killed_loses_nothing(answers, tmp_path, tmp_path_factory
     if ray.is_initialized():
         ray.shutdown()
     options = {key: OPTIONS[key] for key in ("include_dashboard", "object_store_memory")}
-    # Loopback, but for a name of it that Ray does not take for another address.
+    # Loopback, under a name that Ray accepts as another address.
     options |= {"node_ip_address": "127.0.0.2", "num_cpus": 1}
     with surroundings(RAY_TMPDIR=short_folder(tmp_path_factory)):
         cluster = Cluster()
@@ -235,7 +235,7 @@ def test_a_node_that_is_killed_loses_nothing(answers, tmp_path, tmp_path_factory
             assert len({node["NodeID"] for node in ray.nodes() if node["Alive"]}) == 2
 
             class Killer:
-                """Kills the node in the middle of the run, and is the engine otherwise."""
+                """Wrap the engine and kill the node in the middle of the run."""
 
                 def __getattr__(self, name):
                     return getattr(engine, name)
@@ -261,7 +261,7 @@ def test_a_node_that_is_killed_loses_nothing(answers, tmp_path, tmp_path_factory
 
 
 def test_an_engine_of_its_own_ends_with_it(random_model, tmp_path_factory):
-    """Without Ray running: it is started and ended. With a tokenizer, which is told here."""
+    """Start Ray on demand, report the workers' tokenizer and format, and stop Ray on close."""
     if ray.is_initialized():
         ray.shutdown()
     factory = functools.partial(TransformersEngine, str(random_model))
