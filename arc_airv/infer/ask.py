@@ -5,6 +5,7 @@ them, and records are on disk about a second after they are made, however many t
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -112,6 +113,8 @@ class Loop:
         deadline: float | None,
         report: Callable[[int], object],
     ) -> None:
+        if deadline is not None and not math.isfinite(deadline):  # NaN is behind no moment
+            raise ValueError(f"deadline must be a moment in seconds or None, got {deadline}")
         self.send = send
         self.prepare = prepare
         self.store = store

@@ -1,5 +1,6 @@
 """The clock of a Kaggle notebook: its time limit, counted from the start of its kernel."""
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ class Deadline:
     start: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.seconds > 0:
-            raise ValueError(f"the limit must be above 0 seconds, got {self.seconds}")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"the limit must be above 0 seconds, and finite, got {self.seconds}")
         if self.start is None:
             object.__setattr__(self, "start", process_start())
+        if not math.isfinite(self.start):
+            raise ValueError(f"start must be a moment in seconds, got {self.start}")
 
     @property
     def seconds_left(self) -> float:

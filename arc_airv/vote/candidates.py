@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from arc_airv.grids import N_COLORS, format_grid, stack_grids
-from arc_airv.records import NO_REPLY
+from arc_airv.records import NO_REPLY, check_table
 
 POOL = ["task_id", "test_index"]
 CANDIDATE = [*POOL, "grid"]
@@ -58,6 +58,7 @@ def index_pools(predictions: pd.DataFrame | Pools) -> Pools:
     if isinstance(predictions, Pools):
         return predictions
     check_columns(predictions, CANDIDATE)
+    check_table(predictions)
     if "status" in predictions:
         predictions = predictions[predictions["status"] != NO_REPLY]
     task, _ = pd.factorize(predictions["task_id"], sort=True)

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from arc_airv.augment import SYMMETRIES, Augmentation, sample_augmentations
+from arc_airv.augment import SYMMETRIES, Augmentation, Plan, sample_augmentations
 from arc_airv.grids import as_grid, same_grid
 from arc_airv.tasks import NAMED_SOURCES, Pair, Task, hide_outputs, load_tasks
 
@@ -213,6 +213,17 @@ def test_the_eight_symmetries_are_balanced_at_every_length(kinds):
 def test_a_longer_plan_starts_with_the_shorter(arc_task, kinds):
     plan = sample_augmentations(arc_task, 64, seed=0, **kinds)
     assert all(plan[:n] == sample_augmentations(arc_task, n, seed=0, **kinds) for n in range(65))
+
+
+@pytest.mark.parametrize("seed", [1.5, 1.0, "0", None, float("nan")])
+def test_a_seed_that_is_no_integer_is_refused(arc_task, seed):
+    with pytest.raises(ValueError, match="seed must be an integer, got"):
+        sample_augmentations(arc_task, 1, seed=seed)
+
+
+def test_a_seed_of_numpy_is_the_same_seed(arc_task):
+    assert Plan(np.int64(3)) == Plan(3)
+    assert Plan(np.int64(3)).sample(arc_task, 8) == Plan(3).sample(arc_task, 8)
 
 
 def test_the_seed_and_the_task_fix_the_plan(arc_task):

@@ -312,7 +312,8 @@ def test_a_malformed_entry_costs_its_own_answers(run, generate, folder):
 def test_filters_are_those_that_are_named(run, generate, folder):
     task = load_tasks("tasks.json")[SMALL[0]]
     copied = "|".join("".join(map(str, row)) for row in task.test[0].input)
-    record = {**dict.fromkeys(COLUMNS, 0), "task_id": SMALL[0], "augmentation": "a", "text": None,
+    record = {**dict.fromkeys(COLUMNS, 0), "task_id": SMALL[0], "text": None,
+              "augmentation": "flip0.rot0.colors0123456789.order",
               "status": "ok", "cumulative_logprob": -1.0, "finish_reason": "stop",
               "prompt_hash": ""}  # fmt: skip
     rows = [
@@ -359,7 +360,8 @@ def test_what_files_hold_is_no_markup_on_the_page(run, folder):
     hostile = "<img src=x onerror=alert(1)>"
     task = replace(load_tasks("tasks.json")[SMALL[0]], task_id=hostile)
     save_tasks({hostile: task}, folder / "hostile.json")
-    record = {**dict.fromkeys(COLUMNS, 0), "task_id": hostile, "augmentation": hostile, "grid": "1",
+    record = {**dict.fromkeys(COLUMNS, 0), "task_id": hostile, "grid": "1",
+              "augmentation": "flip0.rot0.colors0123456789.order",
               "status": "ok", "text": "<script>alert(2)</script>", "cumulative_logprob": -1.0,
               "finish_reason": "stop", "prompt_hash": ""}  # fmt: skip
     strange = {**record, "task_id": "<b>stranger</b>"}

@@ -29,6 +29,13 @@ def test_a_grid_is_a_read_only_copy():
         grid[0, 0] = 1
 
 
+def test_whole_floats_are_integers():
+    for values in ([[1.0, 2]], np.array([[1.0, 2.0]])):
+        grid = as_grid(values)
+        assert grid.dtype == np.int8
+        assert grid.tolist() == [[1, 2]]
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (30, 1), (1, 30), (30, 30)])
 def test_sides_of_1_to_30_are_accepted(shape):
     assert as_grid(np.full(shape, 9)).shape == shape
@@ -49,7 +56,8 @@ def test_sides_of_1_to_30_are_accepted(shape):
         ([1, 2, 3], "the row 1"),
         ([["1", "2"]], "integers 0-9"),
         ([[1, "2"]], "integers 0-9"),
-        ([[1.0, 2.0]], "integers 0-9"),
+        ([[1.0, 2.5]], "integers 0-9"),
+        ([[float("inf")]], "values 0-9"),
         ([[1, 2.5]], "integers 0-9"),
         ([[float("nan")]], "integers 0-9"),
         ([[True, False]], "integers 0-9"),
@@ -63,7 +71,8 @@ def test_sides_of_1_to_30_are_accepted(shape):
         ([[0]] * 31, r"sides 1-30, got shape \(31, 1\)"),
         ([[[1], [2]]], r"2 dimensions, got shape \(1, 2, 1\)"),
         ([[[1], 2]], "integers 0-9"),
-        (np.zeros((2, 2)), "integers 0-9"),
+        (np.full((2, 2), 0.5), "integers 0-9"),
+        (np.zeros((2, 2), dtype=complex), "integers 0-9"),
         (np.zeros((2, 2), dtype=bool), "integers 0-9"),
         (np.zeros(4, dtype=int), "2 dimensions"),
         (np.zeros((0, 3), dtype=int), "sides 1-30"),

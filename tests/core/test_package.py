@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from arc_airv.augment import Augmentation
 from arc_airv.grids import format_grid
 from arc_airv.records import Prediction, RecordStore
 from arc_airv.tasks import save_tasks
@@ -136,8 +137,9 @@ def test_the_wheel_brings_the_command(installed, tmp_path, training_tasks):
     save_tasks({"25ff71a9": task}, tmp_path / "tasks.json")
     with RecordStore(tmp_path / "p.jsonl", {"task_ids": ["25ff71a9"]}) as store:
         grids = [format_grid(pair.output) for pair in task.test]
+        key = str(Augmentation())
         store.append(
-            Prediction("25ff71a9", i, "a", 0, grid, "ok", grid, -1.0, 5, 5, "stop", "0")
+            Prediction("25ff71a9", i, key, 0, grid, "ok", grid, -1.0, 5, 5, "stop", "0")
             for i, grid in enumerate(grids)
         )
     command, data = installed / "arc-airv", ["--tasks", "tasks.json"]

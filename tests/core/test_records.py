@@ -1,18 +1,40 @@
 """The store of predictions: complete lines stay, half-written ones go, nothing is doubled."""
 
+import bz2
 import errno
 import gzip
 import json
+import math
 import os
+import pickle
 import subprocess
 import sys
 import warnings
 from dataclasses import asdict, replace
 
+import pandas as pd
 import pytest
 
-from arc_airv.records import BLOCK, COLUMNS, Prediction, RecordStore, read_predictions, to_frame
+from arc_airv import prompts
+from arc_airv.augment import Augmentation
+from arc_airv.grids import as_grid
+from arc_airv.metrics import evaluate, metric_curves
+from arc_airv.records import (
+    BLOCK,
+    COLUMNS,
+    NO_REPLY,
+    STATUSES,
+    Prediction,
+    RecordStore,
+    import_predictions,
+    mend_store,
+    read_predictions,
+    read_scores,
+    to_frame,
+)
 from arc_airv.storage import run_path, write_atomically
+from arc_airv.tasks import Pair, Task
+from arc_airv.vote import index_pools, rank_candidates
 
 RUN = {"settings": {"model": "tiny", "plan": {"seed": 0}}, "n_predictions": 8}
 
@@ -182,7 +204,9 @@ def test_a_store_of_half_a_line_is_empty(path):
 
 
 @pytest.mark.parametrize(
-    "broken", ["", "{", "[]", "null", "7", '"task_id"', '{"task_id": "00576224"}', "\xff", "\x00"]
+    "broken",
+    ["", "{", "[]", "null", "7", '"task_id"', '{"task_id": "00576224"}', "\xff", "\x00"]
+    + ["[" * 5000, '{"a":' * 5000],
 )
 def test_a_broken_line_is_an_error_that_names_it(path, broken):
     fill(path, [make_prediction(sample_index=i) for i in range(3)])
@@ -205,10 +229,124 @@ def test_a_line_that_lacks_a_field_is_an_error_that_names_both(path):
         read_predictions(path)
 
 
-def test_a_field_of_another_type_is_an_error_that_names_both(path):
-    fill(path, [make_prediction(), make_prediction(sample_index=1, task_id=5)])
-    with pytest.raises(ValueError, match="line 2: task_id must be str, got 5"):
+BAD_VALUES = [
+    ("task_id", 5), ("task_id", None), ("task_id", "\ud800"), ("task_id", ["a"]),
+    *[(name, bad) for name in ("test_index", "sample_index", "n_tokens")
+      for bad in ("0", 0.0, True, None, -1, 2**63, 2**70)],
+    ("n_train", -2), ("n_train", 2**70),
+    *[("augmentation", key) for key in (
+        "", "a", "rot90", "flip0.rot4.colors0123456789.order", "flip0.rot0.colors0123456788.order",
+        "flip0.rot0.colors0123456789.order0-0", "flip0.rot0.colors0123456789.order0-2",
+        "flip0.rot0.colors0123456789.order\n", "flip0.rot0.colors012345678.order",
+    )],
+    *[("grid", grid) for grid in (
+        "", "12|3$", "12|3", "12 34", "12\n34", "٣", "\ud800", "0" * 31, 12, [[1, 2]], None, 1.0)],
+    *[("status", status) for status in ("OK", "", "done", None, True, "unparsed", "no_reply")],
+    ("text", 5), ("finish_reason", 0), ("prompt_hash", None),
+    *[("cumulative_logprob", x) for x in ("-1", math.nan, math.inf, -math.inf, 10**400, False)],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_VALUES)
+def test_a_value_that_is_none_of_its_field_is_an_error_that_names_line_and_field(path, name, value):
+    records = [asdict(make_prediction(sample_index=i)) for i in range(4)]
+    records[2][name] = value
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    named = "a row has a grid if" if name == "status" and value in STATUSES else f"{name} must be"
+    named = "a row has a grid if" if (name, value) == ("grid", None) else named
+    with pytest.raises(ValueError, match=f"predictions.jsonl: line 3: {named} "):
         read_predictions(path)
+    # Where a run must not end for it, the line goes.
+    assert mend_store(path) == 1
+    assert read_predictions(path)["sample_index"].tolist() == [0, 1, 3]
+
+
+def test_values_at_their_limits_are_read(path):
+    task_id = "\U0001f600 <b>\x00/../.\x85"
+    key = "flip1.rot3.colors9876543210.order10-9-8-7-6-5-4-3-2-1-0"
+    last = make_prediction(task_id, 2**63 - 1, augmentation=key, cumulative_logprob=-1e308)
+    grids = ["0", "|".join(["9" * 30] * 30)]
+    rows = [make_prediction(sample_index=i, grid=grid, n_train=-1) for i, grid in enumerate(grids)]
+    rows += [unanswered(sample_index=i + 2) for i in range(2)]
+    rows += [replace(unanswered(sample_index=i + 9), status=s) for i, s in enumerate(STATUSES[1:])]
+    fill(path, [*rows, last])
+    assert as_records(read_predictions(path)) == [asdict(p) for p in [*rows, last]]
+    assert set(STATUSES) == {*prompts.STATUSES, NO_REPLY}
+
+
+def test_a_score_that_is_none_of_its_field_is_named(path):
+    score = {"task_id": "a", "test_index": 0, "grid": "1", "augmentation": str(Augmentation())}
+    for name, value in {"grid": None, "augmentation": "a", "score_logprob": math.inf}.items():
+        path.write_text(json.dumps({**score, "score_logprob": -1.0, name: value}) + "\n")
+        with pytest.raises(ValueError, match=f"line 1: {name} must be"):
+            read_scores(path)
+
+
+def test_a_prediction_that_is_there_twice_counts_once_and_that_is_said(path):
+    fill(path, [make_prediction(sample_index=i) for i in range(3)])
+    other = replace(make_prediction(sample_index=1), grid="9")
+    path.write_bytes(path.read_bytes() * 2 + json.dumps(asdict(other)).encode())
+    with pytest.warns(UserWarning, match=r"l: 4 lines repeat the pred.* them line 4$") as caught:
+        table = read_predictions(path)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert table["sample_index"].tolist() == [0, 1, 2]
+    assert table["grid"].tolist() == ["012|345"] * 3
+    assert table.index.tolist() == [0, 1, 2]
+
+
+# Tables ------------------------------------------------------------------------------------------
+
+
+def read_with_pandas(path, records, reader):
+    frame = pd.DataFrame(records)
+    if reader is pd.read_csv:
+        frame.to_csv(path, index=False)
+        return pd.read_csv(path)
+    frame.to_json(path, orient="records", lines=True)
+    return pd.read_json(path, lines=True)
+
+
+@pytest.mark.parametrize("reader", [pd.read_csv, pd.read_json])
+@pytest.mark.parametrize(
+    ("task_id", "grids", "column"),
+    [
+        ("22806e14", ["1", "12|34"], "task_id"),
+        ("00576224", ["1", "12|34"], "task_id"),
+        ("007bbfb7", ["7", "00"], "grid"),
+        ("007bbfb7", ["7", None], "grid"),
+    ],
+)
+def test_a_table_of_pandas_own_readers_is_refused_by_column(path, reader, task_id, grids, column):
+    rows = [
+        replace(unanswered(task_id, i), grid=grid, status="ok" if grid else "unparsed")
+        for i, grid in enumerate(grids)
+    ]
+    frame = read_with_pandas(path, map(asdict, rows), reader)
+    with pytest.raises(ValueError, match=f"the column {column} must hold str.*read_predictions"):
+        index_pools(frame)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("task_id", None), ("task_id", 5), ("test_index", None), ("test_index", 0.5),
+     ("test_index", "0"), ("grid", 12), ("grid", [[1]]), ("grid", "12|3$"), ("n_tokens", "3"),
+     ("cumulative_logprob", "-1.0"), ("status", 1), ("augmentation", Augmentation())],
+)  # fmt: skip
+def test_a_value_in_a_table_is_refused_by_column(column, value):
+    records = [asdict(make_prediction(sample_index=i)) for i in range(3)]
+    records[1][column] = value
+    with pytest.raises(ValueError, match=f"the column {column} must hold"):
+        index_pools(pd.DataFrame(records))
+
+
+def test_a_table_may_lack_columns_and_know_no_numbers():
+    rows = [{"task_id": "a", "test_index": 0, "grid": grid} for grid in ("1", None, "1")]
+    assert index_pools(pd.DataFrame(rows)).votes.tolist() == [2]
+    assert index_pools(pd.DataFrame(rows[1:2])).votes.tolist() == []
+    assert index_pools(to_frame([])).votes.tolist() == []
+    table = to_frame(map(asdict, [make_prediction(cumulative_logprob=None), unanswered("b")]))
+    for dtype in (None, object):
+        assert index_pools(table.astype(dtype) if dtype else table).votes.tolist() == [1]
 
 
 def test_a_record_of_another_program_may_lack_what_is_no_part_of_the_format(path):
@@ -221,11 +359,23 @@ def test_a_record_of_another_program_may_lack_what_is_no_part_of_the_format(path
     assert read_predictions(path)["n_train"].tolist() == [-1, 3]
 
 
-@pytest.mark.parametrize("content", ['{"00576224": {"train": []}}', "a note", '{"a": 1}\n'])
-def test_a_file_that_is_no_store_is_left_as_it_is(path, content):
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"00576224": {"train": []}}',
+        "a note",
+        '{"a": 1}\n',
+        '[{"task_id": "a"}]',
+        "7",
+        "{} {",
+        "[\n",
+    ],
+)
+def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(path, content):
     path.write_text(content)
-    with pytest.raises(ValueError, match=r"is no store|line 1 lacks"):
-        RecordStore(path)
+    for read in (RecordStore, read_predictions):
+        with pytest.raises(ValueError, match=r"l: line 1 (is not a prediction|lacks)"):
+            read(path)
     assert path.read_text() == content
 
 
@@ -241,9 +391,10 @@ def test_a_store_whose_run_description_is_gone_is_gone_on_with_and_told(path):
     run_path(path).unlink()
     with pytest.warns(UserWarning, match="predictions.run.json is missing"):
         fill(path, [make_prediction(sample_index=1)])
-    run_path(path).write_text('{"settings": ')
-    with pytest.raises(ValueError, match="predictions.run.json: not readable as a JSON object"):
-        fill(path, [])
+    for broken in ('{"settings": ', "[" * 5000):
+        run_path(path).write_text(broken)
+        with pytest.raises(ValueError, match="predictions.run.json: not readable as a JSON obj"):
+            fill(path, [])
 
 
 @pytest.mark.parametrize("broken", [0, BLOCK - 1, BLOCK, 2 * BLOCK + 1])
@@ -360,6 +511,115 @@ def test_a_store_without_predictions_takes_any_settings(path):
     assert json.loads(run_path(path).read_text())["settings"] == {"model": "large"}
 
 
+# Predictions of other programs -------------------------------------------------------------------
+
+TASKS = {
+    i: Task(i, (PAIR := Pair(as_grid([[1]]), as_grid([[1]])),), (PAIR,) * 2)
+    for i in ("00576224", "b")
+}
+
+
+def imported(path, content):
+    path.write_text(json.dumps(content))
+    frame = import_predictions(path)
+    assert list(frame) == COLUMNS
+    return frame
+
+
+def test_results_of_arc24_are_read(tmp_path):
+    colors = {str(c): (c + 1) % 10 for c in range(10)}
+    entry = {"task_id": "00576224", "idx": 1, "prompt": "...", "response": "1", "n_tokens": 4,
+             "grid": [[1]], "cumulative_logprob": -2.0,
+             "data_augmentation_kwargs": {"hflip": True, "n_rot90": 3, "color_map": colors},
+    }  # fmt: skip
+    plain = {**entry, "data_augmentation_kwargs": {"hflip": False, "n_rot90": 0}, "grid": [[2.0]]}
+    frame = imported(tmp_path / "x_task_results.json", [entry, plain, entry, {**plain, "grid": []}])
+    assert frame["augmentation"].map(Augmentation.parse).tolist()[:2] == [
+        Augmentation(True, 3, "1234567890"), Augmentation()
+    ]  # fmt: skip
+    assert frame["sample_index"].tolist() == [0, 0, 1, 1]
+    assert frame["grid"].fillna("").tolist() == ["1", "2", "1", ""]
+    assert frame["status"].tolist() == ["ok", "ok", "ok", "unparsed"]
+    assert frame["text"].tolist() == ["1"] * 4
+    ranked = rank_candidates(frame)
+    assert ranked[["test_index", "grid", "votes", "mean_logprob"]].to_numpy().tolist() == [
+        [1, "1", 2, -0.5], [1, "2", 1, -0.5]
+    ]  # fmt: skip
+    assert evaluate(frame, TASKS)["accuracy"] == (0 + 2 / 4) / 2 / 2
+
+
+def test_a_list_of_ones_own_needs_three_values(tmp_path):
+    rows = [{"task_id": "00576224", "test_index": 0, "grid": g} for g in ([[1]], "1", "12|3", None)]
+    frame = imported(tmp_path / "mine.json", rows)
+    assert frame["grid"].fillna("").tolist() == ["1", "1", "", ""]
+    unknown = ["augmentation", "text", "cumulative_logprob", "n_tokens", "n_prompt_tokens"]
+    assert frame[unknown].isna().all(axis=None)
+    assert rank_candidates(frame)["votes"].tolist() == [2]
+    assert evaluate(frame, TASKS)["pass_n"] == 1 / 4
+    assert len(metric_curves(frame, TASKS))
+
+
+def test_a_submission_of_any_number_of_attempts_is_read(tmp_path):
+    attempts = {f"attempt_{i}": [[i % 10]] for i in (10, 9, 2, 1)}
+    frame = imported(tmp_path / "s.json", {"b": [attempts, {"attempt_1": []}], "00576224": []})
+    assert frame["grid"].fillna("").tolist() == ["1", "2", "9", "0", ""]
+    assert frame["test_index"].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_a_folder_of_arc_agi_benchmarking_is_read(tmp_path):
+    about = {"task_id": "b", "pair_index": 1, "model": "m",
+             "usage": {"prompt_tokens": 90, "completion_tokens": 8},
+             "choices": [{"index": 0, "message": {"role": "user", "content": "?"}},
+                         {"index": 1, "message": {"role": "assistant", "content": "It is 1"}}],
+    }  # fmt: skip
+    answers = [{"attempt_1": {"answer": [[1]], "metadata": about, "correct": True},
+                "attempt_2": {"answer": "[[1, 2]]", "metadata": about}},
+               {"attempt_1": None, "attempt_2": {"answer": [], "metadata": None}}]  # fmt: skip
+    (tmp_path / "00576224.json").write_text(json.dumps(answers[1:]))
+    (tmp_path / "b.json").write_text(json.dumps(answers[:1]))
+    (tmp_path / "results.json").write_text('{"score": 1.0}')
+    frame = import_predictions(tmp_path)
+    assert frame["task_id"].tolist() == ["00576224"] * 2 + ["b"] * 2
+    assert frame["test_index"].tolist() == [0, 0, 1, 1]
+    assert frame["grid"].fillna("").tolist() == ["", "", "1", "12"]
+    assert frame["text"].tolist()[2:] == ["It is 1"] * 2
+    assert frame["n_tokens"].tolist()[2:] == [8, 8]
+
+
+ENTRY = {"task_id": "a", "test_index": 0, "grid": [[1]]}
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (7, "holds no predictions of a known form"),
+        ([7], "holds no predictions of a known form"),
+        ([], "holds no predictions$"),
+        ({"a": [{}]}, "holds no predictions$"),
+        ({"a": [[[1]]]}, "task a: attempts must be"),
+        ({"a": {"train": [], "test": []}}, "task a: attempts must be"),
+        ([{"task_id": "a", "grid": [[1]]}], "known form .'test_index'"),
+        ([ENTRY, {**ENTRY, "task_id": 5}], "prediction 2: task_id must be str, got 5"),
+        ([{**ENTRY, "test_index": -1}], "prediction 1: test_index must be an integer from 0"),
+        ([{**ENTRY, "n_tokens": "many"}], "prediction 1: n_tokens must be int"),
+        ([{**ENTRY, "cumulative_logprob": math.inf}], "cumulative_logprob must be a finite"),
+        ([{**ENTRY, "data_augmentation_kwargs": {"hflip": False, "n_rot90": 4}}], "the key of an"),
+        ([{**ENTRY, "data_augmentation_kwargs": {"hflip": 0, "n_rot90": 0,
+                                                 "color_map": {"1": 2}}}], "the key of an"),
+    ],
+)  # fmt: skip
+def test_what_is_no_file_of_predictions_is_named(tmp_path, content, fault):
+    with pytest.raises(ValueError, match=rf"other\.json: .*{fault}"):
+        imported(tmp_path / "other.json", content)
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    path = tmp_path / "a.bz2"
+    path.write_bytes(bz2.compress(pickle.dumps([ENTRY])))
+    with pytest.raises(ValueError, match=r"a\.bz2: not readable as JSON"):
+        import_predictions(path)
+
+
 # Atomic files ------------------------------------------------------------------------------------
 
 
@@ -391,6 +651,54 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("failing", ["fsync", "write"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_an_append_that_failed_is_undone_and_may_be_done_again(path, monkeypatch, failing, error):
+    """A disk may be full once and have room a moment later."""
+    real = getattr(os, failing)
+    batch = [make_prediction(sample_index=i, text="1" * 9000) for i in range(1, 5)]
+    with RecordStore(path, RUN) as store:
+        store.append([make_prediction()])
+        before = path.read_bytes()
+
+        def fail(fd, *data):
+            if data and fails.pop():  # a part of it gets there
+                return real(fd, data[0][:12_345])
+            raise error
+
+        fails = [False, True]
+        monkeypatch.setattr(os, failing, fail)
+        with pytest.raises(type(error)):
+            store.append(batch)
+        assert path.read_bytes() == before
+        monkeypatch.setattr(os, failing, real)
+        assert len(store) == 1
+        store.append(batch)
+    assert read_predictions(path)["sample_index"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_disk_that_is_full_ends_the_store_behind_a_whole_line(path):
+    """The limit of the process stands for the end of the disk: the system itself refuses."""
+    script = (
+        "import resource, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from test_records import *\n"
+        "with RecordStore(sys.argv[1]) as store:\n"
+        "    store.append([make_prediction()])\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
+        "    try:\n"
+        "        store.append([make_prediction(sample_index=i) for i in range(1, 9)])\n"
+        "    except OSError as error:\n"
+        "        print(error.errno)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))\n"
+        "    store.append([make_prediction(sample_index=i) for i in range(1, 9)])\n"
+    )
+    folder = os.path.dirname(__file__)
+    command = [sys.executable, "-c", script, str(path), folder]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(result.stdout) == errno.EFBIG
+    assert read_predictions(path)["sample_index"].tolist() == list(range(9))
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL])
 def test_a_disk_that_does_not_confirm_is_a_warning(path, monkeypatch, number):
     """Continue on a broken or network disk: what was written can still be read."""
@@ -403,8 +711,16 @@ def test_a_disk_that_does_not_confirm_is_a_warning(path, monkeypatch, number):
     assert path.with_name("file.json").read_text() == "new\n"
 
 
-def test_a_truncated_compressed_store_is_named(tmp_path):
+@pytest.mark.parametrize("damage", ["cut", "content", "checksum", "head"])
+def test_a_damaged_compressed_store_is_named(tmp_path, damage):
     path = tmp_path / "predictions.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"task_id": "a"}\n' * 1000)[:-20])
+    lines = [json.dumps(asdict(make_prediction(sample_index=i))) for i in range(1000)]
+    content = bytearray(gzip.compress("\n".join(lines).encode()))
+    if damage == "cut":
+        del content[-20:]
+    else:
+        at = {"content": 10, "checksum": len(content) - 8, "head": 0}[damage]
+        content[at : at + 40] = bytes(b ^ 0xFF for b in content[at : at + 40])
+    path.write_bytes(content)
     with pytest.raises(ValueError, match="predictions.jsonl.gz: not a whole gzip file"):
         read_predictions(path)

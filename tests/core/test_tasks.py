@@ -5,7 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from arc_airv.tasks import NAMED_SOURCES, Pair, Task, hide_outputs, load_tasks, save_tasks
+from arc_airv.tasks import (
+    NAMED_SOURCES,
+    Pair,
+    Task,
+    hide_outputs,
+    load_tasks,
+    read_challenges,
+    save_tasks,
+)
 
 A, B, C = [[1, 2]], [[3], [4]], [[5]]
 PAIR = {"input": A, "output": B}
@@ -89,6 +97,67 @@ def test_a_folder_holds_one_file_a_task(tmp_path):
     assert list(load_tasks(tmp_path)) == sorted(NUMBER_LIKE_IDS)
 
 
+def test_a_file_of_one_task_is_called_as_the_file(tmp_path):
+    (task,) = load_tasks(write(tmp_path / "22806e14.json", challenge(2))).values()
+    assert task.task_id == "22806e14"
+    assert len(task.test) == 2
+    assert read_challenges(tmp_path / "22806e14.json").tasks == {"22806e14": task}
+    # Tasks that are called so are tasks.
+    tasks = load_tasks(write(tmp_path / "two.json", {"train": challenge(), "test": challenge(2)}))
+    assert [len(tasks[task_id].test) for task_id in ("train", "test")] == [1, 2]
+
+
+def test_a_folder_is_read_at_any_depth(tmp_path):
+    for name in ("data/training/b", "data/evaluation/a", ".ipynb_checkpoints/b", "data/._b"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / f"{name}.json", challenge())
+    write(tmp_path / "data" / "more.json", {"d": challenge(), "c": challenge()})
+    assert list(load_tasks(tmp_path)) == ["a", "d", "c", "b"]
+    write(tmp_path / "data" / "a.json", challenge())
+    with pytest.raises(ValueError, match=r"evaluation.a\.json: task a is in another file of .*too"):
+        load_tasks(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_read_over(tmp_path, encoding):
+    challenges, solutions = tmp_path / "test.json", tmp_path / "solutions.json"
+    challenges.write_text(json.dumps({"a": challenge()}), encoding)
+    solutions.write_text(json.dumps({"a": [A]}), encoding)
+    assert load_tasks(challenges, solutions=solutions)["a"].test[0].output.tolist() == A
+
+
+@pytest.mark.parametrize("output", [None, [], [[]]])
+def test_an_empty_output_is_hidden_in_a_test_pair_alone(tmp_path, output):
+    pair = {"input": C, "output": output}
+    task = {**challenge(), "test": [pair]}
+    assert load_tasks(write(tmp_path / "test.json", {"a": task}))["a"].test[0].output is None
+    with pytest.raises(ValueError, match=r"test\.json: task a: train\[0\]"):
+        load_tasks(write(tmp_path / "test.json", {"a": {**task, "train": [pair]}}))
+
+
+def test_whole_numbers_may_be_written_as_floats(tmp_path):
+    task = {"train": [{"input": [[0.0, 1]], "output": [[9.0]]}], "test": [{"input": [[2.0]]}]}
+    (task,) = load_tasks(write(tmp_path / "test.json", {"a": task})).values()
+    assert task.train[0].input.tolist() == [[0, 1]]
+    assert task.train[0].input.dtype == np.int8
+
+
+def test_an_id_that_is_no_text_costs_no_other_task(tmp_path):
+    file = write(tmp_path / "test.json", {"a": challenge(), "\ud800": challenge(2)})
+    with pytest.raises(ValueError, match=r"test\.json: task '.ud800': its id is no text"):
+        load_tasks(file)
+    challenges = read_challenges(file)
+    assert list(challenges.tasks) == ["a"]
+    assert len(challenges.all["\ud800"].test) == 2
+
+
+@pytest.mark.parametrize("depth", range(800, 1000, 7))
+def test_a_grid_that_nests_deeply_is_refused_by_name(tmp_path, depth):
+    task = json.dumps(challenge()).replace("[[5]]", "[" * depth + "1" + "]" * depth)
+    with pytest.raises(ValueError, match=r"test\.json: "):
+        load_tasks(write(tmp_path / "test.json", f'{{"a": {task}}}'))
+
+
 def test_an_empty_folder_is_a_mistake(tmp_path):
     with pytest.raises(ValueError, match="no <task_id>.json"):
         load_tasks(tmp_path)
@@ -104,7 +173,6 @@ def test_an_unknown_source_lists_the_known_names(tmp_path):
 @pytest.mark.parametrize(
     ("task", "fault"),
     [
-        (7, "must be an object with 'train' and 'test'"),
         ({"test": [{"input": C}]}, "'train' must be a non-empty list of pairs"),
         ({"train": [], "test": [{"input": C}]}, "'train' must be a non-empty list of pairs"),
         ({"train": [PAIR]}, "'test' must be a non-empty list of pairs"),
@@ -129,7 +197,13 @@ def test_a_malformed_task_is_refused_naming_file_task_and_fault(tmp_path, task, 
         load_tasks(folder)
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"a": ', "\ufeff{}", "[" * 100_000])
+def test_a_task_that_is_no_object_is_named(tmp_path):
+    file = write(tmp_path / "broken.json", {"good": challenge(), "22806e14": 7})
+    with pytest.raises(ValueError, match=r"task 22806e14: must be an object with 'train' and"):
+        load_tasks(file)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"a": ', "\x00{}", "[" * 100_000])
 def test_a_file_that_is_no_json_is_named(tmp_path, content):
     file = write(tmp_path / "broken.json", content)
     with pytest.raises(ValueError, match=r"broken\.json: not readable as JSON"):
@@ -165,6 +239,32 @@ def test_malformed_solutions_are_refused_naming_file_task_and_fault(tmp_path, ou
     solutions = write(tmp_path / "solutions.json", {"a": outputs})
     with pytest.raises(ValueError, match=rf"solutions\.json: task a: {fault}"):
         load_tasks(challenges, solutions=solutions)
+
+
+def test_solutions_may_be_named_by_the_output(tmp_path):
+    file = write(tmp_path / "test.json", {i: challenge(2) for i in ("a", "a_2", "c", "d")})
+    # Where a name is both, it is the task's; a task that is there itself needs no outputs.
+    solutions = {"a_1": A, "a_0": B, "a_2": [A, A], "c": [B, B], "c_0": A, "e_0": A, "e": [A]}
+    tasks = load_tasks(file, solutions=write(tmp_path / "solutions.json", solutions))
+    outputs = {
+        i: [p.output is not None and p.output.tolist() for p in t.test] for i, t in tasks.items()
+    }
+    assert outputs == {"a": [B, A], "a_2": [A, A], "c": [B, B], "d": [False, False]}
+    with pytest.raises(ValueError, match=r"s\.json: task c: output 0 must be .* got None"):
+        load_tasks(file, solutions=write(tmp_path / "solutions.json", {"c_1": B}))
+    for number in ("2", "9" * 12, "00"):
+        more = {"c_0": B, "c_1": B, f"c_{number}": B}
+        with pytest.raises(ValueError, match=r"s\.json: task c: must be a list of 2 output grids"):
+            load_tasks(file, solutions=write(tmp_path / "solutions.json", more))
+
+
+@pytest.mark.parametrize("solutions", [{}, {"b": [A]}, {"b_0": A}, {"a_": A, "a_x": A, "_0": A}])
+def test_solutions_of_none_of_the_tasks_are_a_warning(tmp_path, solutions):
+    challenges = write(tmp_path / "test.json", {"a": challenge()})
+    solutions = write(tmp_path / "solutions.json", solutions)
+    with pytest.warns(UserWarning, match=r"solutions\.json: names none of the 1 tasks"):
+        tasks = load_tasks(challenges, solutions=solutions)
+    assert tasks == load_tasks(challenges)
 
 
 def test_hide_outputs_hides_only_the_test_outputs():

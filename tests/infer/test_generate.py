@@ -1,6 +1,7 @@
 """Inference: every output gets N predictions, whatever the model replies and whenever it stops."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -340,6 +341,13 @@ class TickingEngine(StreamingEngine):
     def reply(self, prompt, sampling):
         self.clock.now += 1
         return super().reply(prompt, sampling)
+
+
+@pytest.mark.parametrize("deadline", [math.nan, math.inf, -math.inf])
+def test_a_deadline_that_is_no_moment_is_refused(store, faulty, deadline):
+    with pytest.raises(ValueError, match="deadline must be a moment in seconds or None, got"):
+        ask(faulty, store, 8, deadline=deadline)
+    assert faulty.calls == []
 
 
 @pytest.mark.parametrize("batching", BATCHING)

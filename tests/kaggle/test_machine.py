@@ -1,6 +1,7 @@
 """The machine of a notebook: moved inputs, a running clock, GPUs of all kinds."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -144,8 +145,11 @@ def test_a_deadline_counts_from_its_start():
     assert deadline.at() == now + 75
     assert deadline.at(0.5, reserve=10) == now + 15
     assert Deadline(10, start=now - 20).seconds_left < 0
-    with pytest.raises(ValueError, match="above 0"):
-        Deadline(0)
+    for seconds in (0, -1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="above 0 seconds, and finite"):
+            Deadline(seconds)
+    with pytest.raises(ValueError, match="start must be a moment"):
+        Deadline(1, start=math.nan)
 
 
 def test_a_process_knows_when_it_was_started():

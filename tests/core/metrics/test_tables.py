@@ -34,7 +34,8 @@ def write_store(tmp_path):
     def write(predictions, task_ids=None):
         path = tmp_path / "p.jsonl"
         filled = predictions.assign(
-            augmentation="a", sample_index=range(len(predictions)), status="ok", text="",
+            augmentation="flip0.rot0.colors0123456789.order", sample_index=range(len(predictions)),
+            status=predictions["grid"].notna().map({True: "ok", False: "unparsed"}), text="",
             n_prompt_tokens=1, finish_reason="stop", prompt_hash="0", n_train=1,
         )  # fmt: skip
         filled[COLUMNS].to_json(path, orient="records", lines=True)

@@ -2,8 +2,10 @@
 
 import copy
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -159,6 +161,65 @@ def test_slots_fill_in_order(tmp_path, a, b, slots, expected):
     assert given == before
     path = write_submission(combined, tmp_path / "submission.json")
     validate_submission(path, TASKS)
+
+
+def test_a_black_cell_is_an_answer_before_another_one():
+    black = submission(NONE, ONE)
+    assert combine_submissions([black], TASKS) == black
+    assert combine_submissions([submission(TWO, NONE), black], TASKS) == submission(TWO, NONE)
+    assert combine_submissions([submission(NONE, NONE), black], TASKS) == black
+
+
+NO_GRIDS = [[], None, "1", [[]], [[1], [1, 2]], [[10]], [[True]], [[0] * 31], {"0": [1]}]
+
+
+@pytest.mark.parametrize("no_grid", NO_GRIDS)
+def test_what_is_no_grid_is_no_answer_and_told_once(tmp_path, no_grid):
+    path = tmp_path / "other.json"
+    broken = submission(TWO, THREE)
+    broken["6150a2bd"][0]["attempt_1"] = no_grid
+    path.write_text(json.dumps(broken))
+    with pytest.warns(UserWarning) as caught:
+        combined = combine_submissions([path, submission(ONE, NONE)], TASKS)
+    (warning,) = caught
+    assert warning.filename == __file__
+    expected = r"other\.json: 1 answers are none: task 6150a2bd: answer 0: attempt_1 must"
+    assert re.search(
+        expected, str(warning.message).replace("attempt_1 is ragged", "attempt_1 must")
+    )
+    assert combined["6150a2bd"] == [{"attempt_1": ONE, "attempt_2": THREE}]
+    assert combined["44f52bb0"] == submission(TWO, ONE)["44f52bb0"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "fault"),
+    [
+        ({"attempt_1": ONE, "attempt_2": TWO}, "task 6150a2bd: must be a list of answers"),
+        (None, "task 6150a2bd: must be a list of answers"),
+        ([[ONE, TWO]], "task 6150a2bd: answer 0 must be an object of attempts"),
+        ([None], "task 6150a2bd: answer 0 must be an object of attempts"),
+    ],
+)
+def test_answers_of_another_form_are_none_and_told(answers, fault):
+    with pytest.warns(UserWarning, match=f"^submission 1: 1 answers are none: {fault}$"):
+        combined = combine_submissions([{}, {"6150a2bd": answers}, submission(ONE, TWO)], TASKS)
+    assert combined == submission(ONE, TWO)
+
+
+def test_faults_of_a_submission_are_one_warning_and_five_of_them_are_named():
+    outputs = [submission({}, {})["44f52bb0"][0]] * 3
+    task = replace(TASKS["44f52bb0"], test=TASKS["44f52bb0"].test[:1] * 3)
+    with pytest.warns(UserWarning, match="^submission 0: 6 answers are none: ") as caught:
+        assert combine_submissions([{"a": outputs}], {"a": task}) == {
+            "a": submission(NONE, NONE)["44f52bb0"][:1] * 3
+        }
+    assert len(caught) == 1
+    assert str(caught[0].message).count("attempt_") == 5
+
+
+def test_numbers_are_written_as_integers():
+    combined = combine_submissions([submission([[1.0]], np.array([[2, 3]]))], TASKS)
+    assert json.dumps(combined) == json.dumps(submission(ONE, [[2, 3]]))
 
 
 def test_what_a_submission_lacks_comes_from_the_others(tmp_path):
