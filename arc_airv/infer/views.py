@@ -83,12 +83,16 @@ class Question:
         augmentation = Augmentation.parse(self.job.augmentation)
         predictions = []
         for sample, completion in enumerate(completions):
-            grid, status = None, UNPARSED  # of a prompt that was given up
+            grid, status, n_grids = None, UNPARSED, -1  # of a prompt that was given up
             if completion.text is not None:
-                grid, status = prompt_format.parse(completion.text, completion.finish_reason)
+                grid, status, n_grids = prompt_format.read(
+                    completion.text, completion.finish_reason, prompt=self.prompt
+                )
             text = None if grid is None else format_grid(augmentation.revert_grid(grid))
             predictions.append(
-                self._prediction(sample, grid=text, status=status, **asdict(completion))
+                self._prediction(
+                    sample, grid=text, status=status, n_grids=n_grids, **asdict(completion)
+                )
             )
         return predictions
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from arc_airv.grids import MAX_SIDE, Grid
 from arc_airv.prompts.encoders import (
     OK,
+    RAGGED,
     TRUNCATED,
     UNPARSED,
     GridEncoder,
@@ -22,6 +23,7 @@ from arc_airv.prompts.encoders import (
     encoder_spec,
     make_encoder,
 )
+from arc_airv.prompts.replies import Reading, begins_thought, has_thought, read_reply
 from arc_airv.tasks import Pair, Task
 
 FORMAT_FILE = "prompt_format.json"
@@ -60,9 +62,11 @@ class Template:
         """Return the strings at which a reply is over."""
         return []
 
-    def cut(self, reply: str, finish_reason: str | None) -> tuple[str, str | None]:
-        """Return the part of a reply that may hold the answer, and how it ended."""
-        return reply, finish_reason
+    def read(
+        self, reply: str, finish_reason: str | None, encoder: GridEncoder, prompt: str | None
+    ) -> Reading:
+        """Return the grid of a reply, a status, and the number of distinct grids."""
+        raise TypeError(f"{type(self).__name__} reads no reply")
 
 
 @dataclass(frozen=True)
@@ -111,9 +115,9 @@ class PlainTemplate(Template):
     def stop(self, encoder):
         return [self.end_mark]  # base models never stop alone
 
-    def cut(self, reply, finish_reason):
+    def read(self, reply, finish_reason, encoder, prompt):
         before, mark, _ = reply.partition(self.end_mark)
-        return before, "stop" if mark else finish_reason
+        return _read_begun(before, "stop" if mark else finish_reason, encoder)
 
 
 @dataclass(frozen=True)
@@ -181,8 +185,24 @@ class ChatTemplate(Template):
 
     def stop(self, encoder):
         # With no prefilled fence, the first fence of the reply opens the block.
-        prefilled = encoder.closing and encoder.closing in self.prefill
-        return [f"\n{encoder.closing}"] if prefilled else []
+        return [f"\n{encoder.closing}"] if self._opens_block(encoder) else []
+
+    def _opens_block(self, encoder: GridEncoder) -> bool:
+        return encoder.closing is not None and encoder.closing in self.prefill
+
+    def read(self, reply, finish_reason, encoder, prompt):
+        prefilled = self.prefill and (prompt is None or prompt.endswith(self.prefill))
+        thinking = prompt is not None and begins_thought(prompt)
+        begun = Reading(None, UNPARSED, 0)
+        if prefilled and not has_thought(reply):
+            if self._opens_block(encoder):
+                begun = _read_begun(reply, finish_reason, encoder)
+                if begun.status not in (UNPARSED, RAGGED):
+                    return begun
+            gap = "" if reply[:1].isspace() else "\n"
+            reply = self.prefill.rpartition("\n")[2] + gap + reply
+        free = read_reply(reply, finish_reason, encoder, thinking=thinking)
+        return begun if begun.status == RAGGED and free.grid is None else free
 
 
 TEMPLATES = {"plain": PlainTemplate, "chat": ChatTemplate}
@@ -272,18 +292,19 @@ class PromptFormat:
             (a side over 30) or "truncated" (cut before its end: the reply reached its length
             limit, or lacks its closing mark for an unknown reason).
         """
+        return ParsedReply(*self.read(reply, finish_reason)[:2])
+
+    def read(
+        self, reply: str, finish_reason: str | None = None, *, prompt: str | None = None
+    ) -> Reading:
+        """Read a reply like `parse`, and count its distinct grids.
+
+        The `prompt` tells if a thought or a block was begun there; without it, the template's
+        prefill is taken to be in it.
+        """
         if not isinstance(reply, str):
-            return ParsedReply(None, UNPARSED)
-        reply, finish_reason = self.template.cut(reply, finish_reason)
-        try:
-            grid, ended = self.encoder.decode(reply)
-        except ReplyError as error:
-            cut = finish_reason == "length" and not error.final
-            return ParsedReply(None, TRUNCATED if cut else error.status)
-        unknown_is_fine = finish_reason is None and self.encoder.closing is None
-        if ended or finish_reason == "stop" or unknown_is_fine:
-            return ParsedReply(grid, OK)
-        return ParsedReply(None, TRUNCATED)
+            return Reading(None, UNPARSED, 0)
+        return self.template.read(reply, finish_reason, self.encoder, prompt)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the format as plain JSON values."""
@@ -339,6 +360,19 @@ class PromptFormat:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from None
+
+
+def _read_begun(reply: str, finish_reason: str | None, encoder: GridEncoder) -> Reading:
+    """Read the first grid of a reply whose prompt has begun it, in the format's own notation."""
+    try:
+        grid, ended = encoder.decode(reply)
+    except ReplyError as error:
+        cut = finish_reason == "length" and not error.final
+        return Reading(None, TRUNCATED if cut else error.status, 0)
+    unknown_is_fine = finish_reason is None and encoder.closing is None
+    if ended or finish_reason == "stop" or unknown_is_fine:
+        return Reading(grid, OK, 1)
+    return Reading(None, TRUNCATED, 1)
 
 
 def has_chat_template(tokenizer: Any) -> bool:

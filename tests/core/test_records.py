@@ -32,6 +32,7 @@ def make_prediction(task_id="22806e14", sample_index=0, **changes):
         "finish_reason": "stop",
         "prompt_hash": "0123456789abcdef",
         "n_train": 3,
+        "n_grids": 1,
     }
     return Prediction(**{**values, **changes})
 
@@ -213,12 +214,13 @@ def test_a_field_of_another_type_is_an_error_that_names_both(path):
 
 def test_a_record_of_another_program_may_lack_what_is_no_part_of_the_format(path):
     record = asdict(make_prediction())
-    del record["n_train"]
+    del record["n_train"], record["n_grids"]
     path.write_text(json.dumps(record))  # nor does its last line need an end
     assert read_predictions(path)["n_train"].tolist() == [-1]
     assert to_frame([record])["n_train"].tolist() == [-1]
     fill(path, [make_prediction(sample_index=1)], run=None)
     assert read_predictions(path)["n_train"].tolist() == [-1, 3]
+    assert read_predictions(path)["n_grids"].tolist() == [-1, 1]
 
 
 @pytest.mark.parametrize("content", ['{"00576224": {"train": []}}', "a note", '{"a": 1}\n'])

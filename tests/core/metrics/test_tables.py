@@ -35,7 +35,7 @@ def write_store(tmp_path):
         path = tmp_path / "p.jsonl"
         filled = predictions.assign(
             augmentation="a", sample_index=range(len(predictions)), status="ok", text="",
-            n_prompt_tokens=1, finish_reason="stop", prompt_hash="0", n_train=1,
+            n_prompt_tokens=1, finish_reason="stop", prompt_hash="0", n_train=1, n_grids=1,
         )  # fmt: skip
         filled[COLUMNS].to_json(path, orient="records", lines=True)
         if task_ids is not None:
