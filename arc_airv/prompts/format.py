@@ -44,7 +44,12 @@ class Segment(NamedTuple):
 
 
 class Template:
-    """The text around the grids; a subclass fills a prompt and says how a reply begins and ends."""
+    """The text around the grids; a subclass fills a prompt and says how a reply begins and ends.
+
+    `thinking_tokens` is what a reply may take before its answer.
+    """
+
+    thinking_tokens: int = 0
 
     def render(self, view: Task, test_index: int, encoder: GridEncoder, tokenizer: Any) -> str:
         """Return the prompt that asks for one test output of a view."""
@@ -58,8 +63,12 @@ class Template:
         """Cut a prompt into stretches with and without loss."""
         return [Segment(prompt, False)]
 
+    def begins_answer(self, prompt: str) -> bool:
+        """Tell if the answer is all that a prompt leaves to the reply."""
+        return True
+
     def stop(self, encoder: GridEncoder) -> list[str]:
-        """Return the strings at which a reply is over."""
+        """Return the strings at which an answer is over that the prompt begins."""
         return []
 
     def read(
@@ -74,24 +83,29 @@ class PlainTemplate(Template):
     """Marks around bare grids, for a model trained from scratch.
 
     A pair is ``input_mark + input + output_mark + output + end_mark``; the prompt ends with the
-    output mark of the test pair, and the model writes ``end_mark`` when it is done.
+    output mark of the test pair, and the model writes ``end_mark`` when it is done. A `preamble`
+    stands before the first pair: some models were trained with one, and a base model may be told
+    there what the pairs are.
     """
 
     input_mark: str = "<in>"
     output_mark: str = "<out>"
     end_mark: str = "<end>"
+    preamble: str = ""
 
     def __post_init__(self) -> None:
         for name, mark in asdict(self).items():
-            if not isinstance(mark, str) or not mark:
+            if not isinstance(mark, str):
+                raise ValueError(f"{name} must be a string, got {mark!r}")
+            if not mark and name != "preamble":
                 raise ValueError(f"{name} must be a string that is not empty, got {mark!r}")
 
     def render(self, view, test_index, encoder, tokenizer):
-        """Return every demonstration, then the test input."""
+        """Return the preamble, every demonstration, then the test input."""
         pairs = "".join(
             self._question(pair, encoder) + self.answer(pair.output, encoder) for pair in view.train
         )
-        return pairs + self._question(view.test[test_index], encoder)
+        return self.preamble + pairs + self._question(view.test[test_index], encoder)
 
     def _question(self, pair: Pair, encoder: GridEncoder) -> str:
         return self.input_mark + encoder.encode(pair.input) + self.output_mark
@@ -106,7 +120,7 @@ class PlainTemplate(Template):
         """
         segments = []
         for i, pair in enumerate(view.train):
-            question = self._question(pair, encoder)
+            question = (self.preamble if i == 0 else "") + self._question(pair, encoder)
             demonstration = self.answer(pair.output, encoder)
             segments += [Segment(question, False), Segment(demonstration, i > 0)]
             prompt = prompt.removeprefix(question + demonstration)
@@ -124,7 +138,10 @@ class PlainTemplate(Template):
 class ChatTemplate(Template):
     """A Markdown question in a model's own chat template, for an instruction-tuned model.
 
-    The assistant's turn is prefilled with `prefill`, so that the model goes on with the grid.
+    The assistant's turn is prefilled with `prefill`, so that the model goes on with the grid; but
+    not where the chat template begins a thought. `options` are passed to the chat template, such
+    as ``{"enable_thinking": False}``; `thinking_tokens` is what a thought, or another text before
+    the answer, may take beside the answer.
     """
 
     system: str = "You are a helpful assistant."
@@ -133,6 +150,23 @@ class ChatTemplate(Template):
         "grids that one rule makes of them. Find the rule and apply it to the test input."
     )
     prefill: str = "### Output\n\n```grid"
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    thinking_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("system", "intro", "prefill"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ValueError(f"{name} must be a string, got {value!r}")
+        names_given = isinstance(self.options, dict) and all(map(str.isidentifier, self.options))
+        if not names_given or self.options.keys() & RESERVED:
+            raise ValueError(
+                f"options of a chat template are a dict by name, without {sorted(RESERVED)}, "
+                f"got {self.options!r}"
+            )
+        if not isinstance(self.thinking_tokens, int) or self.thinking_tokens < 0:
+            raise ValueError(
+                f"thinking_tokens must be an integer of at least 0, got {self.thinking_tokens!r}"
+            )
 
     def render(self, view, test_index, encoder, tokenizer):
         return self.chat(self.question(view, test_index, encoder), tokenizer)
@@ -160,19 +194,23 @@ class ChatTemplate(Template):
                 "this prompt format needs a tokenizer with a chat template; "
                 "use PlainTemplate for a model that has none"
             )
-        user = {"role": "user", "content": question}
-        options = {"tokenize": False, "add_generation_prompt": True}
+
+        def apply(*messages: tuple[str, str]) -> str:
+            chat = [{"role": role, "content": content} for role, content in messages]
+            return tokenizer.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=True, **self.options
+            )
+
         if not self.system:
-            return tokenizer.apply_chat_template([user], **options) + self.prefill
-        system = {"role": "system", "content": self.system}
-        try:
-            text = tokenizer.apply_chat_template([system, user], **options)
-        except Exception as error:  # a template says no in its own words (Gemma has no system role)
-            if "system" not in str(error).lower():
-                raise
-            user = {"role": "user", "content": f"{self.system}\n\n{question}"}
-            text = tokenizer.apply_chat_template([user], **options)
-        return text + self.prefill
+            text = apply(("user", question))
+        else:
+            try:
+                text = apply(("system", self.system), ("user", question))
+            except Exception:  # a template says no in its own words (Gemma has no system role)
+                text = ""
+            if self.system.strip() not in text:  # another leaves it out
+                text = apply(("user", f"{self.system}\n\n{question}"))
+        return text if begins_thought(text) else text + self.prefill
 
     def answer(self, grid, encoder):
         """Leave out the beginning of the block that the prefill holds."""
@@ -183,6 +221,9 @@ class ChatTemplate(Template):
                     return answer[k:]
         return answer
 
+    def begins_answer(self, prompt):
+        return self.prefill != "" and prompt.endswith(self.prefill)
+
     def stop(self, encoder):
         # With no prefilled fence, the first fence of the reply opens the block.
         return [f"\n{encoder.closing}"] if self._opens_block(encoder) else []
@@ -191,7 +232,7 @@ class ChatTemplate(Template):
         return encoder.closing is not None and encoder.closing in self.prefill
 
     def read(self, reply, finish_reason, encoder, prompt):
-        prefilled = self.prefill and (prompt is None or prompt.endswith(self.prefill))
+        prefilled = self.prefill if prompt is None else self.begins_answer(prompt)
         thinking = prompt is not None and begins_thought(prompt)
         begun = Reading(None, UNPARSED, 0)
         if prefilled and not has_thought(reply):
@@ -205,6 +246,8 @@ class ChatTemplate(Template):
         return begun if begun.status == RAGGED and free.grid is None else free
 
 
+RESERVED = {"tokenize", "add_generation_prompt", "return_dict", "return_tensors"}
+NEWER = {"options", "thinking_tokens", "preamble"}
 TEMPLATES = {"plain": PlainTemplate, "chat": ChatTemplate}
 
 
@@ -309,10 +352,9 @@ class PromptFormat:
     def to_dict(self) -> dict[str, Any]:
         """Return the format as plain JSON values."""
         name = next(n for n, cls in TEMPLATES.items() if cls is type(self.template))
-        return {
-            "encoder": encoder_spec(self.encoder),
-            "template": {"name": name, **asdict(self.template)},
-        }
+        # What is newer than the first stores is left out where it is not used, to resume those.
+        options = {k: v for k, v in asdict(self.template).items() if v or k not in NEWER}
+        return {"encoder": encoder_spec(self.encoder), "template": {"name": name, **options}}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> PromptFormat:

@@ -26,6 +26,7 @@ from arc_airv.prompts.encoders import (
     UNPARSED,
     GridCodeBlock,
     GridEncoder,
+    Json,
     Minimal,
     ReplyError,
     RowNumber,
@@ -236,7 +237,9 @@ def _cells_of(encoder: GridEncoder) -> tuple[GridEncoder, bool]:
 def _own_rows(text: str, encoder: GridEncoder) -> str:
     """Rewrite the rows of an encoder that writes more than bare digits as digits."""
     cells, numbered = _cells_of(encoder)
-    if isinstance(cells, Minimal) or not set(vars(cells).get("separator", "~")) - set(" \t,;|&"):
+    if isinstance(cells, (Minimal, Json)) or not set(vars(cells).get("separator", "~")) - set(
+        " \t,;|&"
+    ):
         return text
     longest = 2 * len(cells.encode_row([0] * MAX_SIDE, 0))
 
