@@ -4,8 +4,6 @@ For replies whose prompt did not open the grid. What a closed thought holds is d
 the boxed grid is the answer, else the last one. Every step takes time linear in the text.
 """
 
-from __future__ import annotations
-
 import re
 from bisect import bisect
 from collections import deque
