@@ -36,7 +36,7 @@ def generate_predictions(
     batching: str = "all",
     deadline: float | None = None,
     sampling: Sampling | None = None,
-    prompt_format: PromptFormat | None = None,
+    prompt_format: PromptFormat | dict[str, Any] | None = None,
     adapters: Mapping[str, str | Path] | None = None,
     drop_demonstrations: bool = False,
     progress: bool = True,
@@ -64,10 +64,11 @@ def generate_predictions(
         valid grid go first from then on (but for the batching "task").
     sampling : Sampling, optional
         Greedy by default; with a `beam_width`, the `n` best replies of a beam search are the
-        samples of a view, best first. Its `max_tokens` is set for each prompt: a reply may take
-        what an output of the task can need.
-    prompt_format : PromptFormat, optional
-        By default the one that the model folder carries; another one is a warning.
+        samples of a view, best first. Without `max_tokens`, a reply may take what an output of the
+        task can need, and the format's `thinking_tokens` before it.
+    prompt_format : PromptFormat or dict, optional
+        By default the one that the model folder carries; another one is a warning. A dict is one as
+        JSON values, like the content of ``prompt_format.json``.
     adapters : mapping of str to path, optional
         The LoRA adapter that answers each task, by its id, as `arc_airv.training.finetune_per_task`
         gives them: one for every task.

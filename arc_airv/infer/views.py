@@ -28,6 +28,7 @@ from arc_airv.prompts.format import (
     has_chat_template,
     max_output_cells,
 )
+from arc_airv.prompts.replies import begins_thought
 from arc_airv.records import Prediction
 from arc_airv.tasks import Task
 
@@ -81,12 +82,16 @@ class Question:
         augmentation = Augmentation.parse(self.job.augmentation)
         predictions = []
         for sample, completion in enumerate(completions):
-            grid, status = None, UNPARSED  # of a prompt that was given up
+            grid, status, n_grids = None, UNPARSED, -1  # of a prompt that was given up
             if completion.text is not None:
-                grid, status = prompt_format.parse(completion.text, completion.finish_reason)
+                grid, status, n_grids = prompt_format.read(
+                    completion.text, completion.finish_reason, prompt=self.prompt
+                )
             text = None if grid is None else format_grid(augmentation.revert_grid(grid))
             predictions.append(
-                self._prediction(sample, grid=text, status=status, **asdict(completion))
+                self._prediction(
+                    sample, grid=text, status=status, n_grids=n_grids, **asdict(completion)
+                )
             )
         return predictions
 
@@ -132,21 +137,30 @@ def plan_jobs(tasks: dict[str, Task], n_views: int, n_samples: int, plan: Plan) 
     return jobs
 
 
-def choose_format(engine: Engine, prompt_format: PromptFormat | None) -> PromptFormat:
-    """Return the given format, or the engine's own; both, if they differ, are a warning."""
+def choose_format(
+    engine: Engine, prompt_format: PromptFormat | dict[str, Any] | None
+) -> PromptFormat:
+    """Return the given format, or the engine's own; two that differ, or none, are a warning."""
     own = engine.prompt_format
-    if prompt_format is None:
-        if own is not None:
-            return own
+    if isinstance(prompt_format, dict):
+        prompt_format = PromptFormat.from_dict(prompt_format)
+    if prompt_format is None and own is None:
         chat = has_chat_template(engine.tokenizer)
-        return PromptFormat() if chat else PromptFormat(template=PlainTemplate())
-    if own is not None and own != prompt_format:
+        prompt_format = PromptFormat() if chat else PromptFormat(template=PlainTemplate())
+        warnings.warn(
+            f"{engine.model}: no prompt_format.json says in which format the model was trained, "
+            f"and it has {'a' if chat else 'no'} chat template, so it is asked in the default for "
+            f"that: {prompt_format.to_dict()}. If it knows another, give prompt_format="
+            "PromptFormat(encoder, template), or write it into that folder: save(folder).",
+            stacklevel=4,
+        )
+    elif own is not None and prompt_format not in (None, own):
         warnings.warn(
             "The model was trained with another prompt format than the one given: it will answer "
             f"worse. Its own: {own.to_dict()}; given: {prompt_format.to_dict()}",
-            stacklevel=3,
+            stacklevel=4,
         )
-    return prompt_format
+    return prompt_format or own
 
 
 class Renderer:
@@ -156,8 +170,8 @@ class Renderer:
     ----------
     engine : Engine
         Counts tokens; its `max_model_len`, if it has one, is the context to fit.
-    prompt_format : PromptFormat or None
-        None: the engine's own.
+    prompt_format : PromptFormat or dict or None
+        A dict is one as JSON values; None: the engine's own.
     plan : Plan
         Its seed is the base of the sampling seeds, used where the temperature is above 0.
     sampling : Sampling
@@ -170,7 +184,7 @@ class Renderer:
     def __init__(
         self,
         engine: Engine,
-        prompt_format: PromptFormat | None,
+        prompt_format: PromptFormat | dict[str, Any] | None,
         plan: Plan,
         sampling: Sampling,
         *,
@@ -180,6 +194,8 @@ class Renderer:
         self.engine = engine
         self.format = choose_format(engine, prompt_format)
         self.plan = plan
+        self._warned = False
+        self.own_stop = sampling.stop
         self.sampling = replace(sampling, stop=(*sampling.stop, *self.format.stop))
         self.drop_demonstrations = drop_demonstrations
         self.adapters = {task_id: str(path) for task_id, path in (adapters or {}).items()}
@@ -189,9 +205,11 @@ class Renderer:
     def render(self, job: Job) -> Question:
         """Return the question of a job, with demonstrations dropped if they may be and must."""
         view = Augmentation.parse(job.augmentation).apply_task(job.task)
-        max_tokens = self.reply_tokens(max_output_cells(job.task, job.test_index))
+        answer_tokens = self.reply_tokens(max_output_cells(job.task, job.test_index))
         while True:
             prompt = self.format.render(view, job.test_index, tokenizer=self.engine.tokenizer)
+            begun = self.format.template.begins_answer(prompt)
+            max_tokens = self._limit(answer_tokens, prompt, begun)
             n_tokens = self.engine.count_tokens([prompt])[0]
             fits = n_tokens + max_tokens <= self.context
             if fits or not self.drop_demonstrations or len(view.train) == 1:
@@ -206,11 +224,35 @@ class Renderer:
             replace(
                 self.sampling,
                 max_tokens=max_tokens,
+                stop=self.sampling.stop if begun else self.own_stop,  # it stands in thoughts, too
                 seed=self._seed(job),
                 adapter=self.adapters.get(job.task.task_id),
             ),
             fits,
         )
+
+    def _limit(self, answer_tokens: int, prompt: str, begun: bool) -> int:
+        """Return the most tokens of a reply."""
+        if self.sampling.max_tokens is None:
+            thinking_tokens = 0 if begun else self.format.template.thinking_tokens
+            if not thinking_tokens and begins_thought(prompt):
+                self._warn_once(
+                    "The chat template begins a thought, and there is no room for one: set "
+                    'ChatTemplate(thinking_tokens=...), or its options={"enable_thinking": False} '
+                    "where the chat template knows that."
+                )
+            return answer_tokens + thinking_tokens
+        if self.sampling.max_tokens < answer_tokens:
+            self._warn_once(
+                f"Sampling(max_tokens={self.sampling.max_tokens}) is less than the {answer_tokens} "
+                "tokens that an answer may take: some replies will be truncated."
+            )
+        return self.sampling.max_tokens
+
+    def _warn_once(self, message: str) -> None:
+        if not self._warned:
+            warnings.warn(message, stacklevel=5)
+        self._warned = True
 
     def describe_run(self, **settings: Any) -> dict[str, Any]:
         """Return a run description, with further `settings` that records of one store share."""

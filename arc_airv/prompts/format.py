@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 from arc_airv.grids import MAX_SIDE, Grid
 from arc_airv.prompts.encoders import (
     OK,
+    RAGGED,
     TRUNCATED,
     UNPARSED,
     GridEncoder,
@@ -20,6 +21,7 @@ from arc_airv.prompts.encoders import (
     encoder_spec,
     make_encoder,
 )
+from arc_airv.prompts.replies import Reading, begins_thought, has_thought, read_reply
 from arc_airv.tasks import Pair, Task
 
 FORMAT_FILE = "prompt_format.json"
@@ -40,7 +42,12 @@ class Segment(NamedTuple):
 
 
 class Template:
-    """The text around the grids; a subclass fills a prompt and says how a reply begins and ends."""
+    """The text around the grids; a subclass fills a prompt and says how a reply begins and ends.
+
+    `thinking_tokens` is what a reply may take before its answer.
+    """
+
+    thinking_tokens: int = 0
 
     def render(self, view: Task, test_index: int, encoder: GridEncoder, tokenizer: Any) -> str:
         """Return the prompt that asks for one test output of a view."""
@@ -54,13 +61,19 @@ class Template:
         """Cut a prompt into stretches with and without loss."""
         return [Segment(prompt, False)]
 
+    def begins_answer(self, prompt: str) -> bool:
+        """Tell if the answer is all that a prompt leaves to the reply."""
+        return True
+
     def stop(self, encoder: GridEncoder) -> list[str]:
-        """Return the strings at which a reply is over."""
+        """Return the strings at which an answer is over that the prompt begins."""
         return []
 
-    def cut(self, reply: str, finish_reason: str | None) -> tuple[str, str | None]:
-        """Return the part of a reply that may hold the answer, and how it ended."""
-        return reply, finish_reason
+    def read(
+        self, reply: str, finish_reason: str | None, encoder: GridEncoder, prompt: str | None
+    ) -> Reading:
+        """Return the grid of a reply, a status, and the number of distinct grids."""
+        raise TypeError(f"{type(self).__name__} reads no reply")
 
 
 @dataclass(frozen=True)
@@ -68,24 +81,29 @@ class PlainTemplate(Template):
     """Marks around bare grids, for a model trained from scratch.
 
     A pair is ``input_mark + input + output_mark + output + end_mark``; the prompt ends with the
-    output mark of the test pair, and the model writes ``end_mark`` when it is done.
+    output mark of the test pair, and the model writes ``end_mark`` when it is done. A `preamble`
+    stands before the first pair: some models were trained with one, and a base model may be told
+    there what the pairs are.
     """
 
     input_mark: str = "<in>"
     output_mark: str = "<out>"
     end_mark: str = "<end>"
+    preamble: str = ""
 
     def __post_init__(self) -> None:
         for name, mark in asdict(self).items():
-            if not isinstance(mark, str) or not mark:
+            if not isinstance(mark, str):
+                raise ValueError(f"{name} must be a string, got {mark!r}")
+            if not mark and name != "preamble":
                 raise ValueError(f"{name} must be a string that is not empty, got {mark!r}")
 
     def render(self, view, test_index, encoder, tokenizer):
-        """Return every demonstration, then the test input."""
+        """Return the preamble, every demonstration, then the test input."""
         pairs = "".join(
             self._question(pair, encoder) + self.answer(pair.output, encoder) for pair in view.train
         )
-        return pairs + self._question(view.test[test_index], encoder)
+        return self.preamble + pairs + self._question(view.test[test_index], encoder)
 
     def _question(self, pair: Pair, encoder: GridEncoder) -> str:
         return self.input_mark + encoder.encode(pair.input) + self.output_mark
@@ -100,7 +118,7 @@ class PlainTemplate(Template):
         """
         segments = []
         for i, pair in enumerate(view.train):
-            question = self._question(pair, encoder)
+            question = (self.preamble if i == 0 else "") + self._question(pair, encoder)
             demonstration = self.answer(pair.output, encoder)
             segments += [Segment(question, False), Segment(demonstration, i > 0)]
             prompt = prompt.removeprefix(question + demonstration)
@@ -109,16 +127,19 @@ class PlainTemplate(Template):
     def stop(self, encoder):
         return [self.end_mark]  # base models never stop alone
 
-    def cut(self, reply, finish_reason):
+    def read(self, reply, finish_reason, encoder, prompt):
         before, mark, _ = reply.partition(self.end_mark)
-        return before, "stop" if mark else finish_reason
+        return _read_begun(before, "stop" if mark else finish_reason, encoder)
 
 
 @dataclass(frozen=True)
 class ChatTemplate(Template):
     """A Markdown question in a model's own chat template, for an instruction-tuned model.
 
-    The assistant's turn is prefilled with `prefill`, so that the model goes on with the grid.
+    The assistant's turn is prefilled with `prefill`, so that the model goes on with the grid; but
+    not where the chat template begins a thought. `options` are passed to the chat template, such
+    as ``{"enable_thinking": False}``; `thinking_tokens` is what a thought, or another text before
+    the answer, may take beside the answer.
     """
 
     system: str = "You are a helpful assistant."
@@ -127,6 +148,23 @@ class ChatTemplate(Template):
         "grids that one rule makes of them. Find the rule and apply it to the test input."
     )
     prefill: str = "### Output\n\n```grid"
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    thinking_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("system", "intro", "prefill"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ValueError(f"{name} must be a string, got {value!r}")
+        names_given = isinstance(self.options, dict) and all(map(str.isidentifier, self.options))
+        if not names_given or self.options.keys() & RESERVED:
+            raise ValueError(
+                f"options of a chat template are a dict by name, without {sorted(RESERVED)}, "
+                f"got {self.options!r}"
+            )
+        if not isinstance(self.thinking_tokens, int) or self.thinking_tokens < 0:
+            raise ValueError(
+                f"thinking_tokens must be an integer of at least 0, got {self.thinking_tokens!r}"
+            )
 
     def render(self, view, test_index, encoder, tokenizer):
         return self.chat(self.question(view, test_index, encoder), tokenizer)
@@ -154,19 +192,23 @@ class ChatTemplate(Template):
                 "this prompt format needs a tokenizer with a chat template; "
                 "use PlainTemplate for a model that has none"
             )
-        user = {"role": "user", "content": question}
-        options = {"tokenize": False, "add_generation_prompt": True}
+
+        def apply(*messages: tuple[str, str]) -> str:
+            chat = [{"role": role, "content": content} for role, content in messages]
+            return tokenizer.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=True, **self.options
+            )
+
         if not self.system:
-            return tokenizer.apply_chat_template([user], **options) + self.prefill
-        system = {"role": "system", "content": self.system}
-        try:
-            text = tokenizer.apply_chat_template([system, user], **options)
-        except Exception as error:  # a template says no in its own words (Gemma has no system role)
-            if "system" not in str(error).lower():
-                raise
-            user = {"role": "user", "content": f"{self.system}\n\n{question}"}
-            text = tokenizer.apply_chat_template([user], **options)
-        return text + self.prefill
+            text = apply(("user", question))
+        else:
+            try:
+                text = apply(("system", self.system), ("user", question))
+            except Exception:  # a template says no in its own words (Gemma has no system role)
+                text = ""
+            if self.system.strip() not in text:  # another leaves it out
+                text = apply(("user", f"{self.system}\n\n{question}"))
+        return text if begins_thought(text) else text + self.prefill
 
     def answer(self, grid, encoder):
         """Leave out the beginning of the block that the prefill holds."""
@@ -177,12 +219,33 @@ class ChatTemplate(Template):
                     return answer[k:]
         return answer
 
+    def begins_answer(self, prompt):
+        return self.prefill != "" and prompt.endswith(self.prefill)
+
     def stop(self, encoder):
         # With no prefilled fence, the first fence of the reply opens the block.
-        prefilled = encoder.closing and encoder.closing in self.prefill
-        return [f"\n{encoder.closing}"] if prefilled else []
+        return [f"\n{encoder.closing}"] if self._opens_block(encoder) else []
+
+    def _opens_block(self, encoder: GridEncoder) -> bool:
+        return encoder.closing is not None and encoder.closing in self.prefill
+
+    def read(self, reply, finish_reason, encoder, prompt):
+        prefilled = self.prefill if prompt is None else self.begins_answer(prompt)
+        thinking = prompt is not None and begins_thought(prompt)
+        begun = Reading(None, UNPARSED, 0)
+        if prefilled and not has_thought(reply):
+            if self._opens_block(encoder):
+                begun = _read_begun(reply, finish_reason, encoder)
+                if begun.status not in (UNPARSED, RAGGED):
+                    return begun
+            gap = "" if reply[:1].isspace() else "\n"
+            reply = self.prefill.rpartition("\n")[2] + gap + reply
+        free = read_reply(reply, finish_reason, encoder, thinking=thinking)
+        return begun if begun.status == RAGGED and free.grid is None else free
 
 
+RESERVED = {"tokenize", "add_generation_prompt", "return_dict", "return_tensors"}
+NEWER = {"options", "thinking_tokens", "preamble"}
 TEMPLATES = {"plain": PlainTemplate, "chat": ChatTemplate}
 
 
@@ -270,26 +333,26 @@ class PromptFormat:
             (a side over 30) or "truncated" (cut before its end: the reply reached its length
             limit, or lacks its closing mark for an unknown reason).
         """
+        return ParsedReply(*self.read(reply, finish_reason)[:2])
+
+    def read(
+        self, reply: str, finish_reason: str | None = None, *, prompt: str | None = None
+    ) -> Reading:
+        """Read a reply like `parse`, and count its distinct grids.
+
+        The `prompt` tells if a thought or a block was begun there; without it, the template's
+        prefill is taken to be in it.
+        """
         if not isinstance(reply, str):
-            return ParsedReply(None, UNPARSED)
-        reply, finish_reason = self.template.cut(reply, finish_reason)
-        try:
-            grid, ended = self.encoder.decode(reply)
-        except ReplyError as error:
-            cut = finish_reason == "length" and not error.final
-            return ParsedReply(None, TRUNCATED if cut else error.status)
-        unknown_is_fine = finish_reason is None and self.encoder.closing is None
-        if ended or finish_reason == "stop" or unknown_is_fine:
-            return ParsedReply(grid, OK)
-        return ParsedReply(None, TRUNCATED)
+            return Reading(None, UNPARSED, 0)
+        return self.template.read(reply, finish_reason, self.encoder, prompt)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the format as plain JSON values."""
         name = next(n for n, cls in TEMPLATES.items() if cls is type(self.template))
-        return {
-            "encoder": encoder_spec(self.encoder),
-            "template": {"name": name, **asdict(self.template)},
-        }
+        # What is newer than the first stores is left out where it is not used, to resume those.
+        options = {k: v for k, v in asdict(self.template).items() if v or k not in NEWER}
+        return {"encoder": encoder_spec(self.encoder), "template": {"name": name, **options}}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Self:
@@ -337,6 +400,19 @@ class PromptFormat:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from None
+
+
+def _read_begun(reply: str, finish_reason: str | None, encoder: GridEncoder) -> Reading:
+    """Read the first grid of a reply whose prompt has begun it, in the format's own notation."""
+    try:
+        grid, ended = encoder.decode(reply)
+    except ReplyError as error:
+        cut = finish_reason == "length" and not error.final
+        return Reading(None, TRUNCATED if cut else error.status, 0)
+    unknown_is_fine = finish_reason is None and encoder.closing is None
+    if ended or finish_reason == "stop" or unknown_is_fine:
+        return Reading(grid, OK, 1)
+    return Reading(None, TRUNCATED, 1)
 
 
 def has_chat_template(tokenizer: Any) -> bool:

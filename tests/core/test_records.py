@@ -54,6 +54,7 @@ def make_prediction(task_id="22806e14", sample_index=0, **changes):
         "finish_reason": "stop",
         "prompt_hash": "0123456789abcdef",
         "n_train": 3,
+        "n_grids": 1,
     }
     return Prediction(**{**values, **changes})
 
@@ -351,12 +352,13 @@ def test_a_table_may_lack_columns_and_know_no_numbers():
 
 def test_a_record_of_another_program_may_lack_what_is_no_part_of_the_format(path):
     record = asdict(make_prediction())
-    del record["n_train"]
+    del record["n_train"], record["n_grids"]
     path.write_text(json.dumps(record))  # its last line needs no newline either
     assert read_predictions(path)["n_train"].tolist() == [-1]
     assert to_frame([record])["n_train"].tolist() == [-1]
     fill(path, [make_prediction(sample_index=1)], run=None)
     assert read_predictions(path)["n_train"].tolist() == [-1, 3]
+    assert read_predictions(path)["n_grids"].tolist() == [-1, 1]
 
 
 @pytest.mark.parametrize(

@@ -141,8 +141,8 @@ class RayEngine(LocalEngine):
     def stream(self, requests, *, seconds=None):
         return self._dispatcher.run(
             "replies",
-            self._checked(requests, lambda i, p, own: self.encode_fitting(i, p, own.max_tokens)),
-            size=lambda request: len(request[0]) + request[1].max_tokens,
+            self._checked(requests, lambda i, p, own: self.encode_fitting(i, p, own.limit)),
+            size=lambda request: len(request[0]) + request[1].limit,
             give_up=lambda request: [FAILED] * request[1].n,
         )
 

@@ -36,7 +36,7 @@ def write_store(tmp_path):
         filled = predictions.assign(
             augmentation="flip0.rot0.colors0123456789.order", sample_index=range(len(predictions)),
             status=predictions["grid"].notna().map({True: "ok", False: "unparsed"}), text="",
-            n_prompt_tokens=1, finish_reason="stop", prompt_hash="0", n_train=1,
+            n_prompt_tokens=1, finish_reason="stop", prompt_hash="0", n_train=1, n_grids=1,
         )  # fmt: skip
         filled[COLUMNS].to_json(path, orient="records", lines=True)
         if task_ids is not None:

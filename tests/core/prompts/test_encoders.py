@@ -27,8 +27,8 @@ SYMBOLS = {"name": "replace_number", "symbols": "abcdefghij"}
 ROWS = DIGITS + [["replace_number", *spec] for spec in DIGITS] + [[SYMBOLS, "minimal"]]
 ROWS += [["column_letter", "minimal"]]
 ROWS += [["row_number", *spec] for spec in ROWS]
-BLOCKS = [[block, *spec] for block in ("grid_code_block", "grid_shape") for spec in ROWS]
-COMPOSITIONS = ROWS + BLOCKS
+BLOCKS = [[b, *spec] for b in ("grid_code_block", "grid_shape") for spec in [*ROWS, ["json"]]]
+COMPOSITIONS = [*ROWS, ["json"], *BLOCKS]
 
 GRID = as_grid([[0, 1, 2], [3, 4, 5]])
 
@@ -53,6 +53,8 @@ def read(names, text):
         ("repeat_number", "000111222\n333444555"),
         ("replace_number minimal", "ñò÷\nûąć"),
         ("row_number minimal", "1 012\n2 345"),
+        ("json", "[[0,1,2],[3,4,5]]"),
+        ("grid_code_block json", "```grid\n[[0,1,2],[3,4,5]]\n```"),
         ("grid_code_block minimal", "```grid\n012\n345\n```"),
         ("grid_shape minimal", "```grid shape: 2x3\n012\n345\n```"),
         ("column_letter minimal", "0a1b2c\n3a4b5c"),
@@ -108,6 +110,7 @@ def test_every_encoder_takes_part_in_these_tests():
         # an unexpected base, a missing one, or a wrong one
         ["minimal", "minimal"], ["repeat_number", "minimal"], ["row_number"], ["grid_shape"],
         ["column_letter", "repeat_number"], ["column_letter", "replace_number", "minimal"],
+        ["json", "minimal"], ["row_number", "json"], ["replace_number", "json"],
         *(["replace_number", base, "minimal"]
           for base in ("row_number", "column_letter", "replace_number", "grid_code_block")),
         ["row_number", "row_number", "minimal"], ["row_number", "grid_shape", "minimal"],
@@ -217,3 +220,20 @@ def test_the_end_is_seen_at_the_closing_fence_or_at_the_next_whole_line():
 )
 def test_a_fault_in_the_grid_has_its_status(names, text, status):
     assert read(names, text) == status
+
+
+@pytest.mark.parametrize(
+    ("text", "grid"),
+    [
+        ("so [[0, 1],\n [2, 3]] and [[4]]", "01|23"),
+        ("[\n  [\n    0,\n    1\n  ]\n]", "01"),
+        ("[[0,1],[2]]", "ragged"),
+        ("[[0,12]]", "unparsed"),
+        ("[[]]", "unparsed"),
+        ("[0,1]", "unparsed"),
+        ("[[0,1],[2,", "unparsed"),
+        (str([[0] * 31]), "too_large"),
+    ],
+)
+def test_json_is_read_however_it_is_spaced(text, grid):
+    assert read("json", text) == grid

@@ -22,7 +22,10 @@ LETTERS = PromptFormat(make_encoder(["column_letter", "minimal"]), PlainTemplate
 SYMBOLS = PromptFormat(make_encoder(["row_number", "replace_number", "minimal"]), PlainTemplate())
 NO_PREFILL = PromptFormat(template=ChatTemplate(prefill=""))
 SYSTEMLESS = PromptFormat(make_encoder(["grid_code_block", "minimal"]), ChatTemplate(system=""))
-FORMATS = {"bare": BARE, "letters": LETTERS, "symbols": SYMBOLS, "chat": CHAT,
+JSON = PromptFormat(make_encoder(["json"]), ChatTemplate(prefill=""))
+PREAMBLE = PromptFormat(make_encoder(["json"]), PlainTemplate(preamble="Puzzles.\n"))
+FORMATS = {"bare": BARE, "JSON": JSON, "preamble": PREAMBLE,
+           "letters": LETTERS, "symbols": SYMBOLS, "chat": CHAT,
            "no prefill": NO_PREFILL, "no system": SYSTEMLESS}  # fmt: skip
 every_format = pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
 
@@ -65,6 +68,14 @@ def test_a_plain_prompt_is_exactly_this():
     assert BARE.render_answer(TASK.test[0].output) == "89<end>"
 
 
+def test_a_preamble_stands_before_the_first_pair():
+    format = PromptFormat(make_encoder(["minimal"]), PlainTemplate(preamble="Go: "))
+    assert format.render(TASK) == "Go: " + BARE.render(TASK)
+    assert format.to_dict()["template"]["preamble"] == "Go: "
+    # Stores that are older than the preamble can be resumed.
+    assert "preamble" not in BARE.to_dict()["template"]
+
+
 def test_a_chat_prompt_is_exactly_this(tokenizer):
     format = PromptFormat(template=ChatTemplate(system="Be good.", intro="Solve it."))
     assert format.render(TASK, tokenizer=tokenizer) == (
@@ -82,6 +93,53 @@ def test_a_template_without_system_role_gets_the_system_text_in_the_question(tok
     prompt = CHAT.render(TASK, tokenizer=make_tokenizer(NO_SYSTEM))
     assert prompt.startswith("<user>You are a helpful assistant.\n\nLet's see")
     assert SYSTEMLESS.render(TASK, tokenizer=tokenizer).startswith("<user>Let's see")
+
+
+ANY_WORDS = {
+    "only some roles": "{% for m in messages %}{% if m.role not in ['user', 'assistant'] %}"
+    "{{ raise_exception('Unknown role!') }}{% endif %}{% endfor %}",
+    "alternation": "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate: user, assistant') }}{% endif %}{% endfor %}",
+    "left out": "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}",
+}
+
+
+@pytest.mark.parametrize("refusal", ANY_WORDS.values(), ids=ANY_WORDS)
+def test_a_system_text_that_is_refused_in_any_words_is_in_the_question(refusal):
+    prompt = CHAT.render(TASK, tokenizer=make_tokenizer(refusal + ROLES))
+    assert prompt.startswith("<user>You are a helpful assistant.\n\nLet's see")
+    assert prompt.count("You are a helpful") == 1
+
+
+THINKS = ROLES.replace(
+    "<assistant>",
+    "<assistant><think>\n{% if enable_thinking is false %}\n</think>\n\n{% endif %}",
+)
+
+
+def test_nothing_is_prefilled_inside_an_open_thought():
+    prompt = CHAT.render(TASK, tokenizer=make_tokenizer(THINKS))
+    assert prompt.endswith("</user><assistant><think>\n")
+
+
+def test_options_reach_the_chat_template_and_are_kept(tmp_path):
+    format = PromptFormat(template=ChatTemplate(options={"enable_thinking": False}))
+    prompt = format.render(TASK, tokenizer=make_tokenizer(THINKS))
+    assert prompt.endswith("<think>\n</think>\n\n### Output\n\n```grid")
+    format.save(tmp_path)
+    assert PromptFormat.load(tmp_path) == format
+    assert hash(PromptFormat.load(tmp_path)) == hash(format)
+    assert "options" not in CHAT.to_dict()["template"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"options": None}, {"options": {"tokenize": True}}, {"options": {"": 1}}, {"prefill": None},
+     {"thinking_tokens": -1}, {"thinking_tokens": "9"}],
+)  # fmt: skip
+def test_a_chat_template_refuses_nonsense(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        ChatTemplate(**options)
 
 
 def test_another_fault_of_a_chat_template_is_not_swallowed():
@@ -109,9 +167,9 @@ def test_there_is_no_prompt_for_a_test_pair_that_is_not_there():
             BARE.render(TASK, test_index)
 
 
-@pytest.mark.parametrize("marks", [{"end_mark": ""}, {"input_mark": 5}, {"output_mark": None}])
+@pytest.mark.parametrize("marks", [{"end_mark": ""}, {"input_mark": 5}, {"preamble": None}])
 def test_a_mark_that_cannot_be_found_is_refused(marks):
-    with pytest.raises(ValueError, match="_mark must be a string that is not empty"):
+    with pytest.raises(ValueError, match="must be a string"):
         PlainTemplate(**marks)
 
 

@@ -1,0 +1,430 @@
+"""Which grid of a free reply is the answer, in the notations that models and people write."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from arc_airv.augment import Augmentation
+from arc_airv.grids import format_grid, same_grid
+from arc_airv.prompts.encoders import STATUSES, make_encoder
+from arc_airv.prompts.format import ChatTemplate, PromptFormat
+from arc_airv.records import read_predictions
+from arc_airv.storage import read_run
+
+DUMPS = Path(__file__).parents[3] / "res" / "dumps"
+
+
+def free(*names):
+    """A format whose prompt does not open the grid."""
+    return PromptFormat(make_encoder(list(names)), ChatTemplate(prefill=""))
+
+
+BARE = free("minimal")
+SPACES = {"name": "grid_with_separation", "separator": " "}
+FORMATS = {
+    "bare": BARE,
+    "block": free("grid_shape", "row_number", "minimal"),
+    "spaces": free("grid_code_block", SPACES),
+    "commas": free({"name": "grid_with_separation", "separator": ", "}),
+    "letters": free("row_number", "column_letter", "minimal"),
+    "symbols": free("replace_number", "minimal"),
+}
+every_format = pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
+
+
+def read(text, finish_reason="stop", format=BARE, **options):
+    """The grid of a reply in short, or the status that says why there is none."""
+    grid, status, _ = format.read(text, finish_reason, **options)
+    return status if grid is None else format_grid(grid)
+
+
+# Notations ---------------------------------------------------------------------------------------
+
+
+def rows(grid):
+    return [list(map(str, row)) for row in grid.tolist()]
+
+
+def lines(grid, cell="", row="{}"):
+    return "\n".join(row.format(cell.join(r)) for r in rows(grid))
+
+
+def numbered(grid, form, cell="", first=1):
+    return "\n".join(form.format(i, cell.join(r)) for i, r in enumerate(rows(grid), first))
+
+
+def table(grid):
+    head, *rest = [f"| {' | '.join(r)} |" for r in rows(grid)]
+    return "\n".join([head, "|" + "---|" * grid.shape[1], *rest])
+
+
+def table_with_header(grid, name="Col {}"):
+    head = [name.format(i) for i in range(grid.shape[1])]
+    body = [f"| {' | '.join(r)} |" for r in rows(grid)]
+    return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * grid.shape[1], *body])
+
+
+def table_with_index(grid):
+    head = "|   | " + " | ".join(map(str, range(grid.shape[1]))) + " |"
+    body = [f"| {i} | {' | '.join(r)} |" for i, r in enumerate(rows(grid))]
+    return "\n".join([head, "|" + "---|" * (grid.shape[1] + 1), *body])
+
+
+def pandas_print(grid):
+    return str(pd.DataFrame(grid).to_string())
+
+
+def latex(grid):
+    return (
+        "\\begin{bmatrix}\n"
+        + " \\\\\n".join(" & ".join(r) for r in rows(grid))
+        + "\n\\end{bmatrix}"
+    )
+
+
+def whole_numpy(grid, convert=str):
+    with np.printoptions(threshold=10_000, linewidth=200):
+        return convert(grid)
+
+
+def fence(text, label=""):
+    return f"```{label}\n{text}\n```"
+
+
+# Each reads back whatever the grid is.
+NOTATIONS = {
+    "digits": lines,
+    "spaces": lambda g: lines(g, " "),
+    "two spaces": lambda g: lines(g, "  "),
+    "tabs": lambda g: lines(g, "\t"),
+    "commas": lambda g: lines(g, ","),
+    "commas and spaces": lambda g: lines(g, ", "),
+    "pipes": lambda g: lines(g, "|"),
+    "pipes and spaces": lambda g: lines(g, " | "),
+    "closed pipes": lambda g: lines(g, "|", "|{}|"),
+    "semicolons": lambda g: lines(g, ";"),
+    "indented": lambda g: lines(g, " ", "    {}"),
+    "quoted": lambda g: lines(g, " ", "> {}"),
+    "JSON": lambda g: json.dumps(g.tolist()),
+    "dense JSON": lambda g: json.dumps(g.tolist(), separators=(",", ":")),
+    "indented JSON": lambda g: json.dumps(g.tolist(), indent=2),
+    "list of lines": lambda g: "[" + lines(g, ", ", "[{}],").rstrip(",").replace("\n", "\n ") + "]",
+    "trailing commas": lambda g: "[\n" + lines(g, ", ", "  [{}],") + "\n]",
+    "rows of lists": lambda g: lines(g, ", ", "[{}]"),
+    "rows of lists with commas": lambda g: lines(g, ", ", "[{}],"),
+    "rows of bare numpy": lambda g: lines(g, " ", "[{}]"),
+    "tuples": lambda g: "(" + ",".join("(" + ",".join(r) + ",)" for r in rows(g)) + ",)",
+    "texts": lambda g: json.dumps(["".join(r) for r in rows(g)]),
+    "texts with spaces": lambda g: json.dumps([" ".join(r) for r in rows(g)]),
+    "list of list of texts": lambda g: json.dumps(rows(g)),
+    "numpy print": whole_numpy,
+    "numpy repr": lambda g: whole_numpy(g, repr),
+    "numpy floats": lambda g: whole_numpy(g.astype(float)),
+    "JSON floats": lambda g: json.dumps(g.astype(float).tolist()),
+    "wrapped list": lambda g: json.dumps([g.tolist()]),
+    "JSON object": lambda g: json.dumps({"output": g.tolist()}),
+    "indented object": lambda g: json.dumps({"why": "It grows.", "output": g.tolist()}, indent=1),
+    "object, output first": lambda g: json.dumps({"output": g.tolist(), "input": [[1, 0], [0, 1]]}),
+    "object of texts": lambda g: json.dumps({"answer": ["".join(r) for r in rows(g)]}),
+    "object of one text": lambda g: json.dumps({"output_grid": lines(g, " ")}),
+    "assignment": lambda g: f"output = {g.tolist()}",
+    "Row 1: spaces": lambda g: numbered(g, "Row {}: {}", " "),
+    "Row 1: digits": lambda g: numbered(g, "Row {}: {}"),
+    "row 0: list": lambda g: numbered(g, "row {}: [{}]", ", ", 0),
+    "bold rows": lambda g: numbered(g, "**Row {}:** {}", " "),
+    "listed rows": lambda g: numbered(g, "- Row {}: {}", " "),
+    "R1 pipes": lambda g: numbered(g, "R{} | {}", " "),
+    "1: digits": lambda g: numbered(g, "{}: {}"),
+    "0: spaces": lambda g: numbered(g, "{}: {}", " ", 0),
+    "1) spaces": lambda g: numbered(g, "{}) {}", " "),
+    "1. spaces": lambda g: numbered(g, "{}. {}", " "),
+    "latex": latex,
+    "latex rows on one line": lambda g: latex(g).replace("\n", " "),
+    "table with a header": table_with_header,
+    "table": table,
+    "fence": lambda g: fence(lines(g)),
+    "fence of spaces": lambda g: fence(lines(g, " "), "text"),
+    "fence named grid": lambda g: fence(lines(g), "grid"),
+    "fence of JSON": lambda g: fence(json.dumps(g.tolist()), "json"),
+    "fence of Python": lambda g: fence(f"output = {g.tolist()}", "python"),
+    "fence of csv": lambda g: fence(lines(g, ","), "csv"),
+    "fence of numpy": lambda g: fence(whole_numpy(g)),
+    "shape in a fence": lambda g: fence(lines(g), "grid shape: {}x{}".format(*g.shape)),
+    "shape line": lambda g: "shape: {}x{}\n".format(*g.shape) + lines(g, " "),
+    "shape line in a fence": lambda g: fence("Shape: ({}, {})\n".format(*g.shape) + lines(g)),
+    "numbered fence": lambda g: fence(
+        numbered(g, "{} {}"), "grid shape: {}x{}".format(*g.shape)
+    ),
+    "numbered from 0, with a shape": lambda g: fence(
+        numbered(g, "{} {}", " ", 0), "grid shape: {} x {}".format(*g.shape)
+    ),
+    "boxed": lambda g: f"\\boxed{{{g.tolist()}}}",
+    "boxed digits": lambda g: f"\\boxed{{\n{lines(g)}\n}}",
+    "boxed latex": lambda g: f"\\[\\boxed{{{latex(g)}}}\\]",
+    "answer marks": lambda g: f"<answer>\n{lines(g, ' ')}\n</answer>",
+}  # fmt: skip
+
+# These are told from a wider grid by their numbers, so they need at least two rows and columns.
+WIDE = {
+    "numbered digits": lambda g: numbered(g, "{} {}"),
+    "numbered from 0": lambda g: numbered(g, "{} {}", "", 0),
+    "number and pipe": lambda g: numbered(g, "{} | {}", " "),
+    "pandas": pandas_print,
+    "table with an index": table_with_index,
+    "double spaced": lambda g: lines(g, " ").replace("\n", "\n\n"),
+}
+
+
+def grids(least):
+    shapes = array_shapes(min_dims=2, max_dims=2, min_side=least, max_side=30)
+    return arrays(np.int8, shapes, elements=st.integers(0, 9))
+
+
+INPUT = "10\n01\n11"
+CONTEXTS = [
+    "{}",
+    "The output is:\n{}",
+    "Sure! Here you go.\n\n{}\n\nDone.",
+    "### Output\n\n{}\n\nHope this helps, 42 times!",
+    "There are 3 red cells.\nstep 1. Mirror.\nstep 2. See (1, 2), (2, 3).\n\nAnswer:\n\n{}\n",
+    "Number of objects:\n3\n\nOutput:\n{}\n\nOn 2024-05-17 I checked 12 cells.",
+    f"Test input:\n{INPUT}\n\nOutput:\n{{}}",
+    f"Input:\n```\n{INPUT}\n```\n\nOutput:\n\n{{}}\n\nThe cells at (0, 1), (1, 1) changed.",
+    "The input [[1, 0], [0, 1]] has 2 rows. The result:\n\n{}\n",
+    f"<think>\nMaybe\n{INPUT}\n</think>\n\n{{}}",
+    f"hm\n{INPUT}\n</think>\n\n{{}}",
+    f"analysisWe see\n{INPUT}assistantfinal\n{{}}",
+]
+
+
+@pytest.mark.parametrize("name", [*NOTATIONS, *WIDE])
+def test_any_grid_reads_back_in_any_notation_with_anything_around_it(name):
+    # Under rows that carry numbers, "1 2" in spaces could be either: `WIDE` tells them apart.
+    format = st.sampled_from([BARE, FORMATS["commas"], FORMATS["symbols"], FORMATS["spaces"]])
+    write, least = (WIDE[name], 2) if name in WIDE else (NOTATIONS[name], 1)
+
+    @settings(max_examples=25, deadline=None)
+    @given(grids(least), st.sampled_from(CONTEXTS), format)
+    def check(grid, context, format):
+        parsed = format.parse(context.replace("{}", write(grid)), "stop")
+        assert parsed.status == "ok"
+        assert same_grid(parsed.grid, grid)
+
+    check()
+
+
+@every_format
+def test_any_grid_reads_back_in_the_notation_of_the_format(format):
+    @settings(max_examples=25, deadline=None)
+    @given(grids(1), st.sampled_from(CONTEXTS))
+    def check(grid, context):
+        parsed = format.parse(context.replace("{}", format.render_answer(grid)), "stop")
+        assert parsed.status == "ok"
+        assert same_grid(parsed.grid, grid)
+
+    check()
+
+
+@pytest.mark.parametrize(
+    "before", ["", f"Test input:\n{INPUT}\n\nOutput:\n"], ids=["alone", "after"]
+)
+@pytest.mark.parametrize("name", [*NOTATIONS, *WIDE])
+def test_a_reply_that_was_cut_gives_its_grid_or_none(name, before):
+    grid = (np.arange(12).reshape(4, 3) % 10).astype(np.int8)
+    text = before + {**NOTATIONS, **WIDE}[name](grid) + "\n\nDone."
+    for end in range(len(before), len(text) + 1):
+        assert read(text[:end], "length") in (format_grid(grid), "truncated")
+
+
+G = "20|02"
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        # the last one, or the boxed one
+        ("10\n01\n\n20\n02", G),
+        ("f([[1,0],[0,1]]) = [[2,0],[0,2]]", G),
+        ("\\boxed{[[2,0],[0,2]]} since\n10\n01", G),
+        ("<answer>20\n02</answer> since\n10\n01", G),
+        ("\\boxed{\\begin{array}{cc}2 & 0\\\\0 & 2\\end{array}} since\n10\n01", G),
+        ("```\n20\n02\n```\n\\boxed{the grid above}", G),
+        # digits of prose
+        ("20\n02\n\n4", G),
+        ("20\n02\n\nTotal cells:\n4", G),
+        ("```\n20\n02\n```\n4", G),
+        ("20\n02\nDate:\n2024", G),
+        ("20\n02\nstep 1.\nstep 2.", G),
+        ("20\n02\n\nCoordinates:\n- (0, 1)\n- (1, 0)", G),
+        ("20\n02\nI changed [(0, 1), (1, 0)].", G),
+        ("20\n02\n\nCells at [[0, 1], [1, 0]] changed.", G),
+        ('{"output": [[2, 0], [0, 2]], "input": [[1, 0], [0, 1]]}', G),
+        ("Input:\n10\n01\n\nSo the result is:\n\n012", "012"),
+        ("Input:\n10\n01\n\nOutput: 3", "3"),
+        ("3", "3"),
+        ("There are 3 red cells.", "unparsed"),
+        ("", "unparsed"),
+        # how rows end, and what is around them
+        ("20\n02<|im_end|>", G),
+        ("20\n02</s>", G),
+        ("20\n02.", G),
+        ("2 0<br>0 2", G),
+        ("[2 0; 0 2]", G),
+        ("Row 1 (top): 2 0\n\nRow 2 (bottom): 0 2", G),
+        ("00: 2 0\n01: 0 2", G),
+        ("First row: 2 0\nSecond row: 0 2", G),
+        ("+---+---+\n| 2 | 0 |\n+---+---+\n| 0 | 2 |\n+---+---+", G),
+        ("| Row | c1 | c2 |\n|---|---|---|\n| **1** | 2 | 0 |\n| **2** | 0 | 2 |", G),
+        ("```\n20\n02", G),
+        ("20\r\n02\r\n", G),
+        # a shape that is declared
+        ("Output grid (shape 2x2):\n20\n02", G),
+        ("Size 3x3 becomes size 2x2:\n20\n02", G),
+        ("shape: 2x2\n1 2 0\n2 0 2", G),
+        ("```grid shape: 3x3\n1 20\n2 02\n```", "ragged"),
+        ("Shape: 3x3\n```\n20\n02\n```", "ragged"),
+        ("shape: (2, 3)\n20\n02", "ragged"),
+        # what is no grid
+        ("Input:\n10\n01\n\nOutput:\n20\n0", "ragged"),
+        ("```\nRow 1: 20\nRow 3: 02\n```", "ragged"),
+        ("0\n" * 31, "too_large"),
+        ("0" * 31 + "\n" + "0" * 31, "too_large"),
+        (str([[0] * 31] * 2), "too_large"),
+        # thoughts
+        ("20\n02\n<think>\n10\n01\n</think>\nThat is it.", G),
+        ("<thinking>10\n01</thinking>\n20\n02", G),
+        ("<reasoning>10\n01</reasoning>\n20\n02", G),
+        ("[THINK]10\n01[/THINK]20\n02", G),
+        ("◁think▷10\n01◁/think▷20\n02", G),
+        ("<seed:think>10\n01</seed:think>20\n02", G),
+        ("<|begin_of_thought|>10\n01<|end_of_thought|>\n<|begin_of_solution|>20\n02", G),
+        ("<|START_THINKING|>10\n01<|END_THINKING|>20\n02", G),
+        ("<|channel|>analysis<|message|>10\n01<|end|><|start|>assistant"
+         "<|channel|>final<|message|>20\n02<|return|>", G),
+        ("<|channel>thought\n10\n01<channel|>20\n02", G),
+        ("analysisLet me\n10\n01assistantfinal20\n02", G),
+        ("20\n02<|end|>", G),  # an end token of a model without channels
+        ("[Reasoning]\nIt grows.\n[Output]\n20\n02", G),
+        ("maybe\n10\n01\n</think>\nI do not know.", "unparsed"),
+    ],
+)  # fmt: skip
+def test_this_is_the_answer(reply, answer):
+    assert read(reply) == answer
+
+
+@pytest.mark.parametrize(
+    "mark",
+    ["<think>", "<thinking>", "<reasoning>", "[THINK]", "◁think▷", "<|channel|>analysis<|message|>",
+     "20\n02\n<think>", "<think>a</think><think>", "analysisWe see "],
+)  # fmt: skip
+@every_format
+def test_a_thought_that_never_ends_is_no_answer(format, mark):
+    text = f"{mark}\nLet me see.\n10\n01\n```\n[[1, 0], [0, 1]]\n```\nHmm"
+    assert read(text, "length", format) == "truncated"
+    assert read(text, "stop", format) == read(text, None, format) == "unparsed"
+
+
+def test_the_prompt_tells_if_a_thought_or_a_block_was_begun_there():
+    format = PromptFormat()
+    prefill = format.template.prefill
+    assert read("1 20\n2 02\n01 1", prompt="<assistant><think>\n") == "unparsed"
+    assert read("10\n01</think>20\n02", prompt="<assistant><think>\n") == G
+    assert read("20\n02", prompt="In <think> marks, please!" + " " * 99) == G
+    two = " shape: 1x1\n1 2\n```\n```grid shape: 1x1\n1 3\n```"
+    assert read(two, format=format, prompt=f"<assistant>{prefill}") == "2"
+    assert read("```grid" + two, format=format, prompt="<assistant>") == "3"
+
+
+def test_a_prefilled_model_that_begins_anew_is_read_too():
+    format = PromptFormat()
+    assert read(f"<think>```\n{INPUT}\n```</think>```\n2 0\n0 2\n```", format=format) == G
+    assert read("\n[[2, 0], [0, 2]]\n```", format=format) == G
+    assert read(" shape: 3x2\n1 20\n2 02\n```", format=format) == "ragged"
+
+
+@pytest.mark.parametrize(
+    ("reply", "n_grids"),
+    [
+        ("20\n02", 1),
+        ("20\n02\n\nthat is\n[[2, 0], [0, 2]]", 1),
+        ("10\n01\n\n20\n02\n\n3", 2),
+        ("<think>11\n11\n</think>10\n01\n\n20\n02", 2),
+        ("I do not know", 0),
+    ],
+)
+def test_distinct_grids_outside_thoughts_are_counted(reply, n_grids):
+    assert BARE.read(reply, "stop").n_grids == n_grids
+
+
+@every_format
+def test_reading_never_raises(format):
+    pieces = ["```", "grid", " shape: 2x2", "[[", "]", "01", "\n", "|", "<think>", "</think>",
+              "Row 1:", "\\boxed{", "}", "1" * 5000, "٣", "²", "\ud800", "\x00", "0 1", "(", ")",
+              '"', "- ", ";", "|---|", "Output:", "<answer>", "\\begin{array}"]  # fmt: skip
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(st.sampled_from(pieces) | st.text(max_size=3)).map("".join))
+    def check(reply):
+        for finish_reason in ("stop", "length", None):
+            grid, status = format.parse(reply, finish_reason)
+            assert status in STATUSES
+            assert (status == "ok") == (grid is not None)
+
+    check()
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["1", "0 ", "0\n", "0123456789\n", "1\nx\n", "[", "]", "[[", "[0],", "[[0],", "(", "|", "|0",
+     "| 0 |\n", "|-", "```", "```\n", "```\n0\n", "<", "<think>", "</think>", "<think></think>",
+     "[THINK]", "\n", " ", '"', "\\boxed{", "}", "\\boxed{0}", "Row 1: 2 0\n", "[[1,2],[3,4]]\n",
+     "shape: 2x2\n", "1. ", "<|channel|>final", "assistantfinal", "{", "Output: 1\n", "a", "row ",
+     '{"output": "1\\n2"}'],
+)  # fmt: skip
+def test_a_reply_of_100_kB_is_read_in_a_moment(piece):
+    reply = piece * (100_000 // len(piece))
+
+    def seconds(format):
+        start = time.process_time()
+        format.parse(reply, "length")
+        return time.process_time() - start
+
+    for format in (BARE, PromptFormat()):
+        # Twice the 50 ms that it takes at most, for a machine that does other things.
+        assert min(seconds(format) for _ in range(3)) < 0.1
+
+
+# Replies that are stored --------------------------------------------------------------------------
+
+
+STEP = 20  # rows of a store that stand for one; with 1, all of them are read
+
+
+def stores():
+    return [path for path in sorted(DUMPS.rglob("*.jsonl.gz")) if path.name != "scores.jsonl.gz"]
+
+
+@pytest.mark.parametrize("path", stores(), ids=lambda path: str(path.relative_to(DUMPS)))
+def test_stored_replies_parse_to_what_their_store_says(path):
+    run = read_run(path.with_suffix(""))
+    format = PromptFormat.from_dict(run["settings"]["prompt_format"])
+    frame = read_predictions(path)[::STEP]
+    frame = frame[frame["text"].notna() & (frame["status"] != "no_reply")]
+    for row in frame.itertuples():
+        grid, status = format.parse(row.text, row.finish_reason)
+        assert status == row.status
+        if grid is not None:
+            reverted = Augmentation.parse(row.augmentation).revert_grid(grid)
+            assert format_grid(reverted) == row.grid
+    assert len(frame)
+
+
+def test_there_are_stores_of_replies():
+    assert len(stores()) > 20
