@@ -9,7 +9,7 @@ export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready-$(VLLM)
-export PYTHONPATH := .
+export PYTHONPATH := $(CURDIR)
 # What pip says is shown if it fails.
 LOGGED = >> setup.log 2>&1 || { tail -n 40 setup.log; exit 1; }
 
