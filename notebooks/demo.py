@@ -18,7 +18,7 @@ from arc_airv.metrics import average_outputs, bootstrap_interval, score_outputs
 from arc_airv.prompts import PromptFormat
 from arc_airv.records import read_predictions
 from arc_airv.submission import score_submission
-from arc_airv.tasks import Task, hide_outputs, load_tasks, save_tasks
+from arc_airv.tasks import Task, hide_outputs, load_tasks, save_tasks, tasks_that_fit
 
 ROWS = {
     "accuracy": "a single prediction",
@@ -33,11 +33,11 @@ def sample_tasks(prompt_format: PromptFormat, n: int, longest: int, seed: int) -
     """Draw n tasks, half from each split, with prompts of at most `longest` characters."""
     tasks = {}
     for split in ("evaluation", "training"):
-        short = {
-            task_id: task
-            for task_id, task in load_tasks(f"arc-agi-1/{split}").items()
-            if max(len(prompt_format.render(task, i)) for i in range(len(task.test))) <= longest
-        }
+        short = tasks_that_fit(
+            load_tasks(f"arc-agi-1/{split}"),
+            longest,
+            lambda task: max(len(prompt_format.render(task, i)) for i in range(len(task.test))),
+        )
         chosen = random.Random(seed).sample(sorted(short), n // 2)
         tasks |= {task_id: short[task_id] for task_id in chosen}
     return tasks

@@ -306,11 +306,11 @@ class PromptFormat:
         """Strings at which a reply is over, for the engine."""
         return self.template.stop(self.encoder)
 
-    def measure(self, task: Task, engine: Any) -> int:
-        """Return the tokens of a task's longest question with its answer, where that is known."""
+    def measure(self, task: Task, engine: Any, *, answers: bool = True) -> int:
+        """Return the tokens of a task's longest question, with its answer where that is known."""
         texts = [
             self.render(task, i, tokenizer=engine.tokenizer)
-            + ("" if pair.output is None else self.render_answer(pair.output))
+            + (self.render_answer(pair.output) if answers and pair.output is not None else "")
             for i, pair in enumerate(task.test)
         ]
         return max(engine.count_tokens(texts))

@@ -10,7 +10,7 @@ from pathlib import Path
 from arc_airv.engines import VllmEngine
 from arc_airv.infer.generate import RunSummary, generate_predictions
 from arc_airv.records import read_predictions
-from arc_airv.tasks import Task, load_tasks
+from arc_airv.tasks import Task, load_tasks, tasks_that_fit
 
 LABELS = {"prompt": "baseline", "task": "batch all task prompts", "all": "batch all prompts"}
 PREDICTIONS = 8  # of each task, as in the seed
@@ -18,15 +18,11 @@ PREDICTIONS = 8  # of each task, as in the seed
 
 def pick_tasks(engine: VllmEngine, n: int, longest: int) -> dict[str, Task]:
     """Return the first n evaluation tasks with one test input and a prompt that is short enough."""
-    render = engine.prompt_format.render
-    tasks = {}
-    for task_id, task in load_tasks("arc-agi-1/evaluation").items():
-        prompt = render(task, tokenizer=engine.tokenizer)
-        if len(task.test) == 1 and engine.count_tokens([prompt])[0] <= longest:
-            tasks[task_id] = task
-        if len(tasks) == n:
-            break
-    return tasks
+    tasks = load_tasks("arc-agi-1/evaluation")
+    tasks = {task_id: task for task_id, task in tasks.items() if len(task.test) == 1}
+    measure = engine.prompt_format.measure
+    tasks = tasks_that_fit(tasks, longest, lambda task: measure(task, engine, answers=False))
+    return dict(list(tasks.items())[:n])
 
 
 def main() -> None:
