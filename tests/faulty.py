@@ -87,7 +87,7 @@ class FaultyEngine(StreamingEngine):
 class Letters:
     """Tokenize by character."""
 
-    bos_token = eos_token_id = None
+    bos_token = None
 
     def encode(self, text, add_special_tokens=True):
         return list(map(ord, text))
