@@ -19,6 +19,12 @@ def make_pool(task_id, test_index, *predictions):
     return frame.assign(task_id=task_id, test_index=test_index, n_tokens=1)
 
 
+def even_pool(task_id, test_index, grids):
+    """Make one prediction for each of these grids, all of them equally likely."""
+    pool = make_pool(task_id, test_index, *((grid, -1.0) for grid in grids))
+    return pool.assign(n_tokens=10)
+
+
 TASKS = {
     "four": make_task("four", "12|34"),
     "two": make_task("two", "5", "67"),

@@ -16,9 +16,8 @@ from arc_airv.augment import Plan
 from arc_airv.engines.base import Completion, Engine, Sampling, as_engine
 from arc_airv.infer.ask import Prepared, RunSummary, fill_store
 from arc_airv.infer.views import Job, Question, Renderer, plan_jobs
-from arc_airv.prompts.encoders import OK
 from arc_airv.prompts.format import PromptFormat
-from arc_airv.records import Prediction, RecordStore
+from arc_airv.records import OK, Prediction, RecordStore
 from arc_airv.tasks import Task
 
 BATCHING = ("prompt", "task", "all")

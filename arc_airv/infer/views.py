@@ -21,7 +21,6 @@ import arc_airv
 from arc_airv.augment import Augmentation, Plan
 from arc_airv.engines.base import Completion, Engine, Sampling
 from arc_airv.grids import MAX_SIDE, N_COLORS, format_grid
-from arc_airv.prompts.encoders import PROMPT_TOO_LONG, UNPARSED
 from arc_airv.prompts.format import (
     PlainTemplate,
     PromptFormat,
@@ -29,7 +28,7 @@ from arc_airv.prompts.format import (
     max_output_cells,
 )
 from arc_airv.prompts.replies import begins_thought
-from arc_airv.records import Prediction
+from arc_airv.records import PROMPT_TOO_LONG, UNPARSED, Prediction
 from arc_airv.tasks import Task
 
 REPLY_SLACK = 8  # tokens of a reply beside its grid: marks, end of text

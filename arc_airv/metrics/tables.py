@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from arc_airv.metrics.outputs import bootstrap_interval, score_outputs
+from arc_airv.metrics.outputs import add_votes, average_pools, bootstrap_interval
+from arc_airv.metrics.solutions import score_predictions
 from arc_airv.records import NO_REPLY, read_predictions
 from arc_airv.storage import read_run, run_path
 from arc_airv.tasks import Task, has_hidden, outputs_of
@@ -127,7 +128,8 @@ def describe_outputs(
         outputs["n_predictions"] = counts["n"].astype(int)
         outputs["unanswered"] = 1.0 - counts["answered"]
     else:
-        outputs = score_outputs(pools, tasks, **options)
+        outputs = average_pools(score_predictions(pools, tasks), tasks)
+        outputs = add_votes(outputs, ranked, tasks)
     return outputs.assign(agreement=counts["agreement"])
 
 

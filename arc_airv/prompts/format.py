@@ -12,16 +12,13 @@ from typing import Any, NamedTuple, Self
 
 from arc_airv.grids import MAX_SIDE, Grid
 from arc_airv.prompts.encoders import (
-    OK,
-    RAGGED,
-    TRUNCATED,
-    UNPARSED,
     GridEncoder,
     ReplyError,
     encoder_spec,
     make_encoder,
 )
 from arc_airv.prompts.replies import Reading, begins_thought, has_thought, read_reply
+from arc_airv.records import OK, RAGGED, TRUNCATED, UNPARSED
 from arc_airv.tasks import Pair, Task
 
 FORMAT_FILE = "prompt_format.json"

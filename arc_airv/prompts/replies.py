@@ -17,11 +17,6 @@ import numpy as np
 from arc_airv.grids import MAX_SIDE, Grid, as_grid
 from arc_airv.prompts.encoders import (
     FENCE,
-    OK,
-    RAGGED,
-    TOO_LARGE,
-    TRUNCATED,
-    UNPARSED,
     GridCodeBlock,
     GridEncoder,
     Json,
@@ -29,6 +24,7 @@ from arc_airv.prompts.encoders import (
     ReplyError,
     RowNumber,
 )
+from arc_airv.records import OK, RAGGED, TOO_LARGE, TRUNCATED, UNPARSED
 
 # Thoughts ----------------------------------------------------------------------------------------
 

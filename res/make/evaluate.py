@@ -8,29 +8,29 @@ predictions, so you can stop the command and run it again.
 
 import argparse
 
-from arc_airv.engines import make_engine
+from arc_airv.engines import Engine, make_engine
 from arc_airv.infer.generate import generate_predictions
 from arc_airv.infer.rescoring import rescore
 from arc_airv.metrics.outputs import bootstrap_interval, score_outputs
 from arc_airv.records import read_predictions
-from arc_airv.tasks import load_tasks, tasks_that_fit
+from arc_airv.tasks import Task, load_tasks, tasks_that_fit
 from arc_airv.vote.rank import rank_candidates
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def make_parser(text: str) -> argparse.ArgumentParser:
+    """Make a parser of the model and of the tasks to ask it; sweep.py adds its own options, too."""
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
     parser.add_argument("--model", default="res/tiny")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
     parser.add_argument("--min-tokens", default=0, type=int)
     parser.add_argument("--max-tokens", default=512, type=int)
     parser.add_argument("--predictions", default=16, type=int)
-    parser.add_argument("--seed", default=0, type=int)
     parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
-    parser.add_argument("--store", default="runs/evaluate.jsonl")
-    parser.add_argument("--rescore", type=int, help="views to re-score the candidates under")
-    parser.add_argument("--top-k", default=8, type=int, help="candidates to re-score, by votes")
-    parser.add_argument("--scores", default="runs/scores.jsonl")
-    args = parser.parse_args()
+    return parser
+
+
+def open_engine(args: argparse.Namespace) -> tuple[Engine, dict[str, Task]]:
+    """Make the engine that the arguments name, and choose their tasks by its tokens."""
     engine = make_engine(args.engine, args.model, {})
     tasks = tasks_that_fit(
         load_tasks(args.tasks),
@@ -38,6 +38,18 @@ def main() -> None:
         lambda task: engine.prompt_format.measure(task, engine),
         above=args.min_tokens,
     )
+    return engine, tasks
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--seed", default=0, type=int)
+    parser.add_argument("--store", default="runs/evaluate.jsonl")
+    parser.add_argument("--rescore", type=int, help="views to re-score the candidates under")
+    parser.add_argument("--top-k", default=8, type=int, help="candidates to re-score, by votes")
+    parser.add_argument("--scores", default="runs/scores.jsonl")
+    args = parser.parse_args()
+    engine, tasks = open_engine(args)
     summary = generate_predictions(
         tasks, engine, n_predictions=args.predictions, seed=args.seed, store=args.store
     )

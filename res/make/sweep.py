@@ -7,15 +7,15 @@ views) and changes one setting. The command skips finished runs and resumes inte
 `--only` selects runs. Notebook 04 covers beams.
 """
 
-import argparse
 import gzip
 import shutil
 from pathlib import Path
 
-from arc_airv.engines import Sampling, answer_tokens, make_engine
+from evaluate import make_parser, open_engine
+
+from arc_airv.engines import Sampling, answer_tokens
 from arc_airv.infer.generate import generate_predictions
 from arc_airv.infer.threshold import search_predictions
-from arc_airv.tasks import load_tasks, tasks_that_fit
 
 THRESHOLDS = {"threshold-0.10": 0.1, "threshold-0.02": 0.02}  # minimum probability of a reply
 PLAIN = {"geometric": False, "colors": False, "train_order": False}
@@ -43,23 +43,11 @@ def runs(n: int, allowed_tokens: tuple[int, ...]) -> dict[str, tuple[Sampling, d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="res/tiny")
-    parser.add_argument("--tasks", default="arc-agi-1/evaluation")
-    parser.add_argument("--min-tokens", default=0, type=int)
-    parser.add_argument("--max-tokens", default=512, type=int)
-    parser.add_argument("--predictions", default=16, type=int)
-    parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
+    parser = make_parser(__doc__)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--into", default="runs/sweep", type=Path)
     args = parser.parse_args()
-    engine = make_engine(args.engine, args.model, {})
-    tasks = tasks_that_fit(
-        load_tasks(args.tasks),
-        args.max_tokens,
-        lambda task: engine.prompt_format.measure(task, engine),
-        above=args.min_tokens,
-    )
+    engine, tasks = open_engine(args)
     chosen = runs(args.predictions, answer_tokens(engine))
     for name in args.only or [*chosen, *THRESHOLDS]:
         store, packed = args.into / f"{name}.jsonl", args.into / f"{name}.jsonl.gz"

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+from handmade import even_pool
 from scripted import BARE
 
 from arc_airv.augment import Augmentation, sample_augmentations
@@ -25,16 +26,8 @@ WRONG = ["12|34", "111|000|222", "5"]
 COLUMNS = ["task_id", "test_index", "grid", "augmentation", "score_logprob"]
 
 
-def pool(task_id, test_index, grids):
-    """Make one prediction for each of these grids."""
-    return pd.DataFrame(
-        {"task_id": task_id, "test_index": test_index, "grid": grids,
-         "cumulative_logprob": -1.0, "n_tokens": 10}
-    )  # fmt: skip
-
-
 POOLS = pd.concat(
-    [pool(i, k, [None, solution, *WRONG, WRONG[0], solution, solution])
+    [even_pool(i, k, [None, solution, *WRONG, WRONG[0], solution, solution])
      for (i, k), solution in SOLUTIONS.items()]
 )  # fmt: skip
 N_CANDIDATES = len(WRONG) + 1
@@ -123,10 +116,12 @@ def test_a_plan_of_few_views_has_no_view_twice(engine):
 
 
 def test_an_output_without_candidates_has_no_scores(engine):
-    predictions = pd.concat([pool("6150a2bd", 0, [None, None]), pool("44f52bb0", 1, WRONG)])
+    predictions = pd.concat(
+        [even_pool("6150a2bd", 0, [None, None]), even_pool("44f52bb0", 1, WRONG)]
+    )
     scores = run(engine, predictions, n_views=2)
     assert Counter(zip(scores["task_id"], scores["test_index"])) == {("44f52bb0", 1): 6}
-    nothing = run(engine, pool("6150a2bd", 0, [None]))
+    nothing = run(engine, even_pool("6150a2bd", 0, [None]))
     assert list(nothing.columns) == COLUMNS and nothing.empty
     assert nothing.dtypes["score_logprob"] == "float64"
 
@@ -139,7 +134,7 @@ def test_a_view_that_one_candidate_does_not_fit_counts_for_none(engine):
     longest = max(len(prompt) for prompt in engine.solutions)
     engine.max_model_len = longest + 300
     with pytest.warns(UserWarning, match="4 of 12 views do not fit"):
-        scores = run(engine, pd.concat([POOLS, pool("6150a2bd", 0, [long])]), n_views=4)
+        scores = run(engine, pd.concat([POOLS, even_pool("6150a2bd", 0, [long])]), n_views=4)
     nan = scores[scores["score_logprob"].isna()]
     assert set(zip(nan["task_id"], nan["grid"])) == {
         ("6150a2bd", g) for g in (SOLUTIONS["6150a2bd", 0], *WRONG, long)
@@ -176,7 +171,9 @@ def test_a_new_candidate_is_scored_and_the_others_are_not_again(engine, store):
     run(engine, n_views=3, store=store)
     engine.calls.clear()
     new = "77|77"
-    scores = run(engine, pd.concat([POOLS, pool("44f52bb0", 1, [new])]), n_views=3, store=store)
+    scores = run(
+        engine, pd.concat([POOLS, even_pool("44f52bb0", 1, [new])]), n_views=3, store=store
+    )
     assert [len(replies) for _, replies in engine.calls] == [1, 1, 1]
     assert len(scores) == 3 * (3 * N_CANDIDATES + 1)
 
@@ -232,7 +229,7 @@ def test_arguments_out_of_range_are_named(engine, options):
 @pytest.mark.parametrize("key", [("nowhere", 0), ("6150a2bd", 1)])
 def test_a_prediction_of_no_given_task_is_named(engine, key):
     with pytest.raises(ValueError, match=f"no test output {key[1]} of task '{key[0]}'"):
-        run(engine, pool(*key, WRONG))
+        run(engine, even_pool(*key, WRONG))
 
 
 # With a real engine ------------------------------------------------------------------------------

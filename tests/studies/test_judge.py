@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from handmade import even_pool
 from scripted import BARE
 
 from arc_airv.augment import sample_augmentations
@@ -21,16 +22,8 @@ WRONG = ["12|34", "111|000|222", "5", "77|77"]  # by votes, all before the right
 POOL = ["task_id", "test_index"]
 
 
-def pool(task_id, test_index, grids):
-    """Make one prediction for each of these grids."""
-    return pd.DataFrame(
-        {"task_id": task_id, "test_index": test_index, "grid": grids,
-         "cumulative_logprob": -1.0, "n_tokens": 10}
-    )  # fmt: skip
-
-
 POOLS = pd.concat(
-    [pool(*key, [None, right, *(g for n, g in enumerate(WRONG[::-1], 2) for _ in range(n))])
+    [even_pool(*key, [None, right, *(g for n, g in enumerate(WRONG[::-1], 2) for _ in range(n))])
      for key, right in SOLUTIONS.items()]
 )  # fmt: skip
 RANKED = rank_candidates(POOLS)
@@ -203,7 +196,7 @@ def test_a_pool_whose_longest_candidate_does_not_fit_is_not_judged(engine):
     long = format_grid(np.full((30, 30), 3, dtype=np.int8))
     # The engine asserts the rest.
     engine.max_model_len = max(len(head) for head in engine.rights) + 300
-    candidates = rank_candidates(pd.concat([POOLS, pool("6150a2bd", 0, [long])]))
+    candidates = rank_candidates(pd.concat([POOLS, even_pool("6150a2bd", 0, [long])]))
     with pytest.warns(UserWarning, match="4 of 12 views do not fit the model's context"):
         judged = run(engine, candidates)
     unknown = judged["task_id"] == "6150a2bd"
@@ -215,7 +208,7 @@ def test_a_pool_whose_longest_candidate_does_not_fit_is_not_judged(engine):
 def test_a_view_that_does_not_fit_is_left_out_for_all_candidates(engine):
     """A quarter turn gives this candidate more lines, and so more characters."""
     flat = format_grid(np.full((1, 30), 3, dtype=np.int8))
-    candidates = rank_candidates(pool("6150a2bd", 0, [flat, "5", "12|34"]))
+    candidates = rank_candidates(even_pool("6150a2bd", 0, [flat, "5", "12|34"]))
     run(engine, candidates)
     engine.max_model_len = max(map(len, engine.asked))
     with pytest.warns(UserWarning, match="views do not fit the model's context"):
@@ -248,7 +241,7 @@ def test_mistakes_are_named(engine):
     with pytest.raises(ValueError, match="n_views must be at least 1, got 0"):
         run(engine, n_views=0)
     with pytest.raises(ValueError, match="no test output 1 of task '6150a2bd'"):
-        run(engine, rank_candidates(pool("6150a2bd", 1, WRONG)))
+        run(engine, rank_candidates(even_pool("6150a2bd", 1, WRONG)))
 
 
 def test_an_engine_that_does_not_score_is_named():
