@@ -37,7 +37,7 @@ from wheelhouse import (
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-MODEL = ROOT / "res" / "tiny"
+MODEL = ROOT / "res" / "small"
 COMPETITION = "arc-prize-2026-arc-agi-2"
 KAGGLE_INPUT = 'INPUT = Path("/kaggle/input")'  # this line of the cells
 

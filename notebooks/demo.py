@@ -46,7 +46,7 @@ def sample_tasks(prompt_format: PromptFormat, n: int, longest: int, seed: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--into", default="demo", type=Path)
-    parser.add_argument("--model", default="res/tiny")
+    parser.add_argument("--model", default="res/small")
     parser.add_argument("--engine", default="vllm", choices=["vllm", "transformers"])
     parser.add_argument("--tasks", default=24, type=int)
     parser.add_argument("--predictions", default=16, type=int)

@@ -62,7 +62,7 @@ def set_stage(folder: Path) -> Stage:
     """Make what the rehearsals share."""
     folder.mkdir(parents=True, exist_ok=True)
     datasets = image.prepare_datasets(folder / "datasets")
-    shutil.copytree(prepare.MODEL, datasets / "tiny")
+    shutil.copytree(prepare.ROOT / "tests" / "tiny", datasets / "tiny")
     make_garbage_model(datasets / "garbage")
     return Stage(folder, image.lend_packages(folder / "packages"), datasets)
 

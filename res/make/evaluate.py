@@ -1,6 +1,6 @@
 """Measure a model on evaluation tasks of a range of sizes, for the numbers of its card.
 
-    python res/make/evaluate.py --model res/tiny --max-tokens 512 --predictions 16
+    python res/make/evaluate.py --model res/small --max-tokens 512 --predictions 16
 
 A task's size is the number of tokens of its longest question with its answer. The store keeps the
 predictions, so you can stop the command and run it again.
@@ -20,7 +20,7 @@ from arc_airv.vote.rank import rank_candidates
 def make_parser(text: str) -> argparse.ArgumentParser:
     """Make a parser of the model and of the tasks to ask it; sweep.py adds its own options, too."""
     parser = argparse.ArgumentParser(description=text.splitlines()[0])
-    parser.add_argument("--model", default="res/tiny")
+    parser.add_argument("--model", default="res/small")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
     parser.add_argument("--min-tokens", default=0, type=int)
     parser.add_argument("--max-tokens", default=512, type=int)

@@ -1,6 +1,6 @@
 """Compare a model's loss on test outputs with its loss on demonstrations, to detect leakage.
 
-    python res/make/leakage.py --model res/tiny
+    python res/make/leakage.py --model res/small
 
 The command prints, averaged over tasks, the loss per token (nats) of the test output given the
 demonstrations, and of the last demonstration's output given the others. A model that has learnt
@@ -31,7 +31,7 @@ def questions(task: Task) -> Iterator[tuple[str, Task]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="res/tiny")
+    parser.add_argument("--model", default="res/small")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
     args = parser.parse_args()
     prompt_format = PromptFormat.load(args.model)

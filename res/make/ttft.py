@@ -1,6 +1,6 @@
 """Measure the gain of test-time fine-tuning, jointly and per task.
 
-    python res/make/ttft.py --model res/tiny --max-tokens 512 --minutes 10 --into runs/ttft
+    python res/make/ttft.py --model res/small --max-tokens 512 --minutes 10 --into runs/ttft
 
 Both learn only from the demonstrations of these tasks, for the same number of minutes. The command
 skips what exists already. On a CPU, use --engine transformers: vLLM is slow to switch between many
@@ -22,7 +22,7 @@ SHOWN = ["accuracy", "random_2", "vote_1", "vote_2", "pass_n", "gain", "low", "h
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="res/tiny")
+    parser.add_argument("--model", default="res/small")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
     parser.add_argument("--max-tokens", default=512, type=int)
     parser.add_argument("--minutes", default=10.0, type=float, help="minutes of each fine-tuning")

@@ -1,6 +1,6 @@
 """Measure the speedup of batching: one engine, the same prompts, three ways to send them.
 
-python tests/bench/batching.py --model res/tiny --prompts 96
+python tests/bench/batching.py --model tests/tiny --prompts 96
 """
 
 import argparse
@@ -27,7 +27,7 @@ def pick_tasks(engine: VllmEngine, n: int, longest: int) -> dict[str, Task]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="res/tiny")
+    parser.add_argument("--model", default="tests/tiny")
     parser.add_argument("--prompts", default=96, type=int)
     parser.add_argument("--longest", default=600, type=int, help="tokens of a prompt")
     args = parser.parse_args()

@@ -223,7 +223,7 @@ def resident() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="res/tiny")
+    parser.add_argument("--model", default="tests/tiny")
     parser.add_argument("--tasks", default=12, type=int)
     parser.add_argument("--predictions", default=16, type=int, help="of each task")
     parser.add_argument("--rounds", default=2, type=int, help="of each engine, two runs in each")

@@ -18,7 +18,7 @@ from arc_airv.studies.runs import compare_runs
 from arc_airv.tasks import load_tasks
 from arc_airv.vote.rank import rank_candidates
 
-MODEL = str(Path(__file__).parents[2] / "res" / "tiny")
+MODEL = str(Path(__file__).parents[1] / "tiny")
 TASKS = ("66e6c45b", "c8b7cc0f")  # demonstrations learnt, test outputs not
 OPTIONS = {"min_probability": 0.05, "seed": 0, "progress": False}
 VIEW = ["task_id", "test_index", "augmentation"]

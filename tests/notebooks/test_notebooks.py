@@ -19,7 +19,7 @@ from arc_airv.tasks import hide_outputs, load_tasks, read_challenges, save_tasks
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
-MODEL = str(ROOT / "res" / "tiny")
+MODEL = str(ROOT / "tests" / "tiny")
 SMALL = ("6150a2bd", "3c9b0459", "d511f180", "0d3d703e")  # short prompts
 
 sys.path.insert(0, str(ROOT / "notebooks"))
@@ -162,7 +162,7 @@ def test_the_demo_prints_its_own_lines_alone(folder):
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert all(re.match(r" +\d+ s  ", line) for line in lines[: lines.index("")] if line[:1] == " ")
-    assert "2 ARC-AGI-1 tasks, 2 views of each, res/tiny" in lines
+    assert "2 ARC-AGI-1 tasks, 2 views of each, res/small" in lines
     assert sum(line.startswith("score of ") for line in lines) == 1
 
 
