@@ -5,6 +5,7 @@ Imports a library when a subcommand needs it, so that ``--help`` answers at once
 
 import argparse
 import ast
+import functools
 import io
 import json
 import os
@@ -204,14 +205,18 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command and its four subcommands."""
     parser = argparse.ArgumentParser(prog="arc-airv", description=arc_airv.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"arc_airv {arc_airv.__version__}")
+    # The longest option stands on the line of its help.
+    wide_enough = functools.partial(argparse.HelpFormatter, max_help_position=26)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(run: Callable[[argparse.Namespace], None]) -> Callable[..., Any]:
         text = run.__doc__
-        command = commands.add_parser(run.__name__, help=text, description=text)
+        command = commands.add_parser(
+            run.__name__, help=text, description=text, formatter_class=wide_enough
+        )
         command.set_defaults(run=run)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        data = "a data set (arc-agi-1/evaluation), a file or a folder"
+        data = "a data set (arc-agi-1/evaluation), file or folder"
         command.add_argument("--tasks", required=True, metavar="NAME", help=data)
         return command.add_argument
 
