@@ -3,8 +3,8 @@
     python notebooks/run_notebook.py notebooks/01_generate_predictions.ipynb --into demo N_TASKS=4
 
 Each NAME=VALUE is a Python literal (or else a string), set after the cell tagged "parameters". The
-command prints each section as it starts, and every half minute what it last printed. The output of the kernel and
-its child processes goes to <notebook>.log, which an exception names.
+command prints each section as it starts, and every half minute what it last printed. The output of
+the kernel and its child processes goes to <notebook>.log, which an exception names.
 """
 
 import argparse
