@@ -5,6 +5,7 @@ Imports a library when a subcommand needs it, so that ``--help`` answers at once
 
 import argparse
 import ast
+import functools
 import io
 import json
 import os
@@ -19,7 +20,8 @@ import arc_airv
 
 def generate(args: argparse.Namespace) -> None:
     """Ask a model about every test output under many augmentations, into a store."""
-    from arc_airv.engines import Sampling, make_engine
+    from arc_airv.engines import Sampling, adapter_options, make_engine
+    from arc_airv.engines.adapters import find_adapters, largest_rank
     from arc_airv.infer import generate_predictions
     from arc_airv.metrics import status_table
     from arc_airv.metrics.tables import align
@@ -37,7 +39,11 @@ def generate(args: argparse.Namespace) -> None:
         f"outputs, {len(tasks)} tasks of {args.tasks}, into {args.store}",
         flush=True,
     )
-    engine = make_engine(args.engine, args.model, dict(args.option))
+    options, adapters = dict(args.option), None
+    if args.adapters is not None:
+        adapters = find_adapters(args.adapters, tasks)
+        options = {**adapter_options(args.engine, largest_rank(adapters.values())), **options}
+    engine = make_engine(args.engine, args.model, options)
     summary = generate_predictions(
         tasks,
         engine,
@@ -45,6 +51,8 @@ def generate(args: argparse.Namespace) -> None:
         seed=args.seed,
         store=args.store,
         sampling=sampling,
+        prompt_format=args.format,
+        adapters=adapters,
         drop_demonstrations=args.drop_demonstrations,
         deadline=deadline,
         progress=sys.stderr.isatty(),
@@ -197,14 +205,18 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command and its four subcommands."""
     parser = argparse.ArgumentParser(prog="arc-airv", description=arc_airv.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"arc_airv {arc_airv.__version__}")
+    # The longest option stands on the line of its help.
+    wide_enough = functools.partial(argparse.HelpFormatter, max_help_position=26)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(run: Callable[[argparse.Namespace], None]) -> Callable[..., Any]:
         text = run.__doc__
-        command = commands.add_parser(run.__name__, help=text, description=text)
+        command = commands.add_parser(
+            run.__name__, help=text, description=text, formatter_class=wide_enough
+        )
         command.set_defaults(run=run)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        data = "a data set (arc-agi-1/evaluation), challenges file or folder"
+        data = "a data set (arc-agi-1/evaluation), file or folder"
         command.add_argument("--tasks", required=True, metavar="NAME", help=data)
         return command.add_argument
 
@@ -228,6 +240,9 @@ def make_parser() -> argparse.ArgumentParser:
     option("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
     option("--samples", type=_count, default=1, metavar="N", help="of each view; default: 1")
     option("--drop-demonstrations", action="store_true", help="to make long prompts fit")
+    option("--format", type=_format, metavar="FILE", help="a prompt_format.json, or its JSON")
+    text = "a LoRA adapter, or a folder of one a task"
+    option("--adapters", metavar="DIR", help=text)
     option("--engine", default="auto", metavar="NAME", help="auto (default), vllm, transformers")
     example = "of the engine, such as gpu_memory_utilization=0.9"
     pairs = {"type": _option, "nargs": "+", "action": "extend", "default": []}
@@ -275,6 +290,21 @@ def _number(kind: type, least: float) -> Callable[[str], Any]:
 
 
 _count, _minutes = _number(int, 1), _number(float, 0)
+
+
+def _format(text: str) -> dict[str, Any]:
+    """The content of a prompt_format.json, from its path or as it is."""
+    try:
+        with open(text, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError:
+        pass
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"is neither a file nor JSON: {text!r}") from None
 
 
 def _option(text: str) -> tuple[str, Any]:
