@@ -148,18 +148,20 @@ def check(image: Image, folder: str | Path | None = None) -> list[Wheel]:
     requirements, lock = [*image.requirements(), "arc_airv"], read_lock(lock_path(image))
     if folder is not None:
         check_locked(folder, lock)
-    requires = requirements_of(image)
+    chosen = []
     with tempfile.TemporaryDirectory() as temporary:
         if folder is None:
             build_wheel(temporary)
             for wheel in metadata_of(lock, image):
                 write_stand_in(wheel, temporary)
             folder = temporary
-        chosen = check_installs(folder, requirements, image, requires)
-    replaced = [wheel for wheel in chosen if wheel.name in image.packages]
-    print(f"{image.name}: pip installs {len(chosen)} wheels; {', '.join(image.keep)} stay.")
-    for wheel in replaced:
-        print(f"  replaces {wheel.name} {image.packages[wheel.name]} by {wheel.version}")
+        for held in reversed(image.alternatives()):
+            chosen = check_installs(folder, requirements, held, requirements_of(held))
+            kept = ", ".join(image.keep)
+            print(f"{image.name}: pip installs {len(chosen)} wheels; {kept} stay.")
+            for wheel in chosen:
+                if wheel.name in held.packages:
+                    print(f"  replaces {wheel.name} {held.packages[wheel.name]} by {wheel.version}")
     return chosen
 
 

@@ -6,11 +6,14 @@ it knows. Knows nothing of engines; a chat template needs the model's tokenizer 
 """
 
 import json
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from arc_airv.grids import MAX_SIDE, Grid
+import numpy as np
+
+from arc_airv.grids import MAX_SIDE, N_COLORS, Grid
 from arc_airv.prompts.encoders import (
     GridEncoder,
     ReplyError,
@@ -412,9 +415,47 @@ def _read_begun(reply: str, finish_reason: str | None, encoder: GridEncoder) -> 
     return Reading(None, TRUNCATED, 1)
 
 
+def choose_format(
+    given: PromptFormat | dict[str, Any] | None,
+    own: PromptFormat | None,
+    tokenizer: Any,
+    model: str | Path,
+) -> PromptFormat:
+    """Return the format to ask or to train a model in: the one given, its own, or a default.
+
+    The default, for a model that carries none, goes through the tokenizer's chat template where
+    there is one. To use it is a warning, and to give another format than the model's own. A dict
+    is one as JSON values.
+    """
+    if isinstance(given, dict):
+        given = PromptFormat.from_dict(given)
+    if given is None and own is None:
+        chat = has_chat_template(tokenizer)
+        given = PromptFormat() if chat else PromptFormat(template=PlainTemplate())
+        warnings.warn(
+            f"{model}: no prompt_format.json says in which format the model was trained, and it "
+            f"has {'a' if chat else 'no'} chat template, so the default for that is used: "
+            f"{given.to_dict()}. If it knows another, give prompt_format="
+            "PromptFormat(encoder, template), or write it into that folder: save(folder).",
+            stacklevel=4,
+        )
+    elif own is not None and given not in (None, own):
+        warnings.warn(
+            "The model was trained with another prompt format than the one given: it will answer "
+            f"worse. Its own: {own.to_dict()}; given: {given.to_dict()}",
+            stacklevel=4,
+        )
+    return given or own
+
+
 def has_chat_template(tokenizer: Any) -> bool:
     """Tell if a tokenizer (or None) has a chat template."""
     return bool(getattr(tokenizer, "chat_template", None))
+
+
+def varied_grid(height: int, width: int) -> Grid:
+    """Return a grid whose neighbours differ, so that a tokenizer merges few of its cells."""
+    return (np.add.outer(np.arange(height), 3 * np.arange(width)) % N_COLORS).astype(np.int8)
 
 
 def max_output_cells(task: Task, test_index: int) -> int:

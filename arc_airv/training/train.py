@@ -22,6 +22,7 @@ from torch._dynamo.utils import counters
 from torch.nn.utils.parametrize import is_parametrized
 
 from arc_airv.prompts import PromptFormat
+from arc_airv.prompts.format import choose_format
 from arc_airv.training.batches import Batch, Windows, iterate_batches
 from arc_airv.training.examples import ExampleStream
 from arc_airv.training.muon import Muon, has_bfloat16
@@ -285,20 +286,23 @@ def save_model(model: Any, tokenizer: Any, prompt_format: PromptFormat, folder: 
     prompt_format.save(folder)
 
 
-def load_model(folder: str | Path, device: str | None = None) -> tuple[Any, Any, PromptFormat]:
+def load_model(
+    folder: str | Path,
+    device: str | None = None,
+    prompt_format: PromptFormat | dict[str, Any] | None = None,
+) -> tuple[Any, Any, PromptFormat]:
     """Read a model to train, its tokenizer and its prompt format; by default onto a GPU, if any.
 
-    A folder without ``prompt_format.json`` is a ValueError.
+    The format is chosen as for asking it: see `arc_airv.prompts.format.choose_format`.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    prompt_format = PromptFormat.load(folder)
-    if prompt_format is None:
-        raise ValueError(f"{folder}: no prompt_format.json; save a PromptFormat there first")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chosen = choose_format(prompt_format, PromptFormat.load(folder), tokenizer, folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # Weights that are trained stay in float32; the arithmetic is bfloat16 where there is any.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
-    return model, AutoTokenizer.from_pretrained(folder), prompt_format
+    return model, tokenizer, chosen
 
 
 def _backward(network: Any, step: list[Batch], device: torch.device) -> torch.Tensor:
