@@ -49,13 +49,21 @@ def build_tokenizer() -> Any:
 
 
 def build_model(
-    tokenizer: Any, *, width: int = 192, layers: int = 8, heads: int = 3, context: int = 8192
+    tokenizer: Any,
+    *,
+    width: int = 192,
+    layers: int = 8,
+    heads: int = 3,
+    kv_heads: int | None = None,
+    context: int = 8192,
+    dropout: float = 0.0,
 ) -> Any:
     """Build a blank Qwen3 network for the tokenizer, with tied embeddings.
 
     A Llama whose queries and keys are normalized: that bears a higher learning rate, and at equal
-    tokens its loss fell faster. The size of a head, `width` / `heads`, must be even; `context` is
-    the longest sequence that an engine will accept, not what was trained on.
+    tokens its loss fell faster. The size of a head, `width` / `heads`, must be even; several heads
+    may share the keys and values of one of `kv_heads`; `context` is the longest sequence that an
+    engine will accept, not what was trained on; `dropout` is of the attention, in training.
     """
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -65,9 +73,10 @@ def build_model(
         intermediate_size=-(-8 * width // 3 // 64) * 64,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=heads,
+        num_key_value_heads=kv_heads or heads,
         head_dim=width // heads,
         max_position_embeddings=context,
+        attention_dropout=dropout,
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

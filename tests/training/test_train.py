@@ -1,6 +1,7 @@
 """Training: what enters the loss and what does not, and stopping and resuming a run."""
 
 import json
+import time
 
 import pytest
 
@@ -177,6 +178,67 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_did_not_stop(
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+def test_compiled_layers_are_compiled_before_training_only_and_resume_exactly(
+    stream, tmp_path, monkeypatch
+):
+    """One graph serves all layers and shapes, and attention gets no mask: flash attention."""
+    Steps(monkeypatch)
+    masks = []
+
+    def run(seconds, folder):
+        model = build_model(stream.tokenizer, width=32, layers=2, heads=1)
+        torch.manual_seed(0)
+        for p in model.parameters():
+            torch.nn.init.normal_(p, std=0.02)
+        model.model.layers[0].register_forward_pre_hook(
+            lambda layer, args, options: masks.append(options["attention_mask"]), with_kwargs=True
+        )
+        options = config(seconds=seconds, compile=True, window=64)
+        line = train(model, stream, options, tmp_path / folder)
+        assert line["step"] == seconds
+        assert line["recompiled"] == 0
+        return model
+
+    whole = run(5, "whole")
+    run(2, "parts")
+    parts = run(5, "parts")
+    for a, b in zip(whole.parameters(), parts.parameters()):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert masks and set(masks) == {None}
+    first = json.loads((tmp_path / "whole/train_log.jsonl").read_text().splitlines()[0])
+    assert 1 <= first["graphs"] <= 8  # of a CPU, whose code depends on the size; a GPU has two
+    assert whole.model.layers[0]._compiled_call_impl is None  # as it came
+
+
+def test_an_end_that_moves_shortens_the_schedule(stream, tmp_path):
+    """The rate falls to zero at the new end, not at the old one."""
+    ends = iter([time.time() + 1000] * 8)
+    line = train(
+        small_model(stream.tokenizer),
+        stream,
+        config(seconds=1e6, window=16, decay=0.5, log_every=0.0),
+        tmp_path,
+        deadline=lambda: next(ends, time.time() + 0.0),
+    )
+    rates = [json.loads(row)["rate"] for row in open(tmp_path / "train_log.jsonl")]
+    assert rates[0] == 1.0 and rates[-1] < 0.01
+    assert line["step"] < 8
+
+
+def test_every_checkpoint_is_told_with_the_model_and_the_line(stream, tmp_path, monkeypatch):
+    Steps(monkeypatch)
+    steps = []
+    train(
+        small_model(stream.tokenizer),
+        stream,
+        config(seconds=6, window=16, checkpoint_every=3),
+        tmp_path,
+        saved=lambda model, line: steps.append((model.training, line.get("step"))),
+    )
+    assert [training for training, _ in steps] == [False] * len(steps)
+    assert steps[-1] == (False, 6) and len(steps) >= 2
+
+
 def test_the_factors_of_the_embeddings_are_the_same_in_every_process(tokenizer):
     """Ignore the order of the tokenizer's vocabulary, which differs between processes."""
 
@@ -207,7 +269,9 @@ def test_accumulated_batches_are_one_large_batch(stream):
     model.zero_grad()
     total = sum(batch.n_labels for batch in step)
     for batch in step:
-        ids, labels = torch.from_numpy(batch.token_ids), torch.from_numpy(batch.labels)
+        ids, labels = (
+            torch.tensor(array, dtype=torch.long) for array in (batch.token_ids, batch.labels)
+        )
         (model(input_ids=ids, labels=labels).loss * batch.n_labels / total).backward()
     for p, gradient in zip(model.parameters(), accumulated):
         scale = gradient.abs().max()  # one is in bfloat16, the other in float32
