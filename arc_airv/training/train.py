@@ -31,6 +31,7 @@ from arc_airv.training.tiny import plain_copy
 CHECKPOINT, LOG = "checkpoint.pt", "train_log.jsonl"
 LONGEST_STEP = 60.0  # seconds of one step that count toward the budget
 LARGEST_GRADIENT = 1.0  # its norm
+WARM_UP_SHARE = 0.2  # of the time to the deadline, at most, but for the first shape
 # Dense bfloat16 (float16 before Ampere) operations a second / 1e12, from the data sheets.
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40": 362, "L4": 121, "T4": 65}
 
@@ -147,15 +148,16 @@ def train(
     if content:
         restore(content, model, optimizers)
     log = _Log(folder / LOG, model, state)
+    end = deadline if callable(deadline) else lambda: math.inf if deadline is None else deadline
     model.train()
     if config.compile:
         compile_layers(model)
-        log.write({"step": state["step"], **warm_up(model, windows.shapes)})
+        until = time.time() + WARM_UP_SHARE * (end() - time.time())
+        log.write({"step": state["step"], **warm_up(model, windows.shapes, until)})
         log.start_counting()
-    end = deadline if callable(deadline) else lambda: math.inf if deadline is None else deadline
     last_save = last_measure = state["seconds"]
     last = time.monotonic()
-    done = state["seconds"] >= _budget(config, state, end())
+    done = state["seconds"] >= config.seconds or time.time() >= end()
     while not done:
         rate = config.learning_rate(state["seconds"] / _budget(config, state, end()))
         for optimizer in optimizers:
@@ -233,23 +235,28 @@ def _uncompiled(model: Any) -> Iterator[None]:
     model.train()
 
 
-def warm_up(model: Any, shapes: list[tuple[int, int]]) -> dict[str, float]:
-    """Run a training step without an update for every shape (rows, length), the largest first.
+def warm_up(model: Any, shapes: list[tuple[int, int]], until: float = math.inf) -> dict[str, float]:
+    """Run a training step without an update for every shape (rows, length), up to a moment.
 
-    Then batches of fewer rows, which a window may leave: one row is a graph of its own. Returns
-    the seconds that it took and the number of graphs; the model and the random state are as before.
+    The longest and the shortest come first, with fewer rows, too, as a window may leave them: one
+    row is a graph of its own. Returns the seconds that it took, the number of graphs and of shapes;
+    the model and the random state are as before.
     """
     begin, graphs = time.monotonic(), compiled_graphs()
     cuda = [model.device] if model.device.type == "cuda" else []
+    tried = [shapes[-1], shapes[0], *_partial(*shapes[-1]), *_partial(*shapes[0]), *shapes[-2:0:-1]]
+    n_tried = 0
     with torch.random.fork_rng(cuda):
-        for rows, length in [*reversed(shapes), *_partial(*shapes[0]), *_partial(*shapes[-1])]:
-            ids = np.zeros((rows, length), dtype=np.int32)
+        while n_tried < len(tried) and time.time() < until:
+            ids = np.zeros(tried[n_tried], dtype=np.int32)
             _backward(model, [Batch(ids, ids, ids.size, (0, 0))], model.device)
+            n_tried += 1
         model.zero_grad()
     for device in cuda:
         torch.cuda.synchronize(device)
     seconds = round(time.monotonic() - begin, 1)
-    return {"warm_up_seconds": seconds, "graphs": compiled_graphs() - graphs}
+    graphs = compiled_graphs() - graphs
+    return {"warm_up_seconds": seconds, "graphs": graphs, "shapes_tried": n_tried}
 
 
 def _partial(rows: int, length: int) -> list[tuple[int, int]]:
@@ -290,6 +297,7 @@ def load_model(
     folder: str | Path,
     device: str | None = None,
     prompt_format: PromptFormat | dict[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Any, Any, PromptFormat]:
     """Read a model to train, its tokenizer and its prompt format; by default onto a GPU, if any.
 
@@ -301,7 +309,7 @@ def load_model(
     chosen = choose_format(prompt_format, PromptFormat.load(folder), tokenizer, folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # Weights that are trained stay in float32; the arithmetic is bfloat16 where there is any.
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
     return model, tokenizer, chosen
 
 
