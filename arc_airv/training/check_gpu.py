@@ -39,7 +39,15 @@ from arc_airv.training.ttft import add_adapter, recompute_layers
 
 # Options of a Qwen3 or Qwen2 configuration; that of 0.5B is Qwen2-0.5B's, that of 4B Qwen3-4B's.
 SHAPES: dict[str, dict[str, Any]] = {
-    "toy": dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2),
+    "toy": dict(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        vocab_size=334,
+    ),
     "30M": dict(
         hidden_size=512,
         intermediate_size=1408,
@@ -330,9 +338,14 @@ def shape_config(shape: str) -> Any:
     """Return the configuration of a shape; its tokens are those of `build_tokenizer` and more."""
     from transformers import Qwen3Config
 
-    options = {"vocab_size": 334, "max_position_embeddings": 8192, "tie_word_embeddings": True}
-    ends = {"pad_token_id": 0, "eos_token_id": 3, "bos_token_id": None}
-    return Qwen3Config(**{**options, **SHAPES[shape], **ends})
+    return Qwen3Config(
+        **SHAPES[shape],
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=3,
+    )
 
 
 def dummy_folder(folder: Path, shape: str) -> Path:

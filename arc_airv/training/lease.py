@@ -220,16 +220,24 @@ def train_leased(prepared: Path, run: Path, reserve: float, device: str | None =
         build_model,
         build_tokenizer,
         factor_embeddings,
+        has_cells,
         tiny_prompt_format,
     )
     from arc_airv.training.train import TrainConfig, load_model, train
 
     recipe = Recipe.load(prepared / RECIPE)
     torch.manual_seed(recipe.seed)
-    if (prepared / MODEL).exists():
+    data = {
+        name: load_pairs(path)
+        for name in recipe.sources
+        if (path := prepared / DATA / f"{name}.jsonl.gz").exists()
+    }
+    if has_model := (prepared / MODEL).exists():
         model, tokenizer, prompt_format = load_model(prepared / MODEL, "cpu")
     else:
-        prompt_format, tokenizer = tiny_prompt_format(), build_tokenizer()
+        prompt_format = tiny_prompt_format(rows=recipe.rows, task_ids=recipe.task_ids)
+        task_ids = sorted(set().union(*data.values())) if recipe.task_ids else ()
+        tokenizer = build_tokenizer(rows=recipe.rows, task_ids=task_ids)
         model = build_model(
             tokenizer,
             width=recipe.width,
@@ -238,23 +246,25 @@ def train_leased(prepared: Path, run: Path, reserve: float, device: str | None =
             kv_heads=recipe.kv_heads,
             dropout=recipe.dropout,
         )
-    if tokenizer.get_vocab() == build_tokenizer().get_vocab():
-        factor_embeddings(model, tokenizer, blank=not (prepared / MODEL).exists())
+    if has_cells(tokenizer):
+        factor_embeddings(model, tokenizer, blank=not has_model)
     sizes, sources = ExampleSizes(prompt_format, tokenizer), []
-    for name, (weight, share) in recipe.sources.items():
-        path = prepared / DATA / f"{name}.jsonl.gz"
-        if not path.exists():
-            continue
-        bags = load_pairs(path)
+    for name, bags in data.items():
         if name == ANSWERED:  # as they will be asked: with a question more
             bags = {
                 task_id: pairs
                 for task_id, pairs in bags.items()
                 if sizes.example([*pairs, min(pairs, key=sizes.pair)]) <= recipe.max_tokens
             }
+        weight, share = recipe.sources[name]
         sources.append(Source(name, bags, weight, share))
     stream = ExampleStream(
-        sources, prompt_format, tokenizer, max_tokens=recipe.max_tokens, seed=recipe.seed
+        sources,
+        prompt_format,
+        tokenizer,
+        max_tokens=recipe.max_tokens,
+        seed=recipe.seed,
+        n_pairs=tuple(recipe.n_pairs),
     )
     print(f"{time.time() - began:.1f} s: data and model are there", flush=True)
     cores = len(os.sched_getaffinity(0))

@@ -40,6 +40,10 @@ class Recipe:
         Longest example; tokens of a batch with its padding; examples sorted together.
     dropout : float
         Of the attention.
+    rows, task_ids : bool
+        Of the format of a model from scratch, see `arc_airv.training.tiny.tiny_prompt_format`.
+    n_pairs : list of two int
+        Least and most pairs of an example, see `arc_airv.training.ExampleStream`.
     n_workers : int, optional
         Processes that make examples; by default all cores but two.
     snapshot_every : float
@@ -69,6 +73,9 @@ class Recipe:
     warmup: float = 0.02
     decay: float = 0.4
     dropout: float = 0.0
+    rows: bool = False
+    task_ids: bool = False
+    n_pairs: tuple[int, int] = (3, 6)
     compile: bool = True
     n_workers: int | None = None
     log_every: float = 15.0

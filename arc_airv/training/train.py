@@ -44,6 +44,8 @@ class TrainConfig:
     ----------
     seconds : float
         Time budget of training, over all its resumed parts.
+    tokens : float
+        Budget of tokens: the schedule follows the budget that is used up more. To compare options.
     batch_tokens, accumulate : int
         Rows x padded length of a batch; batches of a step.
     muon_lr, adamw_lr : float
@@ -65,6 +67,7 @@ class TrainConfig:
     """
 
     seconds: float
+    tokens: float = math.inf
     batch_tokens: int = 2048
     accumulate: int = 1
     muon_lr: float | None = 0.02
@@ -157,9 +160,9 @@ def train(
         log.start_counting()
     last_save = last_measure = state["seconds"]
     last = time.monotonic()
-    done = state["seconds"] >= config.seconds or time.time() >= end()
+    done = _progress(config, state, end()) >= 1
     while not done:
-        rate = config.learning_rate(state["seconds"] / _budget(config, state, end()))
+        rate = config.learning_rate(_progress(config, state, end()))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * rate
@@ -179,7 +182,7 @@ def train(
         }
         last = now
         log.add(loss, step)
-        done = state["seconds"] >= config.seconds or time.time() >= end()
+        done = _progress(config, state, end()) >= 1
         if done or state["seconds"] - log.start["seconds"] >= config.log_every:
             log.write(log.means(state, rate))
         if measure and (done or state["seconds"] - last_measure >= config.measure_every):
@@ -198,9 +201,12 @@ def train(
     return log.line
 
 
-def _budget(config: TrainConfig, state: dict, end: float) -> float:
-    """Return the seconds of training, those that are behind it among them."""
-    return min(config.seconds, state["seconds"] + max(1e-9, end - time.time()))
+def _progress(config: TrainConfig, state: dict, end: float) -> float:
+    """Return the fraction of the budget that is used up; 1 where the deadline is over."""
+    left = end - time.time()
+    budget = min(config.seconds, state["seconds"] + left)
+    used = state["seconds"] / budget if left > 0 and budget > 0 else 1.0
+    return max(used, state["tokens"] / config.tokens)
 
 
 def decoder_layers(model: Any) -> torch.nn.ModuleList:

@@ -358,3 +358,59 @@ class Parrot(torch.nn.Module):
         following = torch.tensor(self.token_ids + (0,))[position_ids[:, -1:] + 1]
         vocabulary = self.config.vocab_size
         return SimpleNamespace(logits=100.0 * torch.nn.functional.one_hot(following, vocabulary))
+
+
+def test_with_rows_every_cell_is_one_token_that_says_where_it_stands(training_tasks):
+    format = tiny_prompt_format(rows=True, task_ids=True)
+    tokenizer = build_tokenizer(rows=True, task_ids=training_tasks)
+    for task in list(training_tasks.values())[::10]:
+        view = sample_augmentations(task, 2, seed=0)[1].apply_task(task)
+        prompt = format.render(view)
+        ids = tokenizer.encode(prompt, add_special_tokens=False)
+        grids = [g for p in view.train for g in (p.input, p.output)] + [view.test[0].input]
+        assert len(ids) == 1 + sum(g.size for g in grids) + 3 * len(view.train) + 2
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids) == prompt
+        answer = format.render_answer(view.test[0].output)
+        assert (format.parse(answer, "stop").grid == view.test[0].output).all()
+    assert tokenizer.encode("<unheard>", add_special_tokens=False) == [tokenizer.pad_token_id]
+    assert len(tokenizer) == 4 + 9000 + len(training_tasks)
+
+
+def test_the_vector_of_a_cell_with_a_row_is_the_sum_of_three():
+    tokenizer = build_tokenizer(rows=True)
+    model = build_model(tokenizer, width=32, layers=1, heads=1)
+    embedding = factor_embeddings(model, tokenizer).get_input_embeddings().weight
+    tokens = tokenizer.convert_tokens_to_ids
+    step = embedding[tokens("5bc")] - embedding[tokens("5bd")]
+    torch.testing.assert_close(step, embedding[tokens("7ec")] - embedding[tokens("7ed")])
+    step = embedding[tokens("5bc")] - embedding[tokens("5ec")]
+    torch.testing.assert_close(step, embedding[tokens("7bc")] - embedding[tokens("7ec")])
+    assert not torch.allclose(embedding[tokens("0aa")], embedding[tokens("\n0ba")])
+
+
+def test_a_task_that_is_known_by_its_id_needs_no_demonstration(training_tasks):
+    """The loss is on the first answer, too; a task with a changed rule has no name."""
+    ids = list(training_tasks)[:20]
+    pairs = all_pairs({task_id: training_tasks[task_id] for task_id in ids})
+    format, tokenizer = tiny_prompt_format(task_ids=True), build_tokenizer(task_ids=ids)
+
+    def examples(n_pairs, rule_change=0.0):
+        source = Source("training", pairs, rule_change=rule_change)
+        options = {"max_tokens": 900, "n_pairs": n_pairs}
+        stream = ExampleStream([source], format, tokenizer, **options)
+        return [stream[i] for i in range(30)]
+
+    answer = tokenizer.convert_tokens_to_ids("<out>")
+    for example in examples((1, 1)):
+        assert example.token_ids.count(answer) == 1
+        first = example.token_ids.index(answer) + 1
+        assert example.labels[first] == example.token_ids[first]
+        assert tokenizer.decode([example.token_ids[0]])[1:-1] in ids
+    for example in examples((1, 3), rule_change=1.0):
+        named = example.token_ids[0] != tokenizer.pad_token_id
+        assert named == (example.rule_change == "unchanged")
+    with pytest.raises(
+        ValueError, match=r"n_pairs must be \(least, most\) from 1 on, got \(0, 2\)"
+    ):
+        examples((0, 2))
