@@ -1,4 +1,5 @@
-"""The command ``arc-airv``: generate, evaluate, submit, show; each is the core of its notebook.
+"""The command ``arc-airv``: generate, evaluate, submit, show (each is the core of its
+notebook) and check-gpu.
 
 Imports a library when a subcommand needs it, so that ``--help`` answers at once.
 """
@@ -158,6 +159,19 @@ def show(args: argparse.Namespace) -> None:
     print(f"{args.into}: {sorting}")
 
 
+def check_gpu(args: argparse.Namespace) -> None:
+    """Say what this machine's GPUs do with this library, with a table at the end."""
+    from arc_airv.training.check_gpu import check_gpu
+
+    rows = check_gpu(args.model, toy=args.toy or None)
+    print("", "| check | result | verdict |", "|---|---|---|", sep="\n")
+    for row in rows:
+        print("|", " | ".join(row), "|")
+    faults = [what for what, _, verdict in rows if verdict != "ok"]
+    if faults:
+        raise RuntimeError(f"not as it should be: {', '.join(faults)}")
+
+
 def _ranking(args: argparse.Namespace) -> dict[str, Any]:
     """Options of `rank_candidates`, the same for each subcommand that ranks."""
     from arc_airv.vote import METHODS
@@ -202,23 +216,28 @@ def _say(kind: str, what: Any) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command and its four subcommands."""
+    """Make the parser of the command and its subcommands."""
     parser = argparse.ArgumentParser(prog="arc-airv", description=arc_airv.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"arc_airv {arc_airv.__version__}")
     # The longest option stands on the line of its help.
     wide_enough = functools.partial(argparse.HelpFormatter, max_help_position=26)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(run: Callable[[argparse.Namespace], None]) -> Callable[..., Any]:
+    def begin(run: Callable[[argparse.Namespace], None]) -> Callable[..., Any]:
         text = run.__doc__
+        name = run.__name__.replace("_", "-")
         command = commands.add_parser(
-            run.__name__, help=text, description=text, formatter_class=wide_enough
+            name, help=text, description=text, formatter_class=wide_enough
         )
         command.set_defaults(run=run)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        data = "a data set (arc-agi-1/evaluation), file or folder"
-        command.add_argument("--tasks", required=True, metavar="NAME", help=data)
         return command.add_argument
+
+    def add(run: Callable[[argparse.Namespace], None]) -> Callable[..., Any]:
+        option = begin(run)
+        data = "a data set (arc-agi-1/evaluation), file or folder"
+        option("--tasks", required=True, metavar="NAME", help=data)
+        return option
 
     store = {"metavar": "STORE", "help": "predictions, as generate leaves them"}
     solutions = {"metavar": "FILE", "help": "Kaggle solutions, where --tasks holds none"}
@@ -276,6 +295,9 @@ def make_parser() -> argparse.ArgumentParser:
     option("--candidates", type=_count, default=8, metavar="N", help="of each output; default: 8")
     option("--solutions", **solutions)
     ranking(option)
+    option = begin(check_gpu)
+    option("model", nargs="?", metavar="MODEL", help="a small model; default: random weights")
+    option("--toy", action="store_true", help="at toy size, as on a machine without a GPU")
     return parser
 
 

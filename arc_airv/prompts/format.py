@@ -25,6 +25,7 @@ from arc_airv.records import OK, RAGGED, TRUNCATED, UNPARSED
 from arc_airv.tasks import Pair, Task
 
 FORMAT_FILE = "prompt_format.json"
+TASK_ID = "{task_id}"  # in a preamble
 
 
 class ParsedReply(NamedTuple):
@@ -83,7 +84,8 @@ class PlainTemplate(Template):
     A pair is ``input_mark + input + output_mark + output + end_mark``; the prompt ends with the
     output mark of the test pair, and the model writes ``end_mark`` when it is done. A `preamble`
     stands before the first pair: some models were trained with one, and a base model may be told
-    there what the pairs are.
+    there what the pairs are. In it, ``{task_id}`` stands for the task's id: a model with a token
+    for each task has learnt their rules by their names.
     """
 
     input_mark: str = "<in>"
@@ -103,7 +105,10 @@ class PlainTemplate(Template):
         pairs = "".join(
             self._question(pair, encoder) + self.answer(pair.output, encoder) for pair in view.train
         )
-        return self.preamble + pairs + self._question(view.test[test_index], encoder)
+        return self._begin(view) + pairs + self._question(view.test[test_index], encoder)
+
+    def _begin(self, view: Task) -> str:
+        return self.preamble.replace(TASK_ID, view.task_id)
 
     def _question(self, pair: Pair, encoder: GridEncoder) -> str:
         return self.input_mark + encoder.encode(pair.input) + self.output_mark
@@ -114,13 +119,15 @@ class PlainTemplate(Template):
     def segments(self, view, prompt, encoder):
         """Take the loss on every demonstration after the first, too.
 
-        Each is a question whose context is the demonstrations before it.
+        Each is a question whose context is the demonstrations before it; the first one's is the
+        task's id, if the preamble has it.
         """
+        first = 0 if TASK_ID in self.preamble else 1
         segments = []
         for i, pair in enumerate(view.train):
-            question = (self.preamble if i == 0 else "") + self._question(pair, encoder)
+            question = (self._begin(view) if i == 0 else "") + self._question(pair, encoder)
             demonstration = self.answer(pair.output, encoder)
-            segments += [Segment(question, False), Segment(demonstration, i > 0)]
+            segments += [Segment(question, False), Segment(demonstration, i >= first)]
             prompt = prompt.removeprefix(question + demonstration)
         return [*segments, Segment(prompt, False)]
 
