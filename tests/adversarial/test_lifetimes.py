@@ -50,7 +50,9 @@ def start():
     yield start
     for owner in owners:
         owner.kill()
-        owner.communicate()
+        owner.wait()
+        owner.stdin.close()
+        owner.stdout.close()  # what it left, if a test fails, may hold the other end
 
 
 def descendants(pid):
@@ -69,22 +71,34 @@ def alive(processes):
 
 
 def all_end(processes, seconds=10):
+    """Tell if they end by themselves in time; none is left in any case."""
     end = time.monotonic() + seconds
-    while alive(processes):
+    while left := alive(processes):
         if time.monotonic() > end:
+            for pid, _ in left:
+                os.kill(pid, signal.SIGKILL)
             return False
         time.sleep(0.05)
     return True
 
 
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.05)
+
+
 def family_of(owner, n):
+    """Wait for n descendants; return them."""
+    wait_for(lambda: len(descendants(owner.pid)) >= n)
+    return descendants(owner.pid)
+
+
+def ready_family(owner, n):
     """Wait for the owner's line and n descendants; return them."""
     assert owner.stdout.readline(), "the owner failed"
-    end = time.monotonic() + 20
-    while len(found := descendants(owner.pid)) < n:
-        assert time.monotonic() < end, found
-        time.sleep(0.05)
-    return found
+    return family_of(owner, n)
 
 
 @pytest.mark.parametrize(
@@ -101,15 +115,16 @@ def family_of(owner, n):
 )
 def test_tied_processes_end_with_their_owner_however_it_ends(start, ending):
     owner = start(f"with tie_children():\n    {FAMILY}\nsay(); input(); {ending}")
-    family = family_of(owner, 3)  # with the watchdog
+    family = ready_family(owner, 3)  # with the watchdog
     assert alive(family) == family
-    owner.communicate("go on\n")
+    owner.stdin.write("go on\n")
+    owner.stdin.flush()
     assert all_end(family)
 
 
 def test_an_owner_may_end_within_the_block(start):
     owner = start(f"with tie_children():\n    {FAMILY}; time.sleep(0.5); say(); wait()")
-    family = family_of(owner, 3)
+    family = ready_family(owner, 3)
     owner.kill()
     assert all_end(family)
 
@@ -117,7 +132,7 @@ def test_an_owner_may_end_within_the_block(start):
 def test_what_a_failed_block_has_started_is_tied(start):
     code = f"    with tie_children():\n        {FAMILY}; raise ValueError\n"
     owner = start(f"try:\n{code}except ValueError:\n    say(); wait()")
-    family = family_of(owner, 3)
+    family = ready_family(owner, 3)
     owner.kill()
     assert all_end(family)
 
@@ -143,7 +158,7 @@ def test_tied_processes_outlive_the_thread_that_started_them(start):
         f"def make():\n    with tie_children():\n        {FAMILY}\n"
         "thread = threading.Thread(target=make); thread.start(); thread.join(); say(); wait()"
     )
-    family = family_of(owner, 3)
+    family = ready_family(owner, 3)
     time.sleep(0.5)
     assert alive(family) == family
     owner.kill()
@@ -152,7 +167,7 @@ def test_tied_processes_outlive_the_thread_that_started_them(start):
 
 def test_several_blocks_have_one_watchdog(start):
     owner = start(f"for _ in range(3):\n    with tie_children():\n        {FAMILY}\nsay(); wait()")
-    family = family_of(owner, 7)
+    family = ready_family(owner, 7)
     time.sleep(0.2)
     assert descendants(owner.pid) == family and len(family) == 7
     owner.kill()
@@ -166,7 +181,7 @@ def test_a_watchdog_that_was_killed_is_replaced_by_the_next_block(start):
         "watchdog, _ = lifetime._watchdog; watchdog.kill(); watchdog.wait()\n"
         f"with tie_children():\n    {FAMILY}\nsay(); wait()"
     )
-    family = family_of(owner, 3)
+    family = ready_family(owner, 3)
     owner.kill()
     assert all_end(family)
 
@@ -215,9 +230,54 @@ def test_a_vllm_engine_ends_with_the_process_that_made_it(start):
         "while True:  # busy when it is killed\n"
         '    engine.generate(["1"] * 64, Sampling(max_tokens=200))\n'
     )
-    family = family_of(owner, 3)  # the watchdog, the engine's core and the core's worker
-    before = set(os.listdir("/dev/shm"))
+    family = ready_family(owner, 3)  # the watchdog, the engine's core and the core's worker
     time.sleep(1)
+    maps = "".join(Path(f"/proc/{pid}/maps").read_text() for pid, _ in family)
+    memory = {line.split()[-1] for line in maps.splitlines() if " /dev/shm/" in line}
     owner.kill()
     assert all_end(family)
-    assert set(os.listdir("/dev/shm")) <= before
+    assert not any(map(os.path.exists, memory))
+
+
+def test_a_kernel_ends_with_the_command_that_runs_its_notebook(start, tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    sign = tmp_path / "sign"
+    cells = [
+        nbformat.v4.new_code_cell(f"from subprocess import Popen\n{FAMILY}"),
+        nbformat.v4.new_code_cell(f"open({str(sign)!r}, 'x').close()\nwhile True:\n    pass"),
+    ]
+    cells[0].metadata["tags"] = ["parameters"]
+    notebook = tmp_path / "busy.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook)
+    owner = start(
+        f"sys.path.insert(0, {str(ROOT / 'notebooks')!r})\n"
+        "from run_notebook import run_notebook\n"
+        f"say(); run_notebook({str(notebook)!r}, {str(tmp_path)!r})"
+    )
+    wait_for(sign.exists)
+    family = family_of(owner, 4)  # the watchdog, the kernel, and its own two
+    owner.kill()
+    assert all_end(family)
+
+
+@pytest.mark.parametrize("kind", ["namespaces", "sockets"])
+def test_a_sealed_command_ends_with_its_rehearsal(start, tmp_path, kind):
+    owner = start(
+        "import subprocess\n"
+        "from pathlib import Path\n"
+        f"sys.path.insert(0, {str(ROOT / 'kaggle')!r})\n"
+        "from rehearsal import play, sealed\n"
+        f"if {kind!r} not in ('sockets', sealed.find_kind()):\n    say('none'); sys.exit()\n"
+        f"kaggle = sealed.make_folders(Path({str(tmp_path / 'kaggle')!r}))\n"
+        f"command = {['sh', '-c', 'setsid sleep 600 & exec sleep 600']}\n"
+        f"play.start_sealed({kind!r}, kaggle, command, disk=None, env=dict(os.environ),\n"
+        "                  output=sys.stderr)\n"
+        "say(); wait()"
+    )
+    if owner.stdout.readline() == "none\n":
+        pytest.skip("this machine allows no namespaces")
+    family = family_of(owner, 3 if kind == "sockets" else 4)
+    owner.kill()
+    assert all_end(family)
