@@ -4,7 +4,8 @@
 
 Each NAME=VALUE is a Python literal (or else a string), set after the cell tagged "parameters". The
 command prints each section as it starts, and every half minute what it last printed. The output of
-the kernel and its child processes goes to <notebook>.log, which an exception names.
+the kernel and its child processes, which end with this one, goes to <notebook>.log, which an
+exception names.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+
+from arc_airv.engines.lifetime import tie_children
 
 HEARTBEAT = 30.0  # seconds
 
@@ -40,7 +43,7 @@ def run_notebook(path: str | Path, into: str | Path, **parameters: Any) -> Path:
     notebook.cells.insert(tagged[0] + 1, cell)
     into.mkdir(parents=True, exist_ok=True)
     log = into / f"{path.stem}.log"
-    with open(log, "wb") as file, _progress(notebook.cells) as on_cell_start:
+    with open(log, "wb") as file, _progress(notebook.cells) as on_cell_start, tie_children():
         client = NotebookClient(
             notebook,
             timeout=3600,
