@@ -65,7 +65,9 @@ const mean = (values) => {
 };
 
 async function readData() {
-  const bytes = Uint8Array.from(atob($("data").textContent), (c) => c.charCodeAt(0));
+  const text = atob($("data").textContent);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return JSON.parse(await new Response(stream).text());
 }
@@ -445,6 +447,7 @@ const nameOf = (base) => (base.run !== state.run ? data.runs[base.run].name : `t
 function renderFilters(counts, base, now) {
   const button = (name, [glyph, label, about]) => el("button", {
     "aria-pressed": String(state.show === name), class: "chip " + name, title: about, "data-show": name,
+    "aria-label": `${label}: ${counts[name]}`,
     onclick: () => set({ show: state.show === name ? "all" : name }),
   }, el("i", { "aria-hidden": "true" }, glyph), el("span", {}, label), el("b", {}, String(counts[name])));
   const known = now.some((task) => task && task.cls !== "hidden" && task.cls !== "none");
@@ -588,7 +591,8 @@ function renderTask() {
   const at = listed.indexOf(place);
   $("crumb").textContent = task.id;
   $("badge").className = "tagged " + (now?.cls ?? "");
-  $("badge").textContent = now ? CLASSES[now.cls].slice(0, 2).join(" ") : "not asked";
+  const [glyph, label] = now ? CLASSES[now.cls] : ["–", "not asked"];
+  $("badge").replaceChildren(glyph, el("span", { class: "word" }, ` ${label}`));
   $("place").textContent = at < 0 ? "" : `${at + 1} of ${listed.length}`;
   const cell = cellFor(task.train.flat(), innerWidth < 600 ? 118 : 170);
   const demonstrations = el("section", {}, el("h2", {}, "Demonstrations"), el("div", { class: "pairs" },
@@ -607,11 +611,11 @@ function shaped(text, cell, label, options = {}) {
 
 function renderTest(place, test, input, solution, sides, base, cell) {
   const several = data.tasks[place].test.length > 1;
+  const own = cellFor([input, solution], innerWidth < 600 ? 130 : 190);
   return el("section", { class: "test" },
-    el("h2", {}, several ? `Test ${test + 1}` : "Test"),
-    el("div", { class: "grids" }, shaped(input, cellFor([input, solution], innerWidth < 600 ? 130 : 210), "test input"),
-      el("span", { class: "arrow" }, "→"),
-      shaped(solution, cellFor([input, solution], innerWidth < 600 ? 130 : 210), "solution")),
+    el("div", { class: "question" }, el("h2", {}, several ? `Test ${test + 1}` : "Test"),
+      el("div", { class: "grids" }, shaped(input, own, "test input"), el("span", { class: "arrow" }, "→"),
+        shaped(solution, own, "solution"))),
     el("div", { class: sides.length > 1 ? "sides two" : "sides" },
       sides.map((side) => renderSide(place, test, solution, side, base))));
 }
@@ -632,7 +636,7 @@ function renderSide(place, test, solution, side, base) {
     (now.cls === "missed" ? `: rank ${now.rank || "none"} by ${side.method}` : ""), el("span", { class: "dim" }, ` ${facts}`));
   const list = el("div", { class: "candidates" });
   const box = Math.min(150, innerWidth / 2 - 52);
-  const cell = cellFor(now.order.slice(0, FIRST_SHOWN).map((c) => c[GRID]), box);
+  const cell = cellFor(now.order.slice(0, FIRST_SHOWN).map((c) => c[GRID]), box, 30);
   list.style.setProperty("--box", Math.max(box, cell * longest(now.order.slice(0, FIRST_SHOWN).map((c) => c[GRID]))) + 26 + "px");
   const fill = (all) => {
     const chosen = now.order.filter((c, i) => all || i < FIRST_SHOWN || c === now.right || state.open === openKey(test, side, output, c));

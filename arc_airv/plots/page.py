@@ -22,6 +22,7 @@ import pandas as pd
 
 from arc_airv.grids import format_grid
 from arc_airv.metrics.curves import metric_curves
+from arc_airv.metrics.outputs import add_votes
 from arc_airv.metrics.solutions import number_outputs
 from arc_airv.metrics.tables import (
     STATUS_MEANINGS,
@@ -32,7 +33,7 @@ from arc_airv.metrics.tables import (
 )
 from arc_airv.plots.colors import PALETTES
 from arc_airv.storage import write_atomically
-from arc_airv.tasks import Task, has_hidden, outputs_of
+from arc_airv.tasks import AVERAGES, Task, has_hidden, outputs_of
 from arc_airv.vote.candidates import (
     CANDIDATE,
     POOL,
@@ -50,7 +51,7 @@ NEEDED = [*POOL, "augmentation", "sample_index", "grid", "status", "text", "cumu
 NEEDED += ["n_tokens"]
 BY_METHOD = ("vote_1", "vote_2", "agreement")  # of a task: the script finds them from the ranks
 CURVES = ("pass_n", "vote_2", "vote_1", "accuracy")
-# Of one store on the page, all tasks together. More is summed up or shortened, and the page says so.
+# Of one store, over all its tasks. More is summed up or shortened, and the page says so.
 MOST_CANDIDATES, MOST_PREDICTIONS, MOST_CHARACTERS = 20_000, 20_000, 12_000_000
 
 
@@ -160,7 +161,7 @@ def _fill_template(title: str, data: dict[str, Any]) -> str:
         style=style,
         script_hash=_hash(script),
         style_hash=_hash(style),
-        data=b64encode(zlib.compress(text.encode(), 9)).decode(),
+        data=b64encode(zlib.compress(text.encode())).decode(),
     )
 
 
@@ -172,7 +173,8 @@ def _describe_task(task: Task) -> dict[str, Any]:
     def texts(pair: Any) -> list[str | None]:
         return [grid if grid is None else format_grid(grid) for grid in (pair.input, pair.output)]
 
-    return {"id": task.task_id, **{p: list(map(texts, getattr(task, p))) for p in ("train", "test")}}
+    train, test = (list(map(texts, pairs)) for pairs in (task.train, task.test))
+    return {"id": task.task_id, "train": train, "test": test}
 
 
 def _describe_run(
@@ -182,13 +184,11 @@ def _describe_run(
     check_columns(result.predictions, NEEDED)
     pools, tasks = index_pools(result.predictions), result.tasks
     number = number_outputs(pools.pools, tasks)
-    described = {
-        method: describe_outputs(pools, tasks, method=method, filters=filters)
-        for method in methods
-    }
-    outputs = described[methods[0]]
-    tables = {method: metric_table(table) for method, table in described.items()}
-    content, notes = _describe_pools(pools, tasks, methods, filters)
+    options = {"filters": filters, "tasks": tasks}
+    rankings = {method: rank_candidates(pools, method=method, **options) for method in methods}
+    outputs = describe_outputs(pools, tasks, method=methods[0], filters=filters)
+    tables = {m: metric_table(_describe_by(r, outputs, tasks)) for m, r in rankings.items()}
+    content, notes = _describe_pools(pools, tasks, rankings)
     fixed = [m for m in tables[methods[0]].index if m in outputs and m not in BY_METHOD]
     values = outputs[fixed].round(5).to_numpy(float).tolist()
     places = dict(zip(number.tolist(), content))
@@ -206,7 +206,7 @@ def _describe_run(
     run = {
         "name": name,
         "notes": [*result.notes, *notes],
-        "average": outputs.columns.name or next(iter(tables.values())).columns.name,
+        "average": AVERAGES["task"],
         "fixed": fixed,
         "metrics": {method: _rows(table) for method, table in tables.items()},
         "curves": curves,
@@ -215,13 +215,23 @@ def _describe_run(
     return run, outputs
 
 
+def _describe_by(
+    ranked: pd.DataFrame, outputs: pd.DataFrame, tasks: dict[str, Task]
+) -> pd.DataFrame:
+    """Return `describe_outputs` by another ranking than that of these outputs."""
+    votes = ranked[ranked["rank"] == 1].set_index(POOL)["votes"]
+    first = outputs.join(votes, on=POOL)["votes"].fillna(0)
+    outputs = outputs if has_hidden(tasks) else add_votes(outputs, ranked, tasks)
+    return outputs.assign(agreement=first / outputs["n_predictions"].clip(lower=1))
+
+
 def _rows(table: pd.DataFrame) -> list[list[Any]]:
     rows = table[["value", "low", "high", "share_of"]].itertuples()
     return [[metric, *map(_number, values), of] for metric, *values, of in rows]
 
 
 def _describe_pools(
-    pools: Pools, tasks: dict[str, Task], methods: list[str], filters: Sequence[str | Filter]
+    pools: Pools, tasks: dict[str, Task], rankings: dict[str, pd.DataFrame]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return what the page holds of each pool, and sentences about what it leaves out.
 
@@ -230,12 +240,14 @@ def _describe_pools(
     [augmentation, sample, log-probability (nats), tokens, status or 0, text].
     """
     notes = []
-    table = _rank_by_all(pools, tasks, methods, filters)
+    table = _join_rankings(pools, rankings)
     pool = table["pool"].to_numpy()
-    right = [_is_right(tasks, *row) for row in table[CANDIDATE].itertuples(index=False)]
     # The candidates that a selector ranks high; the right one always.
-    best = table[methods].where(table[methods] > 0, len(table) + 1).min(axis=1)
-    best = best.where(~np.array(right, dtype=bool), 0)
+    solutions = [tasks[t].test[i].output for t, i in pools.pools[POOL].itertuples(index=False)]
+    texts = np.array(["" if s is None else format_grid(s) for s in solutions], dtype=object)
+    ranks = table[[f"rank_by_{method}" for method in rankings]]
+    best = ranks.where(ranks > 0, len(table) + 1).min(axis=1)
+    best = best.mask(table["grid"].to_numpy() == texts[pool], 0)
     place = np.empty(len(table), dtype=np.int64)
     place[np.lexsort((best, pool))] = _count_within(np.sort(pool))
     cap = largest_cap(np.bincount(pool, minlength=1), MOST_CANDIDATES)
@@ -248,14 +260,12 @@ def _describe_pools(
 
     frame = pools.predictions
     logprob = reply_logprob(pools, per_token=False)
-    number = np.full(len(pools.candidates) + 1, -1)  # the row in the table; the last: no grid
-    number[table["candidate"].to_numpy()[table["candidate"] >= 0]] = np.flatnonzero(
-        table["candidate"] >= 0
-    )
-    row = number[pools.candidate]
-    owner = np.where(row >= 0, row, len(table) + pools.pool)  # a candidate, or a pool's invalid ones
-    listed = (row < 0) | kept[np.maximum(row, 0)] if len(table) else np.ones(len(row), bool)
-    order = np.lexsort((np.arange(len(frame)), np.where(np.isnan(logprob), np.inf, -logprob), owner))
+    given = np.flatnonzero(table["candidate"] >= 0)
+    row = np.append(given, -1)[pools.candidate]  # in the table; -1: no grid
+    # A candidate owns its predictions, and a pool those without a grid.
+    owner = np.where(row >= 0, row, len(table) + pools.pool)
+    listed = np.append(kept, np.ones(len(pools.pools), dtype=bool))[owner]
+    order = np.lexsort((np.where(np.isnan(logprob), np.inf, -logprob), owner))  # stable
     order = order[listed[order]]
     within = _count_within(owner[order])
     sizes = np.bincount(owner[order], minlength=1)
@@ -292,9 +302,10 @@ def _describe_pools(
          "bad": [bad, predictions.get(len(table) + i, [])]}
         for i, (n, s, bad) in enumerate(zip(counts, seen, invalid))
     ]  # fmt: skip
-    ranks = table[methods].to_numpy().tolist()
-    numbers = table[["max_reply_logprob", "mean_logprob"]].to_numpy(float).tolist()
-    rows = zip(pool.tolist(), table["grid"], table["votes"].tolist(), numbers, gave.tolist(), ranks)
+    numbers = table[["max_reply_logprob", "mean_token_logprob"]].to_numpy(float).tolist()
+    places = ranks.to_numpy().tolist()
+    counted = table["votes"].tolist(), numbers, gave.tolist(), places
+    rows = zip(pool.tolist(), table["grid"], *counted)
     for i, (owner_pool, grid, votes, nats, bits, rank) in enumerate(rows):
         if kept[i]:
             made = predictions.get(i, [])
@@ -306,30 +317,20 @@ def _describe_pools(
     return content, notes
 
 
-def _rank_by_all(
-    pools: Pools, tasks: dict[str, Task], methods: list[str], filters: Sequence[str | Filter]
-) -> pd.DataFrame:
-    """Return every candidate, a composed one too, with its rank by each method (0: none)."""
-    table = pools.candidates.assign(candidate=range(len(pools.candidates)))
-    features = candidate_features(pools, features=["max_reply_logprob", "mean_token_logprob"])
-    table["votes"] = pools.votes
-    table["max_reply_logprob"] = features["max_reply_logprob"]
-    table["mean_logprob"] = features["mean_token_logprob"]
-    table = table.set_index(CANDIDATE)
-    for method in methods:
-        ranked = rank_candidates(pools, method=method, filters=filters, tasks=tasks)
+def _join_rankings(pools: Pools, rankings: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return every candidate, a composed one too, with rank_by_{method} for each (0: none)."""
+    features = ["votes", "max_reply_logprob", "mean_token_logprob"]
+    table = candidate_features(pools, features=features).set_index(CANDIDATE)
+    table["candidate"] = range(len(table))
+    for method, ranked in rankings.items():
         rank = ranked.set_index(CANDIDATE)["rank"]
-        table = table.reindex(table.index.union(rank.index)) if METHODS[method].compose else table
-        table[method] = rank
-    unknown = {"candidate": -1, "votes": 0, **dict.fromkeys(methods, 0)}
+        if METHODS[method].compose:
+            table = table.reindex(table.index.union(rank.index))
+        table[f"rank_by_{method}"] = rank
+    unknown = {"candidate": -1, "votes": 0, **{f"rank_by_{method}": 0 for method in rankings}}
     table = table.reset_index().fillna(unknown).astype(dict.fromkeys(unknown, "int64"))
     known = pd.MultiIndex.from_frame(pools.pools)
     return table.assign(pool=known.get_indexer(pd.MultiIndex.from_frame(table[POOL])))
-
-
-def _is_right(tasks: dict[str, Task], task_id: str, test_index: int, grid: str) -> bool:
-    solution = tasks[task_id].test[test_index].output
-    return solution is not None and format_grid(solution) == grid
 
 
 def largest_cap(sizes: np.ndarray, budget: int) -> int:
