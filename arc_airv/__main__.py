@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import arc_airv
@@ -121,42 +121,25 @@ def submit(args: argparse.Namespace) -> None:
 
 
 def show(args: argparse.Namespace) -> None:
-    """Write the tasks of a store with their candidates, sorted by a metric, as one HTML file."""
-    import matplotlib
+    """Write a page that browses every prediction of one store, or compares several."""
+    from arc_airv.metrics import read_results
+    from arc_airv.plots import browse
+    from arc_airv.tasks import load_tasks
 
-    matplotlib.use("Agg")
-    from arc_airv.infer.views import progress_bar
-    from arc_airv.metrics import describe_outputs, metric_table, read_results, sort_tasks
-    from arc_airv.plots import plot_gallery, write_gallery
-    from arc_airv.tasks import AVERAGES, load_tasks
-    from arc_airv.vote import rank_candidates
-
-    results = read_results(args.store, load_tasks(args.tasks, solutions=args.solutions))
-    outputs = describe_outputs(results.predictions, results.tasks, **_ranking(args))
-    order = sort_tasks(outputs, args.metric, worst_first=args.worst_first)[: args.n_tasks]
-    ranked = rank_candidates(results.predictions, tasks=results.tasks, **_ranking(args))
-    first = "worst" if args.worst_first else "best"
-    sorting = f"{len(order)} tasks, {first} {order.columns[0]} first."
-    with progress_bar(len(order), 0, sys.stderr.isatty(), unit="task") as bar:
-
-        def counted(gallery: Iterable[Any]) -> Iterator[Any]:
-            for item in gallery:
-                yield item
-                bar.update(1)
-
-        write_gallery(
-            args.into,
-            counted(plot_gallery(order, results.tasks, ranked, n=args.candidates)),
-            title=f"Predictions of {args.store}",
-            notes=[
-                *results.notes,
-                _ranked_by(args),
-                f"Each value is the {AVERAGES['task']}.",
-                sorting,
-            ],
-            table=metric_table(outputs),
-        )
-    print(f"{args.into}: {sorting}")
+    tasks = load_tasks(args.tasks, solutions=args.solutions)
+    results = {store: read_results(store, tasks) for store in dict.fromkeys(args.stores)}
+    page = browse(
+        results,
+        tasks,
+        title=f"Predictions of {' and '.join(results)}",
+        metric=args.metric,
+        worst_first=args.worst_first,
+        **_ranking(args),
+    )
+    page.save(args.into)
+    for store, result in results.items():
+        print(f"{store}: {result.notes[0]}")
+    print(f"{args.into}: {len(page.html) / 1e6:.1f} MB, to be opened in any browser")
 
 
 def check_gpu(args: argparse.Namespace) -> None:
@@ -286,13 +269,11 @@ def make_parser() -> argparse.ArgumentParser:
     option("--solutions", **solutions)
     ranking(option)
     option = add(show)
-    option("store", **store)
-    option("--into", default="gallery.html", metavar="FILE", help="default: %(default)s")
-    option("--metric", default="correct_pixels", metavar="NAME", help="default: %(default)s")
+    option("stores", nargs="+", metavar="STORE", help="one, or several: the last against the first")
+    option("--into", default="pool.html", metavar="FILE", help="default: %(default)s")
+    option("--metric", default="correct_pixels", metavar="NAME", help="sort by, at first")
     option("--worst-first", action="store_true", default=True, help="the default")
     option("--best-first", dest="worst_first", action="store_false")
-    option("--n-tasks", type=_count, default=24, metavar="N", help="default: 24")
-    option("--candidates", type=_count, default=8, metavar="N", help="of each output; default: 8")
     option("--solutions", **solutions)
     ranking(option)
     option = begin(check_gpu)
