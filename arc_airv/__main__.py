@@ -20,7 +20,7 @@ import arc_airv
 def generate(args: argparse.Namespace) -> None:
     """Ask a model about every test output under many augmentations, into a store."""
     from arc_airv.engines import Sampling, make_engine
-    from arc_airv.infer import generate_predictions
+    from arc_airv.infer import generate_predictions, options_for_tasks
     from arc_airv.metrics import status_table
     from arc_airv.metrics.tables import align
     from arc_airv.records import read_predictions
@@ -37,7 +37,10 @@ def generate(args: argparse.Namespace) -> None:
         f"outputs, {len(tasks)} tasks of {args.tasks}, into {args.store}",
         flush=True,
     )
-    engine = make_engine(args.engine, args.model, dict(args.option))
+    options = options_for_tasks(
+        args.engine, args.model, dict(args.option), tasks, sampling=sampling
+    )
+    engine = make_engine(args.engine, args.model, options)
     summary = generate_predictions(
         tasks,
         engine,
