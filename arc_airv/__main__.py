@@ -22,8 +22,9 @@ import arc_airv
 def generate(args: argparse.Namespace) -> None:
     """Ask a model about every test output under many augmentations, into a store."""
     from arc_airv.engines import Sampling, adapter_options, make_engine
-    from arc_airv.engines.adapters import find_adapters, largest_rank
-    from arc_airv.infer import generate_predictions
+    from arc_airv.engines.adapters import find_adapters
+    from arc_airv.engines.model_folder import adapter_rank
+    from arc_airv.infer import generate_predictions, options_for_tasks
     from arc_airv.metrics import status_table
     from arc_airv.metrics.tables import align
     from arc_airv.records import read_predictions
@@ -43,7 +44,10 @@ def generate(args: argparse.Namespace) -> None:
     options, adapters = dict(args.option), None
     if args.adapters is not None:
         adapters = find_adapters(args.adapters, tasks)
-        options = {**adapter_options(args.engine, largest_rank(adapters.values())), **options}
+        rank = max(map(adapter_rank, set(adapters.values())))
+        options = {**adapter_options(args.engine, rank), **options}
+    asked = {"sampling": sampling, "prompt_format": args.format}
+    options = options_for_tasks(args.engine, args.model, options, tasks, **asked)
     engine = make_engine(args.engine, args.model, options)
     summary = generate_predictions(
         tasks,
@@ -51,12 +55,11 @@ def generate(args: argparse.Namespace) -> None:
         n_predictions=args.predictions,
         seed=args.seed,
         store=args.store,
-        sampling=sampling,
-        prompt_format=args.format,
         adapters=adapters,
         drop_demonstrations=args.drop_demonstrations,
         deadline=deadline,
         progress=sys.stderr.isatty(),
+        **asked,
     )
     print(
         f"{summary.stopped}: {summary.n_stored} of {summary.n_asked} predictions are stored, "

@@ -6,16 +6,16 @@ import importlib.util
 import warnings
 from typing import Any
 
+from arc_airv.engines.adapters import ADAPTER_OPTIONS
 from arc_airv.engines.base import Engine, as_engine
 from arc_airv.engines.gpus import engine_options, find_gpus, gpus_for_model
+from arc_airv.engines.model_folder import look_at_model
 
 ENGINES = {
     "auto": "arc_airv.engines.auto:auto_engine",
     "vllm": "arc_airv.engines:VllmEngine",
     "transformers": "arc_airv.engines:TransformersEngine",
 }
-# The values of `max_lora_rank` that vLLM takes (vllm/config/lora.py; 0.32 takes 1, too).
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def make_engine(name: str, model: str, options: dict[str, Any]) -> Engine:
@@ -38,35 +38,21 @@ def make_engine(name: str, model: str, options: dict[str, Any]) -> Engine:
         raise ValueError(f"engine {name!r} with the options {options}: {error}") from error
 
 
-def adapter_options(name: str, rank: int) -> dict[str, Any]:
-    """Return the options that an engine needs for prompts with adapters; for most it is none.
-
-    Parameters
-    ----------
-    name : str
-        As for `make_engine`.
-    rank : int
-        The largest of the adapters; a ValueError if vLLM has no room for it.
-    """
-    if name not in ("auto", "vllm"):
-        return {}
-    room = next((room for room in LORA_RANKS if 1 <= rank <= room), None)
-    if room is None:
-        raise ValueError(f"an adapter's rank must be 1 to {LORA_RANKS[-1]} in vLLM, got {rank}")
-    return {"enable_lora": True, "max_lora_rank": room, "max_loras": 4}
-
-
 def auto_engine(model: str, **options: Any) -> Engine:
     """Make the engine that uses all of this machine.
 
     On one GPU, or none, it is the plain one that suits it (`arc_airv.engines.engine_options`),
     with further options. On several it is a `RayEngine` with one such engine for each GPU, or for
     each few of them if the model does not fit one (or a ``tensor_parallel_size`` is given). Without
-    Ray it is a plain engine on the first of them, with a warning.
+    Ray it is a plain engine on the first of them, with a warning. On a CPU, with ``enable_lora`` or
+    an adapter for a model, it is Transformers' engine, which is faster there.
     """
-    gpus = find_gpus()
+    folder, gpus = look_at_model(model, has_tokenizer="tokenizer" in options), find_gpus()
     together = options.get("tensor_parallel_size") or gpus_for_model(model, gpus)
-    suited = engine_options(gpus, tensor_parallel_size=together)
+    has_adapters = bool(options.get("enable_lora") or folder.adapter)
+    suited = engine_options(gpus, tensor_parallel_size=together, adapters=has_adapters)
+    if suited["engine"] == "transformers":  # which needs no room for adapters
+        options = {name: value for name, value in options.items() if name not in ADAPTER_OPTIONS}
     options = {**suited["options"], **options}
     if len(suited["devices"]) > 1:
         if importlib.util.find_spec("ray"):

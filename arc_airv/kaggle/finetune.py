@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from arc_airv.engines.adapters import UNTRAINED
+from arc_airv.engines.model_folder import look_at_model
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits
 from arc_airv.kaggle.supervise import run_shares, share_out
@@ -74,12 +75,17 @@ def supervise_finetuning(
     Raises
     ------
     ValueError
-        If there is no such mode, or no device.
+        If there is no such mode, or no device, or the model cannot be right (see
+        `arc_airv.engines.look_at_model`) or is an adapter, which is to be merged first.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
     if not devices:
         raise ValueError("supervise_finetuning needs at least one device")
+    if tasks and look_at_model(model).adapter:
+        raise ValueError(
+            f"{model} is an adapter: merge it into its base (peft's merge_and_unload) to learn more"
+        )
     log = log or Log()
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)

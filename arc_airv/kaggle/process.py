@@ -17,7 +17,14 @@ from arc_airv.storage import DISK_FULL, write_atomically
 
 # The store cannot grow: a humbler engine would not help.
 NO_ROOM = re.compile(rf"OSError: \[Errno (?:{'|'.join(map(str, DISK_FULL))})\]")
-ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|Exit)\b.*")  # the end of a traceback
+# What vLLM puts before a line: "(EngineCore pid=7) ERROR 11-30 06:21:03 [core.py:9] ".
+PREFIX = re.compile(r"^(?:\([^()]* ?pid=\d+\) ?)?(?:[A-Z]+ [\d-]+ [\d:.]+ \[[^\]]*\] ?)?")
+# The end of a traceback; the second kind goes on in the lines below it.
+ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|Exit)(?::.*)?$")
+SEVERAL = re.compile(r"validation errors? for ")
+# Such an error only points at another one, which was written before it.
+POINTER = re.compile(r"root cause|stack trace|Failed core proc|EngineCore encountered an issue")
+CAUSE_LENGTH = 500
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class End:
     text: str
     failed: bool = False
     is_over: bool = False
+    error: str = ""  # its last words, as Python puts them
 
 
 class Worker:
@@ -114,7 +122,7 @@ class Worker:
             return messages, End(self.summary) if code is not None or late else None
         if code is not None:
             full = self.ready and NO_ROOM.match(self.error) is not None
-            return messages, End(self._cause(code), failed=True, is_over=full)
+            return messages, End(self._cause(code), True, full, self.error)
         if self.deadline is not None and time.time() >= self.deadline:
             return messages, End("did not stop by itself at the deadline", True, is_over=True)
         if not self.ready and silent > self.limits.startup_seconds:
@@ -151,8 +159,7 @@ class Worker:
         for line in content[:whole].decode(errors="replace").splitlines():
             _, mark, said = line.partition(MARK)
             if not mark:
-                if found := ERROR.match(line):
-                    self.error = found[0][:300]
+                self._read_error(PREFIX.sub("", line))
                 continue
             try:
                 event, _ = json.JSONDecoder().raw_decode(said)
@@ -167,6 +174,14 @@ class Worker:
             elif event["event"] == "done":
                 self.done_since, self.summary = time.monotonic(), event["text"]
         return messages
+
+    def _read_error(self, line: str) -> None:
+        """Keep the last error of the log that is not a pointer to an earlier one."""
+        if SEVERAL.search(self.error) and line.startswith("  "):
+            if not line.startswith("    "):  # deeper lines say where to read more
+                self.error = f"{self.error} {line.strip()}"[:CAUSE_LENGTH]
+        elif ERROR.match(line) and not (self.error and POINTER.search(line)):
+            self.error = line[:CAUSE_LENGTH]
 
     def _cause(self, code: int) -> str:
         if code < 0:

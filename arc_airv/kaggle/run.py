@@ -9,9 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from arc_airv.engines.auto import adapter_options
+from arc_airv.engines.adapters import adapter_options
+from arc_airv.engines.auto import ENGINES
 from arc_airv.engines.gpus import engine_options as suited_options
 from arc_airv.engines.gpus import find_gpus, gpus_for_model, require_gpus
+from arc_airv.engines.model_folder import adapter_rank, look_at_model
 from arc_airv.grids import Grid
 from arc_airv.kaggle.clock import Deadline
 from arc_airv.kaggle.finetune import supervise_finetuning
@@ -36,6 +38,8 @@ TOO_SLOW = (
     "too slow for this: only {} of {} outputs were asked before the time was up. Give it more "
     "MINUTES, fewer tasks (N_TASKS), a smaller model or a faster machine"
 )
+# What of the options given for vLLM means the same to Transformers' engine.
+TRANSFORMERS_OPTIONS = ("device", "dtype", "batch_tokens", "max_model_len")
 VOTE_SECONDS = 60  # between two submissions of plain votes
 
 
@@ -117,10 +121,21 @@ class Run:
         options = dict(engine_options or {})
         # An engine on each GPU; only a model that does not fit one is spread over several.
         together = options.get("tensor_parallel_size") or gpus_for_model(model, found)
-        suited = suited_options(found, tensor_parallel_size=max(1, min(together, len(found))))
-        if engine not in (None, suited["engine"]):
-            suited |= {"engine": engine, "options": {}}
-        self.configuration = {**suited, "options": {**suited["options"], **options}}
+        together = max(1, min(together, len(found)))
+
+        def configure(rank: int | None = None) -> dict[str, Any]:
+            """Return the configuration for answers without adapters, or with those of a rank."""
+            suited = suited_options(found, tensor_parallel_size=together, adapters=bool(rank))
+            given = options
+            if engine not in (None, suited["engine"]):
+                suited |= {"engine": engine, "options": {}}
+            elif engine is None and suited["engine"] == "transformers":  # in place of vLLM
+                given = {k: v for k, v in options.items() if k in TRANSFORMERS_OPTIONS}
+            needed = adapter_options(suited["engine"], rank) if rank else {}
+            return {**suited, "options": {**suited["options"], **needed, **given}}
+
+        self._configure = configure
+        self.configuration = configure()
         self.adapters: dict[str, str] | None = None
         self.stores: list[Path] = []
         self._voted = -math.inf, 0  # when, and on how many bytes
@@ -161,7 +176,8 @@ class Run:
         if not mode:
             return
         with self.step("fine-tune"):
-            needed = adapter_options(self.configuration["engine"], options.get("rank", 16))
+            rank = options.get("rank", 16)
+            self._configure(rank)  # a rank that is too large is told before the training
             self.model, learnt = supervise_finetuning(
                 self.tasks,
                 mode=mode,
@@ -175,7 +191,6 @@ class Run:
                 **options,
             )
             if learnt is not None:
-                self.configuration["options"] = {**needed, **self.configuration["options"]}
                 self.adapters = {task_id: str(path) for task_id, path in learnt.items()}
 
     def generate(self, n_predictions: int, *, seed: int, store: str | Path, **options: Any) -> None:
@@ -187,7 +202,9 @@ class Run:
         paths = store_paths(Path(store).resolve(), len(self.configuration["devices"]))
         self.stores = list(dict.fromkeys([*self.stores, *paths]))
         end = self.deadline.at(reserve=min(120, 0.1 * self.deadline.seconds))
+        options = {"adapters": self.adapters, **options}
         with self.step("generate"):
+            self._suit_adapters(options["adapters"])
             supervise_generation(
                 self.tasks,
                 model=self.model,
@@ -200,7 +217,7 @@ class Run:
                 limits=self.limits,
                 log=self.log,
                 watch=self._vote_now_and_then,
-                **{"adapters": self.adapters, **options},
+                **options,
             )
         with self.step("mend"):  # no worker runs any more
             for path in self.stores:
@@ -211,6 +228,21 @@ class Run:
             n, n_asked = len(outputs_of(self.tasks)), len(asked)
             if n_asked < n and time.time() > end - 2 * self.limits.grace_seconds:
                 self.log.add("generate", TOO_SLOW.format(n_asked, n), failed=True)
+
+    def _suit_adapters(self, adapters: Mapping[str, str | Path] | None) -> None:
+        """Configure the engine for the adapters of the tasks, and for a model that is one."""
+        folders = set(map(str, (adapters or {}).values()))
+        if self.configuration["engine"] in ENGINES and (own := look_at_model(self.model).adapter):
+            folders.add(own)
+        if not folders:
+            return
+        before = self.configuration["engine"]
+        self.configuration = self._configure(max(map(adapter_rank, folders)))
+        after, is_cpu = self.configuration["engine"], self.configuration["devices"] == [None]
+        if after != before:
+            self.log.add("machine", f"{after} answers, for {before} is slow with adapters on a CPU")
+        elif after == "vllm" and is_cpu:
+            self.log.add("machine", "vllm is slow with adapters on a CPU: try 'transformers'")
 
     def read_predictions(self) -> pd.DataFrame:
         """Read all predictions, as `arc_airv.records.read_predictions` gives them."""

@@ -7,6 +7,7 @@ whatever happens here.
 """
 
 import math
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +15,64 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from arc_airv.engines.auto import ENGINES
 from arc_airv.engines.base import Sampling
+from arc_airv.engines.model_folder import look_at_model
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits, Share, Worker
 from arc_airv.records import mend_store
 from arc_airv.tasks import Task, hide_outputs, save_tasks
+
+MOST_MEMORY = 0.95  # of a GPU, for a cache that was too small
+NO_CACHE = re.compile(r"KV cache is needed|No available memory for the cache blocks")
+FITTING = re.compile(r"estimated maximum model length is (\d+)")
+# Causes of a failure, and the options of which one has to change to mend it. Of a cause that is not
+# here, such as a lack of memory, anything may.
+MENDED_BY = {
+    r"less than desired GPU memory utilization": {"engine", "gpu_memory_utilization"},
+    r"(?i)cuda ?graph|torch\.compile|torch\._dynamo|inductor|triton": {"engine", "enforce_eager"},
+    r"(?i)ModuleNotFoundError|ImportError|no kernel image|not supported|unsupported|has no option"
+    r"|validation error|is quantized|keeps no plain cache": {"engine"},
+    r"answers another prompt|made with other settings": set(),
+}
+
+
+def mending(configurations: Sequence[Mapping[str, Any]], error: str) -> list[Mapping[str, Any]]:
+    """Choose what to try next, after the first of some configurations failed with an error.
+
+    Those of the rest that change something that could mend the cause. Where vLLM's cache is too
+    small for the longest request, less memory would make it worse: it gets more, then a shorter
+    context (vLLM says which fits), so that only the longest prompts go unanswered. An engine of
+    one's own gets the next one, whatever happened.
+    """
+    failed, rest = configurations[0], list(configurations[1:])
+    if failed.get("engine") not in ENGINES:
+        return rest
+
+    def changed(other: Mapping[str, Any]) -> set[str]:
+        if other["engine"] != failed["engine"]:
+            return {"engine"}
+        pairs = failed["options"].items() ^ other["options"].items()
+        return {name for name, _ in pairs}
+
+    if NO_CACHE.search(error):
+        others = [other for other in rest if "engine" in changed(other)]
+        return [*_more_cache(failed, error), *others]
+    for cause, mended_by in MENDED_BY.items():
+        if re.search(cause, error):
+            return [other for other in rest if changed(other) & mended_by]
+    return rest
+
+
+def _more_cache(failed: Mapping[str, Any], error: str) -> list[dict[str, Any]]:
+    """Return the configuration with more of the GPU's memory or, if it has that, less context."""
+    options, fitting = failed["options"], FITTING.search(error)
+    roomy = {**options, "enforce_eager": True, "max_num_seqs": options.get("max_num_seqs") or 64}
+    if options.get("gpu_memory_utilization", MOST_MEMORY) < MOST_MEMORY:
+        return [{**failed, "options": {**roomy, "gpu_memory_utilization": MOST_MEMORY}}]
+    if fitting and int(fitting[1]) < options.get("max_model_len", math.inf):
+        return [{**failed, "options": {**options, "max_model_len": int(fitting[1])}}]
+    return []
 
 
 def degrade(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -27,7 +81,7 @@ def degrade(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
     vLLM as asked, with fewer sequences at once and less of the memory, without CUDA graphs; then
     the Transformers engine, with smaller batches, and on the CPU. The context length stays the same
     throughout: a prompt must not depend on what happened before. An engine of one's own has no
-    humbler form.
+    humbler form. Which of them are tried depends on what fails, see `mending`.
     """
     engine, options = configuration["engine"], dict(configuration["options"])
     ladder = [{"engine": engine, "options": options}]
@@ -98,8 +152,9 @@ def supervise_generation(
     tasks : dict of str to Task
         The workers do not see their test outputs.
     configurations : sequence of mapping
-        ``engine`` and ``options`` of each, tried in this order: see `degrade`. The last one is
-        tried again as long as it makes predictions.
+        ``engine`` and ``options`` of each, tried in this order, but for those that could not mend
+        what failed: see `degrade` and `mending`. The last one is tried again as long as it makes
+        predictions.
     store : str or Path
         ``<name>.jsonl``; with several devices, ``<name>.0.jsonl`` and so on. Stores that are there
         are gone on with.
@@ -126,10 +181,13 @@ def supervise_generation(
     Raises
     ------
     ValueError
-        If there is no configuration or no device.
+        If there is no configuration or no device, or the model cannot be right (see
+        `arc_airv.engines.look_at_model`).
     """
     if not configurations or not devices:
         raise ValueError("supervise_generation needs at least one configuration and one device")
+    if any(configuration["engine"] in ENGINES for configuration in configurations):
+        look_at_model(model)
     job = {
         "do": "generate",
         "model": str(model),
@@ -177,18 +235,18 @@ def run_shares(
     `devices` are the CUDA_VISIBLE_DEVICES of each by its name in the log. A share's job gets the
     configurations in turn, as a device tries them. The others are as in `supervise_generation`.
     """
-    crew = [_Device(name, visible, log) for name, visible in devices.items()]
+    crew = [_Device(name, visible, configurations, log) for name, visible in devices.items()]
     waiting = list(shares)
     handover = None  # when a device gives up its own share for one that lost its device
     try:
         while shares and _has_room(shares[0].path.parent, limits.keep_free, log):
             left = math.inf if deadline is None else deadline - time.time()
             for device in crew:
-                if (share := device.check(len(configurations))) is not None:
+                if (share := device.check()) is not None:
                     waiting.insert(0, share)
-                is_free = device.worker is None and device.level < len(configurations)
+                is_free = device.worker is None and device.to_try
                 if is_free and waiting and left > 2 * limits.grace_seconds:
-                    device.start(waiting.pop(0), configurations[device.level], deadline, limits)
+                    device.start(waiting.pop(0), deadline, limits)
             running = [device for device in crew if device.worker is not None]
             if not running:
                 if waiting:
@@ -214,29 +272,26 @@ def run_shares(
 
 
 class _Device:
-    """A device: how far down the configurations it is, and the worker that it runs."""
+    """A device: the configurations that it has still to try, and the worker that it runs."""
 
-    def __init__(self, name: str, visible: str | None, log: Log) -> None:
+    def __init__(
+        self, name: str, visible: str | None, to_try: Sequence[Mapping[str, Any]], log: Log
+    ) -> None:
         self.name = name
         self.visible = visible
+        self.to_try = list(to_try)
         self.log = log
-        self.level = 0
         self.worker: Worker | None = None
 
-    def start(
-        self,
-        share: Share,
-        configuration: Mapping[str, Any],
-        deadline: float | None,
-        limits: Limits,
-    ) -> None:
+    def start(self, share: Share, deadline: float | None, limits: Limits) -> None:
+        configuration = self.to_try[0]
         if dropped := mend_store(share.path):
             self.log.add(self.name, f"{share.path}: dropped {dropped} broken lines", failed=True)
         self.worker = Worker(share, configuration, self.visible, deadline, limits)
         described = f", {dict(configuration)}" if configuration else ""
         self.log.add(self.name, share.text + described)
 
-    def check(self, n_levels: int) -> Share | None:
+    def check(self) -> Share | None:
         """Look after the worker; return its share if it failed and is to be tried again."""
         if self.worker is None:
             return None
@@ -246,14 +301,18 @@ class _Device:
         if ended is None:
             return None
         share, made = self.worker.share, self.worker.progress
+        said = f"{ended.text} (its log: {self.worker.log})" if ended.failed else ended.text
         self.end()
-        self.log.add(self.name, ended.text, failed=ended.failed)
+        self.log.add(self.name, said, failed=ended.failed)
         if not ended.failed or ended.is_over or not share.may_repeat:
             return None
-        if self.level < n_levels - 1 or not made:
-            self.level += 1
-        if self.level == n_levels:
-            self.log.add(self.name, "no configuration is left to try", failed=True)
+        further = mending(self.to_try, ended.error)
+        skipped = self.to_try[1:] if not further else []
+        if further or not made:
+            self.to_try = further
+        if not self.to_try:
+            useless = f": the {len(skipped)} humbler ones would not mend this" if skipped else ""
+            self.log.add(self.name, f"no configuration is left to try{useless}", failed=True)
         return share
 
     def stop(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from arc_airv.engines.auto import make_engine
 from arc_airv.engines.base import Sampling
 from arc_airv.infer.generate import generate_predictions
+from arc_airv.infer.sizes import options_for_tasks
 from arc_airv.tasks import load_tasks
 
 SUPERVISED = "--supervised"
@@ -27,17 +28,19 @@ MARK = "@arc_airv "  # of a line that is for the supervisor, among those that li
 
 def generate(job: dict[str, Any]) -> None:
     """Make the engine that the job names, and fill its store until the deadline."""
-    say("starting", engine=job["engine"], options=job["options"])
-    tasks = load_tasks(job["tasks"])
     start = time.monotonic()
-    engine = make_engine(job["engine"], job["model"], job["options"])
+    tasks, sampling = load_tasks(job["tasks"]), Sampling(**job["sampling"])
+    asked = {"prompt_format": job["generate"].get("prompt_format"), "sampling": sampling}
+    options = options_for_tasks(job["engine"], job["model"], job["options"], tasks, **asked)
+    say("starting", engine=job["engine"], options=options)
+    engine = make_engine(job["engine"], job["model"], options)
     say("ready", seconds=round(time.monotonic() - start, 1))
     summary = generate_predictions(
         tasks,
         engine,
         n_predictions=job["n_predictions"],
         store=job["store"],
-        sampling=Sampling(**job["sampling"]),
+        sampling=sampling,
         progress=False,
         **job["generate"],
     )

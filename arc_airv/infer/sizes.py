@@ -1,0 +1,99 @@
+"""The context that a run needs: its longest prompt with its longest reply.
+
+A model may read 262,144 tokens, and an engine sets aside memory for a request of that length; tasks
+need a few thousand.
+"""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from arc_airv.augment import Augmentation, Plan
+from arc_airv.engines.base import Sampling
+from arc_airv.engines.local import LocalEngine
+from arc_airv.engines.model_folder import look_at_model
+from arc_airv.infer.views import Job, Renderer
+from arc_airv.prompts.format import PromptFormat
+from arc_airv.tasks import Task
+
+SIZED = ("auto", "vllm")  # the engines that set memory aside for the longest request
+MARGIN = 0.02  # a view of other colours may be some tokens longer than those that are measured
+ROUNDED = 64
+
+
+class _Counter(LocalEngine):
+    """The tokenizer of a model, and no network."""
+
+    def __init__(self, model: str | Path) -> None:
+        from transformers import AutoTokenizer
+
+        self.model, self.folder, self.max_model_len = str(model), look_at_model(model), None
+        self.tokenizer = AutoTokenizer.from_pretrained(self.folder.tokenizer)
+
+
+def context_for_tasks(
+    tasks: Mapping[str, Task],
+    model: str | Path,
+    *,
+    prompt_format: PromptFormat | dict[str, Any] | None = None,
+    sampling: Sampling | None = None,
+) -> int:
+    """Return the tokens of the longest prompt of some tasks, with its longest reply.
+
+    Of every test output, the task as it is and a quarter turn of it are measured (rows and columns
+    change places), and a margin is left for other colours. Nothing of a task is dropped.
+
+    Parameters
+    ----------
+    tasks, prompt_format, sampling
+        As for `arc_airv.infer.generate_predictions`.
+    model : str or Path
+        As for the engine; its tokenizer counts.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself will say them
+        renderer = Renderer(
+            _Counter(model),
+            prompt_format,
+            Plan(0),
+            sampling or Sampling(),
+            drop_demonstrations=False,
+        )
+        longest = 0
+        for task in tasks.values():
+            order = tuple(range(len(task.train)))
+            for turn in (0, 1):
+                key = str(Augmentation(rot90=turn, train_order=order))
+                for index in range(len(task.test)):
+                    question = renderer.render(Job(task, index, turn, key, 0))
+                    longest = max(longest, question.n_tokens + question.sampling.limit)
+    return -(-int(longest * (1 + MARGIN)) // ROUNDED) * ROUNDED
+
+
+def options_for_tasks(
+    engine: str,
+    model: str | Path,
+    options: Mapping[str, Any],
+    tasks: Mapping[str, Task],
+    **settings: Any,
+) -> dict[str, Any]:
+    """Return the options of an engine with a ``max_model_len`` that suits the tasks.
+
+    It is left to the model where it is given, the tasks need all that the model has, or the engine
+    takes memory as it goes.
+
+    Parameters
+    ----------
+    engine, model, options
+        As for `arc_airv.engines.make_engine`.
+    tasks, **settings
+        As for `context_for_tasks`.
+    """
+    options = dict(options)
+    if engine not in SIZED or options.get("max_model_len") or not tasks:
+        return options
+    config = look_at_model(model).config
+    limit = (config.get("text_config") or config).get("max_position_embeddings") or 0
+    needed = context_for_tasks(tasks, model, **settings)
+    return {**options, "max_model_len": needed} if needed < limit else options
