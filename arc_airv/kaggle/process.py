@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from arc_airv.engines.lifetime import tie_children
 from arc_airv.kaggle.worker import MARK, SUPERVISED
 from arc_airv.storage import DISK_FULL, write_atomically
 
@@ -86,7 +87,7 @@ class Worker:
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
-        with open(self.log, "ab") as log:
+        with open(self.log, "ab") as log, tie_children():
             self._place = log.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "arc_airv.kaggle.worker", str(job), SUPERVISED],

@@ -281,3 +281,16 @@ def test_a_sealed_command_ends_with_its_rehearsal(start, tmp_path, kind):
     family = family_of(owner, 3 if kind == "sockets" else 4)
     owner.kill()
     assert all_end(family)
+
+
+def test_a_worker_that_can_do_nothing_ends_with_its_supervisor(start, tmp_path):
+    owner = start(
+        "from pathlib import Path\n"
+        "from arc_airv.kaggle.process import Limits, Share, Worker\n"
+        f"share = Share(Path({str(tmp_path / 'store.jsonl')!r}), {{}}, '')\n"
+        "worker = Worker(share, {}, None, None, Limits())\n"
+        "os.kill(worker.process.pid, signal.SIGSTOP); say(); wait()"
+    )
+    family = ready_family(owner, 2)  # the watchdog and the worker
+    owner.kill()
+    assert all_end(family)
