@@ -18,7 +18,7 @@ from arc_airv.engines.base import Sampling
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits, Share, Worker
 from arc_airv.records import mend_store
-from arc_airv.tasks import Task, hide_outputs, save_tasks
+from arc_airv.tasks import Task, check_deadline, hide_outputs, save_tasks
 
 
 def degrade(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -137,6 +137,7 @@ def supervise_generation(
         "sampling": asdict(sampling or Sampling()),
         "generate": {"seed": seed, **options},
     }
+    check_deadline(deadline)
     if deadline is not None:
         job["generate"]["deadline"] = deadline - limits.grace_seconds
     Path(store).parent.mkdir(parents=True, exist_ok=True)

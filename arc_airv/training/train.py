@@ -19,6 +19,7 @@ import torch
 from torch.nn.utils.parametrize import is_parametrized
 
 from arc_airv.prompts import PromptFormat
+from arc_airv.tasks import check_deadline
 from arc_airv.training.batches import Batch, Windows, iterate_batches
 from arc_airv.training.examples import ExampleStream
 from arc_airv.training.muon import Muon, has_bfloat16
@@ -126,6 +127,7 @@ def train(
     batches = iterate_batches(windows, tuple(state["position"]), n_workers=config.n_workers)
     network = torch.compile(model, dynamic=True) if config.compile else model
     model.train()
+    check_deadline(deadline)
     end = math.inf if deadline is None else deadline
     budget = min(config.seconds, state["seconds"] + end - time.time())
     last_save = last_measure = state["seconds"]
