@@ -57,7 +57,7 @@ class ScriptedEngine:
         Options of `arc_airv.augment.sample_augmentations`; by default its seed is 0.
     """
 
-    model = "scripted"
+    model = fingerprint = "scripted"
 
     def __init__(self, tasks, *, n_views=40, wrong=0.0, garbage=0.0, endless=0.0, delay=0.0,
                  max_model_len=None, seed=0, plan=None, prompt_format=BARE):  # fmt: skip

@@ -5,7 +5,6 @@ them, and records are on disk about a second after they are made, however many t
 """
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -13,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from arc_airv.infer.views import Job, progress_bar
+from arc_airv.infer.views import Job, Renderer, progress_bar
 from arc_airv.records import Record, RecordStore
 from arc_airv.storage import add_call
+from arc_airv.tasks import check_deadline
 
 FLUSH_SECONDS = 1.0  # longest time that finished records wait in memory
 
@@ -40,6 +40,7 @@ def fill_store(
     path: str | Path,
     run: dict[str, Any],
     jobs: list[Job],
+    renderer: Renderer,
     send: Send,
     prepare: Callable[[Job], Prepared],
     *,
@@ -53,6 +54,8 @@ def fill_store(
 
     Parameters
     ----------
+    renderer : Renderer
+        Checks that what is there answers the questions of the jobs.
     send, prepare
         See `Loop`.
     n : int, default 1
@@ -64,6 +67,8 @@ def fill_store(
     """
     start = time.monotonic()
     with RecordStore(path, run) as store:
+        held = {key[:3]: (asked, n_train) for key, (asked, _, n_train) in store.known.items()}
+        renderer.check_store(path, {job.task.task_id: job.task for job in jobs}.values(), held)
         n_before, n_asked = len(store), len(jobs) * n
         todo = [job for job in jobs if any(key not in store.known for key in job.keys(n))]
         groups = arrange(todo, store)
@@ -113,8 +118,7 @@ class Loop:
         deadline: float | None,
         report: Callable[[int], object],
     ) -> None:
-        if deadline is not None and not math.isfinite(deadline):  # NaN is behind no moment
-            raise ValueError(f"deadline must be a moment in seconds or None, got {deadline}")
+        check_deadline(deadline)
         self.send = send
         self.prepare = prepare
         self.store = store

@@ -110,7 +110,7 @@ def generate_predictions(
         plan,
         sampling,
         drop_demonstrations=drop_demonstrations,
-        adapters=adapters,
+        adapters=None if adapters is None else {key: adapters[key] for key in tasks},
     )
     jobs = plan_jobs(tasks, n_predictions // sampling.n, sampling.n, plan)
     run = {
@@ -121,8 +121,6 @@ def generate_predictions(
         "python": platform.python_version(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    if adapters is not None:
-        run["settings"]["adapters"] = sorted({Path(path).parent.name for path in adapters.values()})
 
     def prepare(job: Job) -> Prepared:
         question = renderer.render(job)
@@ -136,7 +134,7 @@ def generate_predictions(
         return (question.prompt, question.sampling), receive
 
     def arrange(todo: list[Job], store: RecordStore) -> Iterable[Iterable[Job]]:
-        length = _measure(jobs, renderer, store)
+        length = _measure(jobs, renderer)
         if batching == "task":  # all its outputs together
             return _by_task(todo, length)
         rounds = _by_rounds(todo, length, store)
@@ -159,6 +157,7 @@ def generate_predictions(
         store,
         run,
         jobs,
+        renderer,
         lambda requests: engine.stream(
             requests, seconds=None if deadline is None else CALL_SECONDS
         ),
@@ -178,26 +177,12 @@ def _check_replies(question: Question, completions: list[Completion]) -> None:
         raise RuntimeError(f"asked for {n} replies to a prompt, the engine gave {given}")
 
 
-def _measure(
-    jobs: list[Job], renderer: Renderer, store: RecordStore
-) -> Callable[[Job], tuple[int, str, int]]:
-    """Make a sorting key of jobs, the longest first; a view is as long as the output's first one.
-
-    Raises
-    ------
-    ValueError
-        If the store's answer to that first view was to another prompt.
-    """
+def _measure(jobs: list[Job], renderer: Renderer) -> Callable[[Job], tuple[int, str, int]]:
+    """Make a sorting key of jobs, the longest first; a view is as long as the output's first one."""
     lengths: dict[tuple[str, int], int] = {}
     for job in jobs:
         if job.view == 0:
             question = renderer.render(job)
-            key = job.keys(1)[0]
-            if key in store.known and store.known[key][0] != question.prompt_hash:
-                raise ValueError(
-                    f"the store answers another prompt for {key}: the task, the tokenizer or the "
-                    "model's context changed since. Use another store."
-                )
             lengths[job.output] = question.n_tokens + question.sampling.max_tokens
     return lambda job: (-lengths[job.output], *job.output)
 
@@ -244,5 +229,5 @@ def _by_rounds(
 
     rounds = itertools.groupby(sorted(todo, key=number), number)
     for _, jobs in rounds:
-        answered = {key[:2] for key, (_, status) in store.known.items() if status == OK}
+        answered = {key[:2] for key, (_, status, _) in store.known.items() if status == OK}
         yield sorted(jobs, key=lambda job: (job.output in answered, *length(job), job.view))

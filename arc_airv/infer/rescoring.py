@@ -20,7 +20,7 @@ from arc_airv.infer.ask import Loop, Prepared
 from arc_airv.infer.views import Job, Renderer, progress_bar
 from arc_airv.prompts.format import PromptFormat
 from arc_airv.records import RecordStore, Rescore, to_scores
-from arc_airv.tasks import Task, check_output
+from arc_airv.tasks import Task, check_count, check_output
 
 
 def rescore(
@@ -59,8 +59,8 @@ def rescore(
     Returns
     -------
     DataFrame
-        Columns task_id, test_index, grid, augmentation, score_logprob: the log-probability (nats)
-        of the reply that gives this grid, under this view. A view counts for all candidates of an
+        Columns task_id, test_index, grid, augmentation, score_logprob, prompt_hash: the
+        log-probability (nats) of the reply that gives this grid, under this view. A view counts for all candidates of an
         output or for none: if the context cannot hold its prompt with the longest of them, all are
         NaN there, and a warning says so; if the deadline came before all were scored, none has a
         row. (A single NaN, with a warning, is an overflow of the model's dtype.)
@@ -73,8 +73,7 @@ def rescore(
     RuntimeError
         If another process is writing the store.
     """
-    if n_views < 1:
-        raise ValueError(f"n_views must be at least 1, got {n_views}")
+    check_count("n_views", n_views)
     engine, plan = as_engine(engine), Plan(seed, **kinds)
     renderer = Renderer(
         engine, prompt_format, plan, Sampling(), drop_demonstrations=drop_demonstrations
@@ -83,21 +82,24 @@ def rescore(
     views = _plan_views(candidates, tasks, n_views, plan)
     # The demonstrations that a prompt shows depend on it.
     run = renderer.describe_run(context=engine.max_model_len if drop_demonstrations else None)
-    too_long: dict[tuple, float] = {}
+    too_long: dict[tuple, tuple[float, str]] = {}
     with RecordStore(store, run, kind=Rescore) as scores:
+        held = {(t, i, view): (asked, -1) for (t, i, _, view), (_, asked) in scores.known.items()}
+        renderer.check_store(store, tasks.values(), held)
 
         def prepare(view: _View) -> Prepared:
             question = renderer.render(view.job)
             answers = view.answers(renderer.format)
             if question.n_tokens + max(engine.count_tokens(answers)) >= renderer.context:
-                too_long.update(dict.fromkeys(view.keys(), math.nan))
+                lost = math.nan, question.prompt_hash
+                too_long.update(dict.fromkeys(view.keys(), lost))
                 return None, lambda _: []
             new = {k: a for k, a in zip(view.keys(), answers) if k not in scores.known}
 
             def receive(logprobs: list[float]) -> list[Rescore]:
                 # JSON has no NaN, which an overflow is.
                 return [
-                    Rescore(*k, float(v) if math.isfinite(v) else None)
+                    Rescore(*k, float(v) if math.isfinite(v) else None, question.prompt_hash)
                     for k, v in zip(new, logprobs)
                 ]
 
@@ -151,7 +153,7 @@ def _plan_views(
     return sorted(views, key=lambda view: view.job.view)
 
 
-def _rows(views: list[_View], known: dict[tuple, float | None]) -> Iterator[tuple]:
+def _rows(views: list[_View], known: dict[tuple, tuple[float | None, str | None]]) -> Iterator[tuple]:
     """Yield the scores of the views that are scored as a whole, pool by pool."""
     pools: dict[tuple[str, int], list[_View]] = {}
     for view in views:
@@ -159,4 +161,4 @@ def _rows(views: list[_View], known: dict[tuple, float | None]) -> Iterator[tupl
             pools.setdefault(view.job.output, []).append(view)
     for pool in pools.values():
         for keys in zip(*(view.keys() for view in pool)):  # candidate by candidate
-            yield from ((*key, known[key]) for key in keys)
+            yield from ((*key, *known[key]) for key in keys)

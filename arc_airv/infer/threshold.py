@@ -15,7 +15,7 @@ from arc_airv.infer.ask import Prepared, RunSummary, fill_store
 from arc_airv.infer.views import Job, Renderer, plan_jobs
 from arc_airv.prompts.format import PromptFormat
 from arc_airv.records import NO_REPLY, Prediction
-from arc_airv.tasks import Task
+from arc_airv.tasks import Task, check_count
 
 
 def search_predictions(
@@ -60,8 +60,7 @@ def search_predictions(
     RuntimeError
         If another process is writing the store.
     """
-    if n_views < 1:
-        raise ValueError(f"n_views must be at least 1, got {n_views}")
+    check_count("n_views", n_views)
     plan = Plan(seed, **kinds)
     renderer = Renderer(
         engine, prompt_format, plan, Sampling(), drop_demonstrations=drop_demonstrations
@@ -90,6 +89,7 @@ def search_predictions(
         store,
         {**run, "task_ids": list(tasks)},
         jobs,
+        renderer,
         lambda requests: stream_threshold_search(engine, requests, stop=stop, **search),
         prepare,
         deadline=deadline,

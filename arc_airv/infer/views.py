@@ -8,7 +8,7 @@ predictions in the original frame.
 import hashlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -18,12 +18,19 @@ from typing import Any
 import arc_airv
 from arc_airv.augment import Augmentation, Plan
 from arc_airv.engines.base import Completion, Engine, Sampling
+from arc_airv.engines.fingerprint import fingerprint
 from arc_airv.grids import MAX_SIDE, format_grid
-from arc_airv.prompts.format import PromptFormat, choose_format, max_output_cells, varied_grid
+from arc_airv.prompts.format import (
+    PromptFormat,
+    choose_format,
+    max_output_cells,
+    varied_grid,
+)
 from arc_airv.prompts.replies import begins_thought
 from arc_airv.records import PROMPT_TOO_LONG, UNPARSED, Prediction
 from arc_airv.tasks import Task
 
+MOST_RENDERED = 32  # of the views of an output in a store, to see that they are of these tasks
 REPLY_SLACK = 8  # tokens of a reply beside its grid: marks, end of text
 
 
@@ -199,7 +206,7 @@ class Renderer:
         return Question(
             job,
             prompt,
-            hashlib.sha256(prompt.encode()).hexdigest()[:16],
+            hash_text(prompt),
             n_tokens,
             len(view.train),
             replace(
@@ -211,6 +218,64 @@ class Renderer:
             ),
             fits,
         )
+
+    def hash_prompt(self, job: Job, n_train: int = -1) -> str:
+        """Return the hash of a job's prompt, of so many demonstrations where that is known."""
+        if n_train < 0 and self.drop_demonstrations:
+            return self.render(job).prompt_hash
+        view = Augmentation.parse(job.augmentation).apply_task(job.task)
+        view = replace(view, train=view.train[: n_train if n_train >= 0 else None])
+        return hash_text(self.format.render(view, job.test_index, tokenizer=self.engine.tokenizer))
+
+    def check_store(
+        self, path: Any, tasks: Iterable[Task], held: Mapping[tuple, tuple[str | None, int]]
+    ) -> None:
+        """Check that what a store holds answers the questions that these tasks ask.
+
+        Parameters
+        ----------
+        path : str or Path or None
+            Of the store.
+        tasks : iterable of Task
+        held : mapping
+            By (task_id, test_index, augmentation) of each view in the store: its prompt hash (None:
+            not known), and the demonstrations that it showed (-1: not known).
+
+        Raises
+        ------
+        ValueError
+            If a view is of another prompt, or none of its task; the message names it.
+        """
+        known, n_unknown = {task.task_id: task for task in tasks}, 0
+        views: dict[tuple, list[tuple]] = {}
+        for view, (prompt_hash, n_train) in held.items():
+            if view[0] in known:
+                n_unknown += prompt_hash is None
+                views.setdefault(view[:2], []).append((view[2], prompt_hash, n_train))
+        for (task_id, test_index), of_output in views.items():
+            task = known[task_id]
+            # Of very many, some that are spread over them are rendered.
+            step = -(-len(of_output) // MOST_RENDERED)
+            rendered = {len(of_output) - 1, *range(0, len(of_output), step)}
+            for number, (key, prompt_hash, n_train) in enumerate(of_output):
+                order = key.rpartition("order")[2]
+                is_right = test_index < len(task.test)
+                is_right &= not order or order.count("-") + 1 == len(task.train)
+                if is_right and prompt_hash is not None and number in rendered:
+                    job = Job(task, test_index, 0, key, 0)
+                    is_right = prompt_hash == self.hash_prompt(job, n_train)
+                if not is_right:
+                    raise ValueError(
+                        f"{path}: the store answers another prompt for "
+                        f"{(task_id, test_index, key)}: the task, the tokenizer or the "
+                        "model's context changed since. Use another store."
+                    )
+        if n_unknown:
+            warnings.warn(
+                f"{path}: {n_unknown} views do not tell their prompts: see to it that they are of "
+                "these tasks",
+                stacklevel=4,
+            )
 
     def _limit(self, answer_tokens: int, prompt: str, begun: bool) -> int:
         """Return the most tokens of a reply."""
@@ -237,6 +302,9 @@ class Renderer:
 
     def describe_run(self, **settings: Any) -> dict[str, Any]:
         """Return a run description, with further `settings` that records of one store share."""
+        if self.adapters:
+            folders = {Path(path).parent.name for path in self.adapters.values()}
+            settings["adapters"] = sorted(folders)
         return {
             "settings": {
                 "model": Path(self.engine.model).name,
@@ -245,9 +313,17 @@ class Renderer:
                 "drop_demonstrations": self.drop_demonstrations,
                 **settings,
             },
+            "fingerprints": self._fingerprints(),
             "engine": self.engine.describe(),
             "arc_airv": arc_airv.__version__,
         }
+
+    def _fingerprints(self) -> dict[str, str]:
+        """Return what tells the model and the adapter of each task by its content."""
+        read = lru_cache(None)(fingerprint)  # many tasks may share one
+        names = {f"adapter of {task_id}": read(path) for task_id, path in self.adapters.items()}
+        names = {"model": self.engine.fingerprint, **names}
+        return {name: content for name, content in names.items() if content is not None}
 
     def _reply_tokens(self, n_cells: int) -> int:
         """Tokens that a grid of so many cells can take, in its longest form: 30 rows."""
@@ -265,6 +341,11 @@ class Renderer:
         base = self.plan.seed if self.sampling.seed is None else self.sampling.seed
         text = f"{base}/{job.keys(1)[0]}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % 2**31
+
+
+def hash_text(text: str) -> str:
+    """Return the hash by which records know a prompt."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def progress_bar(total: int, done: int, show: bool, unit: str = "prediction") -> Any:

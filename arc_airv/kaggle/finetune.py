@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from arc_airv.engines.adapters import UNTRAINED
+from arc_airv.engines.adapters import UNTRAINED, adapter_folder
 from arc_airv.engines.model_folder import look_at_model
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits
 from arc_airv.kaggle.supervise import run_shares, share_out
-from arc_airv.tasks import Task
+from arc_airv.tasks import Task, check_deadline
 
 MODES = ("joint", "per_task")
 # Adapters and pre-trained models want AdamW; an optimizer without history wants a gentle start.
@@ -86,6 +86,7 @@ def supervise_finetuning(
         raise ValueError(
             f"{model} is an adapter: merge it into its base (peft's merge_and_unload) to learn more"
         )
+    check_deadline(deadline)
     log = log or Log()
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ def supervise_finetuning(
     failed = not tasks or len(log.failures) > n_failures
     if mode == "joint":
         return (Path(model) if failed else folder), None
-    adapters = {task_id: folder / task_id for task_id in tasks}
+    adapters = {task_id: adapter_folder(folder, task_id) for task_id in tasks}
     n_trained = sum(path.exists() for path in adapters.values())
     log.add("finetune", f"{n_trained} of {len(tasks)} tasks have learnt an adapter")
     if not n_trained:  # answering through adapters that change nothing would only be slower

@@ -21,7 +21,7 @@ from arc_airv.engines.model_folder import look_at_model
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits, Share, Worker
 from arc_airv.records import mend_store
-from arc_airv.tasks import Task, hide_outputs, save_tasks
+from arc_airv.tasks import Task, check_deadline, hide_outputs, save_tasks
 
 MOST_MEMORY = 0.95  # of a GPU, for a cache that was too small
 NO_CACHE = re.compile(r"KV cache is needed|No available memory for the cache blocks")
@@ -195,6 +195,7 @@ def supervise_generation(
         "sampling": asdict(sampling or Sampling()),
         "generate": {"seed": seed, **options},
     }
+    check_deadline(deadline)
     if deadline is not None:
         job["generate"]["deadline"] = deadline - limits.grace_seconds
     Path(store).parent.mkdir(parents=True, exist_ok=True)

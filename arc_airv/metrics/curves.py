@@ -127,7 +127,7 @@ class _Subsamples:
         logprob = reply_logprob(pools, per_token=True)
         # One order of the rows, whatever order they came in.
         rows = rows[np.lexsort((logprob[rows], pools.candidate[rows], pools.pool[rows]))]
-        candidate = pools.candidate[rows]
+        candidate = pools.voter[rows]
         self.candidate = np.where(candidate < 0, -1, (np.cumsum(kept) - 1)[candidate])
         self.has_logprob = ~np.isnan(logprob[rows])
         self.logprob = np.where(self.has_logprob, logprob[rows], 0.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from arc_airv.metrics.solutions import SCORES, SIZES, number_outputs, right_ranks, score_predictions
-from arc_airv.tasks import AVERAGES, Task, average_by_task, outputs_of
+from arc_airv.tasks import AVERAGES, Task, average_by_task, check_count, outputs_of
 from arc_airv.vote.candidates import POOL, Pools, index_pools
 from arc_airv.vote.rank import rank_candidates
 
@@ -168,6 +168,8 @@ def _means(outputs: pd.DataFrame, average: str, n: int = 0, seed: int = 0) -> pd
 @lru_cache(maxsize=2)  # the points of a curve share them
 def _draws(n_tasks: int, n_resamples: int, seed: int) -> np.ndarray:
     """Count each task in the data set, once, and in each resample: (1 + n_resamples, n_tasks)."""
+    check_count("n_resamples", n_resamples, least=0)
+    check_count("seed", seed, least=0)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), size=n_resamples)
     return np.concatenate([np.ones((1, n_tasks)), drawn])

@@ -17,6 +17,8 @@ from arc_airv.grids import MAX_SIDE, N_COLORS, Grid
 from arc_airv.prompts.encoders import (
     GridEncoder,
     ReplyError,
+    can_hold,
+    check_rows,
     encoder_spec,
     make_encoder,
 )
@@ -136,7 +138,13 @@ class PlainTemplate(Template):
 
     def read(self, reply, finish_reason, encoder, prompt):
         before, mark, _ = reply.partition(self.end_mark)
-        return _read_begun(before, "stop" if mark else finish_reason, encoder)
+        reading = _read_begun(before, "stop" if mark else finish_reason, encoder)
+        if mark and reading.status == OK and encoder.closing is None:
+            try:
+                check_rows(encoder, before)
+            except ReplyError as error:
+                return Reading(None, error.status, 0)
+        return reading
 
 
 @dataclass(frozen=True)
@@ -239,16 +247,18 @@ class ChatTemplate(Template):
     def read(self, reply, finish_reason, encoder, prompt):
         prefilled = self.prefill if prompt is None else self.begins_answer(prompt)
         thinking = prompt is not None and begins_thought(prompt)
-        begun = Reading(None, UNPARSED, 0)
         if prefilled and not has_thought(reply):
             if self._opens_block(encoder):
                 begun = _read_begun(reply, finish_reason, encoder)
                 if begun.status not in (UNPARSED, RAGGED):
                     return begun
+                if begun.status == RAGGED:  # what is left of a broken grid is no smaller one
+                    rest = reply.lstrip().removeprefix(encoder.closing).partition(encoder.closing)
+                    free = read_reply(rest[2], finish_reason, encoder)
+                    return begun if free.grid is None else free
             gap = "" if reply[:1].isspace() else "\n"
             reply = self.prefill.rpartition("\n")[2] + gap + reply
-        free = read_reply(reply, finish_reason, encoder, thinking=thinking)
-        return begun if begun.status == RAGGED and free.grid is None else free
+        return read_reply(reply, finish_reason, encoder, thinking=thinking)
 
 
 RESERVED = {"tokenize", "add_generation_prompt", "return_dict", "return_tensors"}
@@ -267,6 +277,11 @@ class PromptFormat:
     template : PlainTemplate or ChatTemplate
         The text around the grids.
 
+    Raises
+    ------
+    ValueError
+        If the end mark of a plain template may stand in a grid.
+
     Examples
     --------
     >>> format = PromptFormat(make_encoder(["grid_shape", "row_number", "minimal"]))
@@ -278,6 +293,14 @@ class PromptFormat:
         default_factory=lambda: make_encoder(["grid_shape", "row_number", "minimal"])
     )
     template: Template = field(default_factory=ChatTemplate)
+
+    def __post_init__(self) -> None:
+        mark = vars(self.template).get("end_mark")
+        if mark and can_hold(self.encoder, mark):
+            raise ValueError(
+                f"the end_mark {mark!r} may stand in a grid as {encoder_spec(self.encoder)} writes "
+                "it, which would end there"
+            )
 
     def render(self, view: Task, test_index: int = 0, *, tokenizer: Any = None) -> str:
         """Return the prompt that asks for one test output of a view; a chat needs a `tokenizer`.
@@ -405,7 +428,7 @@ class PromptFormat:
             return None
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: {error}") from None
 
 

@@ -18,7 +18,7 @@ from arc_airv.grids import Grid, parse_grid
 from arc_airv.infer.views import progress_bar
 from arc_airv.prompts.encoders import GridEncoder
 from arc_airv.prompts.format import ChatTemplate, choose_format, has_chat_template
-from arc_airv.tasks import Task, check_output
+from arc_airv.tasks import Task, check_count, check_output
 from arc_airv.vote.candidates import POOL
 
 
@@ -117,8 +117,7 @@ def judge_yes_no(
         judged = judge_yes_no(ranked[ranked["rank"] <= 8], tasks, engine)
         ranked = rank_by_score(judged)
     """
-    if n_views < 1:
-        raise ValueError(f"n_views must be at least 1, got {n_views}")
+    check_count("n_views", n_views)
     engine, plan, template = as_engine(engine), Plan(seed, **kinds), template or JudgeTemplate()
     tokenizer, answers = engine.tokenizer, template.answers(engine.tokenizer)
     encoder = encoder or choose_format(None, engine.prompt_format, tokenizer, engine.model).encoder

@@ -8,7 +8,7 @@ import pandas as pd
 
 from arc_airv.metrics.outputs import add_votes, average_outputs, bootstrap_interval, score_outputs
 from arc_airv.metrics.solutions import find_right, solutions_of
-from arc_airv.tasks import AVERAGES, Task
+from arc_airv.tasks import AVERAGES, Task, check_count
 from arc_airv.vote.candidates import POOL, Pools, candidate_features, index_pools
 from arc_airv.vote.filters import FILTERS, Filter, rule_out
 from arc_airv.vote.rank import TIES, rank_by_score, rank_candidates
@@ -149,7 +149,9 @@ def cross_fit(
     ValueError
         If there are fewer tasks than folds or fewer than two folds, or some folds teach nothing.
     """
-    if not 2 <= n_folds <= len(tasks):
+    check_count("n_folds", n_folds, least=2)
+    check_count("seed", seed, least=0)
+    if n_folds > len(tasks):
         raise ValueError(f"n_folds must be 2 to the {len(tasks)} tasks, got {n_folds}")
     order = np.random.default_rng(seed).permutation(sorted(tasks))
     lesson = _Lesson(predictions, tasks, features, scores)
@@ -182,8 +184,9 @@ def calibration(confidence: np.ndarray, right: np.ndarray, *, n_bins: int = 10) 
     Raises
     ------
     ValueError
-        If a confidence is not in [0, 1].
+        If a confidence is not in [0, 1], or `n_bins` no number of bins.
     """
+    check_count("n_bins", n_bins)
     confidence, right = np.asarray(confidence, dtype=float), np.asarray(right, dtype=float)
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("every confidence must be in [0, 1]")

@@ -151,6 +151,8 @@ def train(
     if content:
         restore(content, model, optimizers)
     log = _Log(folder / LOG, model, state)
+    if not callable(deadline):
+        check_deadline(deadline)
     end = deadline if callable(deadline) else lambda: math.inf if deadline is None else deadline
     model.train()
     if config.compile:

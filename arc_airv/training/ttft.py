@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from arc_airv.engines.adapters import UNTRAINED, import_peft
+from arc_airv.engines.adapters import UNTRAINED, adapter_folder, import_peft
 from arc_airv.prompts import PromptFormat
-from arc_airv.tasks import Task
+from arc_airv.tasks import Task, check_deadline
 from arc_airv.training.examples import ExampleStream, Source, demonstrations
 from arc_airv.training.train import CHECKPOINT, TrainConfig, load_model, save_model, train
 
@@ -110,6 +110,7 @@ def finetune_per_task(
         untrained adapter: it answers as the model itself does. (vLLM must not be given prompts
         with and without an adapter in one batch.)
     """
+    check_deadline(deadline)
     folder = Path(folder).resolve()
     dtype = torch.bfloat16 if small_base else torch.float32
     network, tokenizer, chosen = load_model(model, prompt_format=prompt_format, dtype=dtype)
@@ -125,7 +126,8 @@ def finetune_per_task(
             continue
         streams[task_id] = stream
     _tell_left_out([task_id for task_id in tasks if task_id not in streams], tasks, max_tokens)
-    waiting = [task_id for task_id in streams if not (folder / task_id).exists()]
+    adapters = {task_id: adapter_folder(folder, task_id) for task_id in tasks}
+    waiting = [task_id for task_id in streams if not adapters[task_id].exists()]
     # First of all, so that whatever ends this call, every task has an adapter.
     if not (folder / UNTRAINED).exists():
         adapted = add_adapter(network, rank)
@@ -138,15 +140,14 @@ def finetune_per_task(
         share = (end - time.time()) / (len(waiting) - done)
         if share <= 0:
             break
-        for killed in folder.glob(f".{task_id}.*"):
+        for killed in folder.glob(f".{adapters[task_id].name}.*"):
             shutil.rmtree(killed)
         torch.manual_seed(seed)
         adapted = add_adapter(network, rank)
         options = replace(config, seconds=share, muon_lr=None)
-        with _whole(folder / task_id) as unfinished:
+        with _whole(adapters[task_id]) as unfinished:
             train(adapted, streams[task_id], options, unfinished, deadline=deadline)
         network = adapted.unload()
-    adapters = {task_id: folder / task_id for task_id in tasks}
     return {t: path if path.exists() else folder / UNTRAINED for t, path in adapters.items()}
 
 

@@ -4,6 +4,7 @@ The strings of the predictions are compared once, here; everything after counts 
 neither tasks nor solutions, and chooses nothing.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from arc_airv.records import NO_REPLY, check_table
 
 POOL = ["task_id", "test_index"]
 CANDIDATE = [*POOL, "grid"]
+# What tells that two predictions are one draw.
+DRAW = ("prompt_hash", "model", "temperature", "text", "augmentation", "sample_index")
 
 COUNTS = ("votes", "share", "log_votes", "shape_votes", "agreement", "n_scores")
 AGGREGATES = {"sum": np.add, "mean": np.add, "max": np.maximum, "min": np.minimum}
@@ -36,6 +39,10 @@ class Pools:
         have no candidate.
     pool, candidate : ndarray of shape (n_predictions,), dtype int64
         The row of `pools`, and that of `candidates` (-1: no grid), for each prediction.
+    voter : ndarray of shape (n_predictions,), dtype int64
+        The same as `candidate`, but -1 where another prediction votes for both: a model's greedy
+        reply to a prompt counts once, though two views may have that prompt (their permutations
+        differ in colours that the task lacks) or a short plan repeats one.
     pool_of : ndarray of shape (n_candidates,), dtype int64
         The row of `pools` for each candidate.
     """
@@ -45,12 +52,13 @@ class Pools:
     candidates: pd.DataFrame
     pool: np.ndarray
     candidate: np.ndarray
+    voter: np.ndarray
     pool_of: np.ndarray
 
     @property
     def votes(self) -> np.ndarray:
-        """The number of predictions that gave each candidate."""
-        return np.bincount(self.candidate + 1, minlength=len(self.candidates) + 1)[1:]
+        """The number of predictions that vote for each candidate."""
+        return np.bincount(self.voter + 1, minlength=len(self.candidates) + 1)[1:]
 
 
 def index_pools(predictions: pd.DataFrame | Pools) -> Pools:
@@ -76,7 +84,34 @@ def index_pools(predictions: pd.DataFrame | Pools) -> Pools:
     candidate = np.full(len(predictions), -1)
     _, first, candidate[valid] = np.unique(given, return_index=True, return_inverse=True)
     candidates = predictions[CANDIDATE].iloc[valid[first]].reset_index(drop=True)
-    return Pools(predictions, pools, candidates, pool, candidate, pool[valid[first]])
+    voter = np.where(_repeats(predictions, pool), -1, candidate)
+    return Pools(predictions, pools, candidates, pool, candidate, voter, pool[valid[first]])
+
+
+def _repeats(predictions: pd.DataFrame, pool: np.ndarray) -> np.ndarray:
+    """Return True for each prediction that is another one's greedy reply to the same prompt."""
+    repeats = np.zeros(len(predictions), dtype=bool)
+    if not set(DRAW) <= set(predictions):
+        return repeats
+    known = predictions["prompt_hash"].notna() & predictions["model"].notna()
+    greedy = np.flatnonzero(known & (predictions["temperature"] == 0) & predictions["grid"].notna())
+    prompts = predictions.iloc[greedy]
+    asked = pd.DataFrame(
+        {
+            "pool": pool[greedy],
+            "prompt": pd.factorize(prompts["prompt_hash"])[0],
+            "model": pd.factorize(prompts["model"])[0],
+        }
+    )
+    several = asked.duplicated(keep=False).to_numpy()
+    # Of the same text, too, for a beam search has several replies to a prompt. The first by its
+    # view stays: their grids may differ in colours that the task lacks.
+    rows = asked[several].assign(row=greedy[several])
+    for name in ("text", "augmentation", "sample_index", "grid"):
+        rows[name] = prompts[name].to_numpy()[several]
+    rows = rows.sort_values(["augmentation", "sample_index", "grid"], kind="stable")
+    repeats[rows["row"][rows.duplicated(["pool", "prompt", "model", "text"])]] = True
+    return repeats
 
 
 def candidate_features(
@@ -106,8 +141,8 @@ def candidate_features(
         One row a candidate, sorted by task_id, test_index and grid, with the columns
 
         votes, log_votes, share
-            The number n of predictions that gave the grid; ln n; n over the number of valid
-            predictions of the pool (0-1).
+            The number n of predictions that gave the grid (a greedy reply to a prompt counts once,
+            see `Pools.voter`); ln n; n over that of all grids of the pool (0-1).
         shape_votes, agreement
             The number of the pool's predictions that have the candidate's shape; the mean share
             (0-1) of them that agree with its cells.
@@ -142,12 +177,13 @@ def candidate_features(
     table = pools.candidates.copy()
     votes = pools.votes
     valid = np.bincount(pools.pool_of, weights=votes, minlength=len(pools.pools))[pools.pool_of]
-    counts = {"votes": votes, "share": votes / valid, "log_votes": np.log(votes)}
+    with np.errstate(divide="ignore"):
+        counts = {"votes": votes, "share": votes / valid, "log_votes": np.log(votes)}
     if compose or {"shape_votes", "agreement"} & set(features):
         logprob = np.zeros(len(table))
         if compose:
             by_token = reply_logprob(pools, per_token=True)
-            logprob = aggregate(by_token, pools.candidate, len(table), "mean")
+            logprob = aggregate(by_token, pools.voter, len(table), "mean")
         *cells, composed = vote_cells(table["grid"].tolist(), pools.pool_of, votes, logprob)
         counts["shape_votes"], counts["agreement"] = cells
     if any(map(needs_scores, features)):
@@ -162,7 +198,7 @@ def candidate_features(
             table[name] = aggregate(scores[what], scored, len(table), how)
         else:
             logprob = reply_logprob(pools, per_token=what == "token_logprob")
-            table[name] = aggregate(logprob, pools.candidate, len(table), how)
+            table[name] = aggregate(logprob, pools.voter, len(table), how)
     if compose and composed:
         pool, grid, shape_votes, agreement = zip(*composed)
         new = pools.pools.iloc[list(pool)].assign(grid=grid, votes=0)
@@ -224,7 +260,37 @@ def _scored_candidates(pools: Pools, scores: pd.DataFrame) -> np.ndarray:
         example = scores.loc[twice, [*CANDIDATE, "augmentation"]].iloc[0].to_dict()
         raise ValueError(f"scores hold the same candidate and view twice: {example}")
     known, given = (pd.MultiIndex.from_frame(f[CANDIDATE]) for f in (pools.candidates, scores))
-    return known.get_indexer(given)
+    scored = known.get_indexer(given)
+    n_pools = len(np.unique(pools.pool_of))
+    n_scored = len(np.unique(pools.pool_of[scored[scored >= 0]]))
+    if n_scored < n_pools:
+        if not n_scored and len(scores):
+            raise ValueError(
+                f"scores are of other predictions: no candidate of {n_pools} outputs has one"
+            )
+        warnings.warn(
+            f"scores know no candidate of {n_pools - n_scored} of {n_pools} outputs", stacklevel=4
+        )
+    _check_prompts(pools.predictions, scores)
+    return scored
+
+
+def _check_prompts(predictions: pd.DataFrame, scores: pd.DataFrame) -> None:
+    """Warn if a view of an output had one prompt when it was answered and another when scored."""
+    view = [*POOL, "augmentation"]
+    if not {*view, "prompt_hash"} <= set(predictions) & set(scores):
+        return
+    asked, scored = (
+        frame[[*view, "prompt_hash"]].dropna().drop_duplicates() for frame in (predictions, scores)
+    )
+    both = scored.merge(asked, on=view, suffixes=("", "_asked"))
+    if n_other := int((both["prompt_hash"] != both["prompt_hash_asked"]).sum()):
+        warnings.warn(
+            f"{n_other} of {len(both)} views had another prompt when they were scored than when "
+            "they were answered: the scores are of other tasks of these ids, or of a model with "
+            "another prompt format",
+            stacklevel=5,
+        )
 
 
 def vote_cells(

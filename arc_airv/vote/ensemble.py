@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from arc_airv.records import read_predictions
+from arc_airv.records import read_predictions, warn_of_copies
 from arc_airv.vote.candidates import candidate_features, index_pools
 from arc_airv.vote.rank import TIES, rank_by_score
 
@@ -51,10 +51,15 @@ def combine_predictions(
     if not all(math.isfinite(w) and w >= 0 for w in weights):
         raise ValueError(f"weights must be finite and at least 0, got {weights}")
     runs = [run if isinstance(run, pd.DataFrame) else read_predictions(run) for run in predictions]
-    pools = index_pools(pd.concat([run.assign(run=i) for i, run in enumerate(runs)]))
-    valid = pools.candidate >= 0
+    warn_of_copies(runs)
+    # Of each run for itself, a greedy reply counts once.
+    names = [str(i) + run["model"] if "model" in run else None for i, run in enumerate(runs)]
+    pools = index_pools(
+        pd.concat([run.assign(run=i, model=names[i]) for i, run in enumerate(runs)])
+    )
+    valid = pools.voter >= 0
     counts = np.zeros((len(pools.candidates), len(runs)))
-    np.add.at(counts, (pools.candidate[valid], pools.predictions["run"].to_numpy()[valid]), 1)
+    np.add.at(counts, (pools.voter[valid], pools.predictions["run"].to_numpy()[valid]), 1)
     if count == "share":
         of_pool = np.zeros((len(pools.pools), len(runs)))
         np.add.at(of_pool, pools.pool_of, counts)

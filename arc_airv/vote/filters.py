@@ -81,7 +81,8 @@ def rule_out(
     Raises
     ------
     ValueError
-        If a filter is unknown, or a candidate is of an output that `tasks` does not have.
+        If a filter is unknown or gives what is no rule, or a candidate is of an output that `tasks`
+        does not have.
     """
     if isinstance(filters, str):
         raise ValueError(f"filters must be a sequence such as ({filters!r},), got {filters!r}")
@@ -95,5 +96,12 @@ def rule_out(
     for (task_id, test_index), rows in candidates.groupby(POOL, sort=False).indices.items():
         check_output(tasks, task_id, test_index)
         for column, (_, make_rule) in enumerate(chosen):
-            out[rows, column] = list(map(make_rule(tasks[task_id], test_index), grids[rows]))
+            rule = make_rule(tasks[task_id], test_index)
+            verdicts = list(map(rule, grids[rows])) if callable(rule) else [rule]
+            if other := [v for v in verdicts if not isinstance(v, (bool, np.bool_))]:
+                raise ValueError(
+                    f"the filter {chosen[column][0]} must return a function of a grid that is True "
+                    f"or False, got {other[0]!r} for task {task_id}"
+                )
+            out[rows, column] = verdicts
     return pd.DataFrame(out, index=candidates.index, columns=[name for name, _ in chosen])

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from arc_airv.grids import Grid, parse_grid
-from arc_airv.tasks import Task, check_output
+from arc_airv.tasks import Task, check_count, check_output
 from arc_airv.vote.candidates import CANDIDATE, POOL, Pools, candidate_features, check_columns
 from arc_airv.vote.filters import Filter, rule_out
 from arc_airv.vote.selectors import Selector, find_selector
@@ -103,8 +103,7 @@ def select_attempts(
     ValueError
         If `ranked` names an output that `tasks` does not have.
     """
-    if n_attempts < 1:
-        raise ValueError(f"n_attempts must be at least 1, got {n_attempts}")
+    check_count("n_attempts", n_attempts)
     attempts = {task_id: [[] for _ in task.test] for task_id, task in tasks.items()}
     best = ranked[ranked["rank"] <= n_attempts].sort_values([*POOL, "rank"])
     for task_id, test_index, grid in best[[*POOL, "grid"]].itertuples(index=False):

@@ -92,7 +92,7 @@ class Selector:
         """Read what `save` wrote; a ValueError names a file that holds no selector."""
         try:
             return cls(**json.loads(Path(path).read_text("utf-8")))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: not a selector ({error})") from None
 
 

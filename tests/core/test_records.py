@@ -23,6 +23,7 @@ from arc_airv.records import (
     BLOCK,
     COLUMNS,
     NO_REPLY,
+    RUN_COLUMNS,
     STATUSES,
     Prediction,
     RecordStore,
@@ -36,7 +37,11 @@ from arc_airv.storage import run_path, write_atomically
 from arc_airv.tasks import Pair, Task
 from arc_airv.vote import index_pools, rank_candidates
 
-RUN = {"settings": {"model": "tiny", "plan": {"seed": 0}}, "n_predictions": 8}
+RUN = {
+    "settings": {"model": "tiny", "plan": {"seed": 0}},
+    "fingerprints": {"model": "0123"},
+    "n_predictions": 8,
+}
 
 
 def make_prediction(task_id="22806e14", sample_index=0, **changes):
@@ -66,6 +71,7 @@ def unanswered(task_id="22806e14", sample_index=0):
 
 def as_records(frame):
     """Return the rows of a table, with None for missing values."""
+    frame = frame[COLUMNS]
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
@@ -145,7 +151,7 @@ def test_a_store_is_created_with_its_folder(tmp_path):
 def test_an_empty_store_is_an_empty_table(path):
     fill(path, [])
     assert read_predictions(path).empty
-    assert list(read_predictions(path)) == COLUMNS
+    assert list(read_predictions(path)) == [*COLUMNS, *RUN_COLUMNS]
 
 
 def test_a_compressed_store_reads_the_same(path, tmp_path):

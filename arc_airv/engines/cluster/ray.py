@@ -14,6 +14,7 @@ import ray
 
 from arc_airv.engines.base import Completion
 from arc_airv.engines.cluster.dispatch import Dispatcher
+from arc_airv.engines.cluster.served import SHARED
 from arc_airv.engines.cluster.workers import RayWorkers
 from arc_airv.engines.local import LocalEngine
 from arc_airv.engines.search import Search
@@ -112,7 +113,7 @@ class RayEngine(LocalEngine):
         except BaseException:  # an interrupt, too, leaves no process behind
             self.close()
             raise
-        for name in ("model", "tokenizer", "max_model_len", "eos_ids", "prompt_format"):
+        for name in SHARED:
             setattr(self, name, self._workers.facts[name])  # as they are where the workers are
 
     def wait_ready(self, n: int | None = None) -> None:

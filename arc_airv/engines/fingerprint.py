@@ -1,0 +1,87 @@
+"""Fingerprints: what a model is by its content, whatever its folder is called.
+
+Two models in folders of one name (every version folder on Kaggle is called "1") differ here, and
+so does a model that was retrained in place; a copy, or the same folder moved, does not.
+"""
+
+import hashlib
+import json
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+N_PARTS, PART = 512, 4096  # of the weights: 2 MiB are read, of 60 GB as of 60 MB
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
+NO_WEIGHTS = ("optimizer*", "scheduler*", "rng_state*", "training_args*", "scaler*", "checkpoint*")
+TEXTS = (
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template*",
+    "tokenizer*",
+    "*vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+)
+
+
+def fingerprint(model: str | Path) -> str | None:
+    """Return 16 hexadecimal digits that tell the content of a model or adapter folder.
+
+    They cover its configuration and tokenizer, and of the weight files the names, the sizes and
+    parts that are spread over them evenly. A name that is no folder is looked up among the models
+    that Hugging Face's libraries have downloaded. None where there is no such model here.
+    """
+    folder = _folder_of(str(model))
+    if folder is None:
+        return None
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    texts = [file for file in files if _is_any(file, TEXTS)]
+    weights = [file for file in files if _is_any(file, WEIGHTS) and not _is_any(file, NO_WEIGHTS)]
+    if not weights:
+        return None
+    digest = hashlib.sha256()
+    for file in texts:
+        digest.update(json.dumps([file.name, file.stat().st_size]).encode())
+        digest.update(file.read_bytes())
+    step = max(PART, sum(file.stat().st_size for file in weights) // N_PARTS)
+    for path in weights:
+        size = path.stat().st_size
+        digest.update(json.dumps([path.name, size]).encode())
+        with open(path, "rb", buffering=0) as file:
+            for start in [*range(0, size, step), max(0, size - PART)]:
+                file.seek(start)
+                digest.update(file.read(PART))
+    return digest.hexdigest()[:16]
+
+
+def network_fingerprint(network: Any) -> str:
+    """Return the same of a network in memory: of the names, shapes and parts of its tensors."""
+    state = network.state_dict()
+    digest = hashlib.sha256()
+    n_each = max(1, N_PARTS * PART // 4 // max(1, len(state)))
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} ".encode())
+        flat = tensor.detach().reshape(-1)
+        digest.update(flat[:: max(1, len(flat) // n_each)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_any(file: Path, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(file.name, pattern) for pattern in patterns)
+
+
+def _folder_of(model: str) -> Path | None:
+    if not model:
+        return None
+    if Path(model).is_dir():
+        return Path(model)
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(model, local_files_only=True))
+    except Exception:  # not installed, no such name, nothing downloaded: each in its own words
+        return None
