@@ -158,7 +158,8 @@ def check(image: Image, folder: str | Path | None = None) -> list[Wheel]:
         for held in reversed(image.alternatives()):
             chosen = check_installs(folder, requirements, held, requirements_of(held))
             kept = ", ".join(image.keep)
-            print(f"{image.name}: pip installs {len(chosen)} wheels; {kept} stay.")
+            others = dict(held.packages.items() - image.packages.items())
+            print(f"{image.name} {others or ''}: pip installs {len(chosen)} wheels; {kept} stay.")
             for wheel in chosen:
                 if wheel.name in held.packages:
                     print(f"  replaces {wheel.name} {held.packages[wheel.name]} by {wheel.version}")

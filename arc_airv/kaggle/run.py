@@ -79,7 +79,7 @@ class Run:
     Raises
     ------
     ValueError
-        If the challenges file holds no tasks at all.
+        If the challenges file holds no tasks at all, or `n_tasks` is below 1.
     RuntimeError
         If this is not the machine that `gpus` names, nor the scored rerun.
     """
@@ -96,6 +96,8 @@ class Run:
         engine: str | None = None,
         engine_options: Mapping[str, Any] | None = None,
     ) -> None:
+        if n_tasks is not None and n_tasks < 1:
+            raise ValueError(f"n_tasks must be at least 1, or None for all, got {n_tasks}")
         self.log = Log()
         self.source, self.path, self.model = tasks, Path(submission).resolve(), model
         self.challenges = read_challenges(tasks)

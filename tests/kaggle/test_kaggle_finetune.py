@@ -1,6 +1,7 @@
 """Fine-tuning in other processes: its results, and failures that cost nothing else."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -59,14 +60,14 @@ def test_a_joint_model_is_a_model_folder(finetune):
     model, adapters, log = finetune("joint", 16, devices=("", ""))
     assert adapters is None and "!" not in log
     assert model.name == "finetuned" and (model / "prompt_format.json").exists()
+    assert "finetune.0: warning: 1 of 3 tasks are not learnt, because no two of their" in log
 
 
 @pytest.mark.parametrize("mode", ["joint", "per_task"])
 def test_a_training_that_fails_leaves_the_model_as_it_is(finetune, tmp_path, mode):
     model, adapters, log = finetune(mode, 60, model=tmp_path)
     assert model == tmp_path and adapters is None
-    assert "! finetune.0: ended with exit status 1: ValueError" in log
-    assert "no prompt_format.json" in log
+    assert re.search("! finetune.0: ended with exit status 1: (ValueError|OSError): .+", log)
 
 
 def test_a_training_that_is_killed_leaves_the_model_as_it_is(finetune, random_model, tmp_path):

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
@@ -208,6 +209,19 @@ def test_03_ends_well_without_any_engine_and_with_a_vote_that_fails(run_03, caps
     said = capsys.readouterr().out
     assert "no configuration is left to try" in said and "! vote: ValueError: method" in said
     assert said.endswith("4 things went wrong (marked !)\n")
+
+
+def test_a_long_cell_shows_what_it_last_printed(tmp_path, monkeypatch, capsys):
+    import run_notebook
+
+    monkeypatch.setattr(run_notebook, "HEARTBEAT", 0.3)
+    new = nbformat.v4
+    parameters = new.new_code_cell("N = 1", metadata={"tags": ["parameters"]})
+    slow = "import time\nprint('started')\nprint('  5%\\r 50%', flush=True)\ntime.sleep(1.5)"
+    cells = [new.new_markdown_cell("# A long one"), parameters, new.new_code_cell(slow)]
+    nbformat.write(new.new_notebook(cells=cells), tmp_path / "long.ipynb")
+    run_notebook.run_notebook(tmp_path / "long.ipynb", tmp_path / "html")
+    assert "s  ... A long one:  50%\n" in capsys.readouterr().out
 
 
 def test_an_unknown_parameter_is_refused(run):
