@@ -47,7 +47,7 @@ def main() -> None:
     training = ["arc-agi-1/training=0.4:0.5", "arc-agi-2/training=0.3:0.3"]
     training += [f"{args.pairs}=0.3:0.2"] if args.pairs else []
     common = ["--max-tokens", args.context, "--batch-tokens", args.batch_tokens]
-    common += ["--workers", args.workers, *["--compile"] * args.compile]
+    common += ["--workers", args.workers, "--window", 4096, *["--compile"] * args.compile]
     shape = ["--width", args.width, "--layers", args.layers, "--heads", args.heads]
     base, joint = args.into / "base", args.into / "joint"
     begun = ["--held-out", 30, "--mixture", *training, *shape, *common]
