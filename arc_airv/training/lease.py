@@ -265,6 +265,7 @@ def train_leased(prepared: Path, run: Path, reserve: float, device: str | None =
         max_tokens=recipe.max_tokens,
         seed=recipe.seed,
         n_pairs=tuple(recipe.n_pairs),
+        n_views=recipe.n_views,
     )
     print(f"{time.time() - began:.1f} s: data and model are there", flush=True)
     cores = len(os.sched_getaffinity(0))

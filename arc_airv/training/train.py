@@ -31,7 +31,7 @@ from arc_airv.training.tiny import plain_copy
 CHECKPOINT, LOG = "checkpoint.pt", "train_log.jsonl"
 LONGEST_STEP = 60.0  # seconds of one step that count toward the budget
 LARGEST_GRADIENT = 1.0  # its norm
-WARM_UP_SHARE = 0.2  # of the time to the deadline, at most, but for the first shape
+WARM_UP_SHARE = 0.2  # of the time to the deadline after which no further shape is tried
 # Dense bfloat16 (float16 before Ampere) operations a second / 1e12, from the data sheets.
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40": 362, "L4": 121, "T4": 65}
 
@@ -196,7 +196,8 @@ def train(
                 with _uncompiled(model):
                     saved(model, log.line)
                 last = time.monotonic()
-    compile_layers(model, undo=True)
+    if config.compile:
+        compile_layers(model, undo=True)
     save_model(model, stream.tokenizer, stream.format, folder)
     return log.line
 
