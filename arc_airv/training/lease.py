@@ -96,7 +96,7 @@ def lease(
         set_end(run, begin + 60 * minutes)
     child = None
     if not (run / DONE).exists() and not is_running(run):
-        child = _start(prepared, run, device, reserve)
+        child = start_training(prepared, run, device, reserve)
     copied = None
     with _ending(run):
         while True:
@@ -138,7 +138,9 @@ def newest_kept(run: Path) -> Path | None:
     return max(run.glob(f"{KEPT}-*"), default=None)
 
 
-def _start(prepared: Path, run: Path, device: str | None, reserve: float) -> subprocess.Popen:
+def start_training(
+    prepared: Path, run: Path, device: str | None, reserve: float
+) -> subprocess.Popen:
     """Start the training in a session of its own, with the package of the prepared folder."""
     command = [sys.executable, "-m", __name__, str(prepared), str(run), str(reserve)]
     environment = {

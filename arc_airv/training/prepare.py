@@ -75,7 +75,7 @@ class Recipe:
     dropout: float = 0.0
     rows: bool = False
     task_ids: bool = False
-    n_pairs: tuple[int, int] = (3, 6)
+    n_pairs: list[int] = field(default_factory=lambda: [3, 6])
     n_views: int | None = None
     compile: bool = True
     n_workers: int | None = None

@@ -167,7 +167,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * rate
         step = [next(batches) for _ in range(config.accumulate)]
-        loss = _backward(model, step, model.device)
+        loss = backward(model, step, model.device)
         torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
         for optimizer in optimizers:
             optimizer.step()
@@ -256,7 +256,7 @@ def warm_up(model: Any, shapes: list[tuple[int, int]], until: float = math.inf) 
     with torch.random.fork_rng(cuda):
         while n_tried < len(tried) and time.time() < until:
             ids = np.zeros(tried[n_tried], dtype=np.int32)
-            _backward(model, [Batch(ids, ids, ids.size, (0, 0))], model.device)
+            backward(model, [Batch(ids, ids, ids.size, (0, 0))], model.device)
             n_tried += 1
         model.zero_grad()
     for device in cuda:
@@ -320,7 +320,7 @@ def load_model(
     return model, tokenizer, chosen
 
 
-def _backward(network: Any, step: list[Batch], device: torch.device) -> torch.Tensor:
+def backward(network: Any, step: list[Batch], device: torch.device) -> torch.Tensor:
     """Add the gradients of a step's batches; every label of them weighs the same."""
     n_labels = torch.tensor(sum(batch.n_labels for batch in step), device=device)
     total = torch.zeros((), device=device)

@@ -16,12 +16,12 @@ from arc_airv.training.__main__ import main
 from arc_airv.training.examples import load_pairs
 from arc_airv.training.lease import (
     LOG_COPY,
-    _start,
     is_running,
     join,
     lease,
     newest_kept,
     set_end,
+    start_training,
 )
 from arc_airv.training.prepare import (
     ANSWERED,
@@ -155,7 +155,7 @@ def test_a_killed_lease_leaves_a_model_and_goes_on_to_its_end(prepared, tmp_path
     run, out = tmp_path / "run", tmp_path / "out"
     run.mkdir()
     set_end(run, time.time() + 1000)
-    process = _start(prepared, run, "cpu", 2.0)
+    process = start_training(prepared, run, "cpu", 2.0)
     wait_for(lambda: newest_kept(run) or process.poll() is not None)
     assert is_running(run)
     os.kill(process.pid, signal.SIGKILL)

@@ -260,11 +260,11 @@ def test_the_factors_of_the_embeddings_are_the_same_in_every_process(tokenizer):
 def test_accumulated_batches_are_one_large_batch(stream):
     """Give every label the same weight in the gradient, whatever batch it is in."""
     from arc_airv.training.batches import Windows
-    from arc_airv.training.train import _backward
+    from arc_airv.training.train import backward
 
     model = small_model(stream.tokenizer)
     step = Windows(stream, batch_tokens=512, examples=32)[0][:2]
-    _backward(model, step, torch.device("cpu"))
+    backward(model, step, torch.device("cpu"))
     accumulated = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     total = sum(batch.n_labels for batch in step)
