@@ -54,6 +54,12 @@ BARE = (
 )
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Let the training process use one thread, so that a busy machine does not stall it."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared") / "folder"

@@ -30,6 +30,15 @@ from arc_airv.training.muon import orthogonalize  # noqa: E402
 from arc_airv.training.train import TrainConfig, train  # noqa: E402
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Compute with one thread: on a busy machine, threads of small models wait for each other."""
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return build_tokenizer()
