@@ -29,7 +29,7 @@ from arc_airv.training.batches import Batch
 from arc_airv.training.tiny import build_model, build_tokenizer, tiny_prompt_format
 from arc_airv.training.train import (
     TrainConfig,
-    _backward,
+    backward,
     compile_layers,
     make_optimizers,
     save_model,
@@ -304,7 +304,7 @@ def _timed_steps(what: str, model: Any, tokens: int, *, compiled: bool, n: int =
         if step == 2:  # the first ones make the optimizer's state
             _synchronize(device)
             ready, start = time.monotonic() - begin, time.monotonic()
-        loss = _backward(model, [batch], device)
+        loss = backward(model, [batch], device)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()

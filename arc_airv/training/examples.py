@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from arc_airv.augment import sample_augmentations
+from arc_airv.augment import Augmentation, sample_augmentations
 from arc_airv.grids import Grid, stack_grids
 from arc_airv.prompts import PromptFormat
 from arc_airv.prompts.format import varied_grid
@@ -26,6 +26,7 @@ from arc_airv.training.rules import change_rule
 IGNORED = -100  # the label that a loss passes over (PyTorch's convention)
 # Drawn until one fits the token limit: what `ExampleSizes` estimates may be too low, if seldom.
 EXAMPLE_TRIES, RULE_TRIES = 100, 4
+BLOCK = 1024  # examples; without replacement, each has the sources in fixed shares
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,9 @@ class ExampleStream:
     n_pairs : (int, int)
         Least and most pairs of an example, its question among them, where a task has as many. A
         least of 1 leaves out the demonstrations of some: for a format with task ids.
+    n_views : int, optional
+        Draw without replacement: every task of a source once before any twice, and of a task so
+        many views, each once before any twice. By default every example is a new draw.
 
     Attributes
     ----------
@@ -178,10 +182,14 @@ class ExampleStream:
         max_tokens: int,
         seed: int = 0,
         n_pairs: tuple[int, int] = (3, 6),
+        n_views: int | None = None,
     ) -> None:
         if not 1 <= n_pairs[0] <= n_pairs[1]:
             raise ValueError(f"n_pairs must be (least, most) from 1 on, got {n_pairs}")
-        self.n_pairs = n_pairs
+        if n_views is not None and n_views < 1:
+            raise ValueError(f"n_views must be at least 1, got {n_views}")
+        self.n_pairs, self.n_views = n_pairs, n_views
+        self._plans: dict[str, list[Augmentation]] = {}
         self.format, self.tokenizer = prompt_format, tokenizer
         self.max_tokens, self.seed = max_tokens, seed
         self.sizes = ExampleSizes(prompt_format, tokenizer)
@@ -205,9 +213,13 @@ class ExampleStream:
 
     def __getitem__(self, i: int) -> Example:
         rng = np.random.default_rng([self.seed, i])
-        for _ in range(EXAMPLE_TRIES):
-            source = self.sources[rng.choice(len(self.sources), p=self.weights)]
-            task_id = list(source.pairs)[rng.integers(len(source.pairs))]
+        for k in range(EXAMPLE_TRIES):
+            # An example that is too long is replaced by a draw.
+            if turn := None if k or self.n_views is None else self.turn(i):
+                source, task_id, view = turn
+            else:
+                source = self.sources[rng.choice(len(self.sources), p=self.weights)]
+                task_id = list(source.pairs)[rng.integers(len(source.pairs))]
             # A rule that is changed has no name: only demonstrations tell it.
             least = max(3, self.n_pairs[0]) if source.rule_change else self.n_pairs[0]
             pairs = self._draw(source.pairs[task_id], rng, least)
@@ -217,12 +229,34 @@ class ExampleStream:
                 change, pairs = self._change_rule(pairs, rng)
             known = task_id if change == "unchanged" else ""
             task = Task(known, tuple(pairs[:-1]), (pairs[-1],))
-            # Plan entry 1 is a random augmentation; entry 0 is the identity.
-            plan = sample_augmentations(task, 2, seed=int(rng.integers(2**31)))
-            example = self.encode(plan[rng.random() < 0.95].apply_task(task))
+            if turn is None:
+                # Plan entry 1 is a random augmentation; entry 0 is the identity.
+                plan = sample_augmentations(task, 2, seed=int(rng.integers(2**31)))
+                view = plan[rng.random() < 0.95]
+            example = self.encode(view.apply_task(task))
             if len(example.token_ids) <= self.max_tokens:
                 return replace(example, rule_change=change)
         raise ValueError(f"no example fits {self.max_tokens} tokens of this tokenizer and format")
+
+    def turn(self, i: int) -> tuple[Source, str, Augmentation]:
+        """Return whose turn example i is without replacement: its source, its task, its view."""
+        block, place = divmod(i, BLOCK)
+        # How often each source comes in a block is fixed, so its draws before i can be counted.
+        bounds = np.round(np.cumsum(self.weights) * BLOCK).astype(int)
+        counts = np.diff(bounds, prepend=0)
+        order = np.repeat(np.arange(len(counts)), counts)
+        order = np.random.default_rng([self.seed, block]).permutation(order)
+        number = order[place]
+        drawn = block * counts[number] + np.count_nonzero(order[:place] == number)
+        source = self.sources[number]
+        task_ids = list(source.pairs)
+        cycle, place = divmod(int(drawn), len(task_ids))
+        shuffled = np.random.default_rng([self.seed, number, cycle]).permutation(len(task_ids))
+        task_id = task_ids[shuffled[place]]
+        if task_id not in self._plans:
+            bare = Task(task_id, (), ())  # the order of its demonstrations is drawn
+            self._plans[task_id] = sample_augmentations(bare, self.n_views, seed=self.seed)
+        return source, task_id, self._plans[task_id][cycle % self.n_views]
 
     def encode(self, view: Task) -> Example:
         """Tokenize one view, with the loss on its answers."""

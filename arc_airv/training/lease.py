@@ -96,7 +96,7 @@ def lease(
         set_end(run, begin + 60 * minutes)
     child = None
     if not (run / DONE).exists() and not is_running(run):
-        child = _start(prepared, run, device, reserve)
+        child = start_training(prepared, run, device, reserve)
     copied = None
     with _ending(run):
         while True:
@@ -138,7 +138,9 @@ def newest_kept(run: Path) -> Path | None:
     return max(run.glob(f"{KEPT}-*"), default=None)
 
 
-def _start(prepared: Path, run: Path, device: str | None, reserve: float) -> subprocess.Popen:
+def start_training(
+    prepared: Path, run: Path, device: str | None, reserve: float
+) -> subprocess.Popen:
     """Start the training in a session of its own, with the package of the prepared folder."""
     command = [sys.executable, "-m", __name__, str(prepared), str(run), str(reserve)]
     environment = {
@@ -265,6 +267,7 @@ def train_leased(prepared: Path, run: Path, reserve: float, device: str | None =
         max_tokens=recipe.max_tokens,
         seed=recipe.seed,
         n_pairs=tuple(recipe.n_pairs),
+        n_views=recipe.n_views,
     )
     print(f"{time.time() - began:.1f} s: data and model are there", flush=True)
     cores = len(os.sched_getaffinity(0))

@@ -42,8 +42,8 @@ class Recipe:
         Of the attention.
     rows, task_ids : bool
         Of the format of a model from scratch, see `arc_airv.training.tiny.tiny_prompt_format`.
-    n_pairs : list of two int
-        Least and most pairs of an example, see `arc_airv.training.ExampleStream`.
+    n_pairs, n_views
+        See `arc_airv.training.ExampleStream`.
     n_workers : int, optional
         Processes that make examples; by default all cores but two.
     snapshot_every : float
@@ -75,7 +75,8 @@ class Recipe:
     dropout: float = 0.0
     rows: bool = False
     task_ids: bool = False
-    n_pairs: tuple[int, int] = (3, 6)
+    n_pairs: list[int] = field(default_factory=lambda: [3, 6])
+    n_views: int | None = None
     compile: bool = True
     n_workers: int | None = None
     log_every: float = 15.0

@@ -31,7 +31,7 @@ from arc_airv.training.tiny import plain_copy
 CHECKPOINT, LOG = "checkpoint.pt", "train_log.jsonl"
 LONGEST_STEP = 60.0  # seconds of one step that count toward the budget
 LARGEST_GRADIENT = 1.0  # its norm
-WARM_UP_SHARE = 0.2  # of the time to the deadline, at most, but for the first shape
+WARM_UP_SHARE = 0.2  # of the time to the deadline after which no further shape is tried
 # Dense bfloat16 (float16 before Ampere) operations a second / 1e12, from the data sheets.
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40": 362, "L4": 121, "T4": 65}
 
@@ -169,7 +169,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * rate
         step = [next(batches) for _ in range(config.accumulate)]
-        loss = _backward(model, step, model.device)
+        loss = backward(model, step, model.device)
         torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
         for optimizer in optimizers:
             optimizer.step()
@@ -198,7 +198,8 @@ def train(
                 with _uncompiled(model):
                     saved(model, log.line)
                 last = time.monotonic()
-    compile_layers(model, undo=True)
+    if config.compile:
+        compile_layers(model, undo=True)
     save_model(model, stream.tokenizer, stream.format, folder)
     return log.line
 
@@ -257,7 +258,7 @@ def warm_up(model: Any, shapes: list[tuple[int, int]], until: float = math.inf) 
     with torch.random.fork_rng(cuda):
         while n_tried < len(tried) and time.time() < until:
             ids = np.zeros(tried[n_tried], dtype=np.int32)
-            _backward(model, [Batch(ids, ids, ids.size, (0, 0))], model.device)
+            backward(model, [Batch(ids, ids, ids.size, (0, 0))], model.device)
             n_tried += 1
         model.zero_grad()
     for device in cuda:
@@ -321,7 +322,7 @@ def load_model(
     return model, tokenizer, chosen
 
 
-def _backward(network: Any, step: list[Batch], device: torch.device) -> torch.Tensor:
+def backward(network: Any, step: list[Batch], device: torch.device) -> torch.Tensor:
     """Add the gradients of a step's batches; every label of them weighs the same."""
     n_labels = torch.tensor(sum(batch.n_labels for batch in step), device=device)
     total = torch.zeros((), device=device)

@@ -35,6 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rows": {"rows": True},
     "rows, task ids": {"rows": True, "task_ids": True, "n_pairs": (1, 6)},
     "dropout 0.1": {"dropout": 0.1},
+    "80 views": {"n_views": 80},
     "decay 0.2": {"decay": 0.2},
 }
 N_HELD_BACK = 100
@@ -78,6 +79,7 @@ def run(
         max_tokens=args.max_tokens,
         seed=seed,
         n_pairs=options.get("n_pairs", (3, 6)),
+        n_views=options.get("n_views"),
     )
     config = TrainConfig(
         seconds=1e9, tokens=args.tokens, window=256, decay=options.get("decay", 0.4)

@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--decay", default=0.4, type=float, help="share of the time")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--workers", default=0, type=int, help="processes that make examples")
+    parser.add_argument("--window", default=1024, type=int, help="examples sorted together")
     parser.add_argument("--width", default=192, type=int)
     parser.add_argument("--layers", default=8, type=int)
     parser.add_argument("--heads", default=3, type=int)
@@ -94,10 +95,11 @@ def main() -> None:
         decay=args.decay,
         compile=args.compile,
         n_workers=args.workers,
+        window=args.window,
     )
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {args.device}", flush=True)
     measure = HeldOut(held_out, stream) if held_out else None
-    print(train(model.to(args.device), stream, config, args.into, measure=measure))
+    print(train(model, stream, config, args.into, device=args.device, measure=measure))
     if not args.lora_rank:  # for serving; the checkpoint keeps full precision
         saved = AutoModelForCausalLM.from_pretrained(args.into, dtype=torch.bfloat16)
         saved.save_pretrained(args.into)

