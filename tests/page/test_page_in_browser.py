@@ -128,7 +128,8 @@ class Browser:
 
     @property
     def errors(self):
-        return self.driver.get_log("browser")
+        """What the console holds, but for the advice on how tests should read pixels."""
+        return [e for e in self.driver.get_log("browser") if "Canvas2D" not in e["message"]]
 
 
 @pytest.fixture
@@ -477,10 +478,10 @@ def test_texts_of_models_tasks_and_files_do_nothing(browser):
     page.click("#cards a")
     page.click(".candidate.invalid")
     assert page.text(".predictions pre") == HOSTILE[:-1]
-    assert page.run("document.title").startswith("<img src=x")
+    assert page.run("document.title.slice(0, 10)") == "<img src=x"
     assert page.run("document.querySelectorAll('img, b b, script').length") == 2  # data and script
     page.open(fragment=page.fragment)
-    assert page.run("document.getElementById('crumb').textContent").startswith("<img src=x")
+    assert page.run("document.getElementById('crumb').textContent.slice(0, 10)") == "<img src=x"
     assert page.run("document.querySelectorAll('img').length") == 0
 
 
@@ -537,7 +538,7 @@ def test_beyond_the_limits_the_page_sums_up_and_says_so(browser, monkeypatch):
     )
     page.press("\ue00c")
     notes = " ".join(page.texts(".notes li"))
-    assert "more than 1 candidates" in notes and "more than 1 predictions" in notes
+    assert "more than 1 candidate," in notes and "more than 1 prediction," in notes
     assert "the middle is left out" in notes
     page.open(fragment=f"task={SOLVED}&open=0.0.0")
     assert "and 2 other predictions that are not listed" in page.text(".predictions")
