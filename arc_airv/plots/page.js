@@ -798,11 +798,11 @@ function render(before = {}) {
     const opened = state.open !== before.open && state.task === before.task;
     renderTask();
     if (opened) $("task").querySelector(`[data-open="${state.open || before.open}"]`)?.focus({ preventScroll: true });
-    if (state.open) $("task").querySelector(".predictions")?.scrollIntoView({ block: "nearest" });
     if (state.task !== before.task) {
       window.scrollTo(0, 0);
       $("task").focus({ preventScroll: true });
     }
+    if (state.open) $("task").querySelector(".predictions")?.scrollIntoView({ block: "nearest" });
     document.title = `${data.tasks[taskKeys.indexOf(state.task)].id} · ${data.title}`;
   } else {
     if (before.task) {

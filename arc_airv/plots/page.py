@@ -389,7 +389,8 @@ def _count(n: int, what: str) -> str:
 
 
 def _number(value: float) -> float | None:
-    return None if pd.isna(value) else float(f"{value:.5g}")
+    """Return what JSON can hold: no NaN, and no infinity (a reply of no tokens)."""
+    return float(f"{value:.5g}") if np.isfinite(value) else None
 
 
 def _text(value: Any) -> str | None:

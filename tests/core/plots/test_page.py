@@ -86,6 +86,7 @@ def test_a_store_without_predictions_or_log_probabilities_has_a_page():
     frame = make_store().assign(cumulative_logprob=np.nan, text=None)
     output = data_of(browse(frame, TASKS))["runs"][0]["tasks"][0][0]
     assert output["c"][0][2] is None and output["c"][0][-1][0][5] is None
+    data_of(browse(make_store().assign(n_tokens=0), TASKS))  # minus infinity per token
 
 
 @pytest.mark.parametrize(
