@@ -2,9 +2,9 @@
 
     python notebooks/demo.py --into demo
 
-The demo writes predictions.jsonl, the rendered notebooks (the gallery is
-02_visualize_predictions.html), their logs with the engines' output, and submission.json into one
-folder. It prints the gain of voting over a single prediction.
+The demo writes predictions.jsonl, pool.html (a page to browse them), the rendered notebooks (with
+pictures: 02_visualize_predictions.html), their logs with the engines' output, and submission.json
+into one folder. It prints the gain of voting over a single prediction.
 """
 
 import argparse
@@ -64,12 +64,13 @@ def main() -> None:
     submission = args.into / "submission.json"
     print("01: augment, infer, reverse", flush=True)
     run_notebook("notebooks/01_generate_predictions.ipynb", args.into, TASKS=str(known), **common)
-    print("02: the gallery", flush=True)
-    gallery = run_notebook(
+    print("02: the page, pictures and metrics", flush=True)
+    run_notebook(
         "notebooks/02_visualize_predictions.ipynb",
         args.into,
         PREDICTIONS=str(store),
         TASKS=str(known),
+        PAGE=str(args.into / "pool.html"),
     )
     print("03: vote and submit, with the solutions hidden", flush=True)
     run_notebook(
@@ -90,7 +91,7 @@ def main() -> None:
     print(f"of these, the {fresh['task_id'].nunique()} evaluation tasks alone: ", end="")
     print(", ".join(f"{metric} {means[metric]:.1%}" for metric in ROWS))
     print(f"score of {submission}: {score_submission(submission, tasks):.1%}")
-    print(f"gallery: {gallery}   ({time.monotonic() - start:.0f} s)")
+    print(f"to browse: {args.into / 'pool.html'}   ({time.monotonic() - start:.0f} s)")
 
 
 if __name__ == "__main__":

@@ -309,8 +309,8 @@ function set(changes) {
 
 function sortNames() {
   const metrics = data.runs.flatMap((run) => run.metrics[data.methods[0][0]].map(([name]) => name));
-  const perTask = new Set(metrics.filter((name) => name !== "voting_accuracy"));
-  return [...perTask, ...Object.keys(OTHER_SORTS)];
+  const perTask = new Set([...data.runs.flatMap((run) => run.fixed), "vote_1", "vote_2", "agreement"]);
+  return [...new Set(metrics.filter((name) => perTask.has(name))), ...Object.keys(OTHER_SORTS)];
 }
 
 const againstNames = () =>
@@ -432,9 +432,11 @@ function renderList() {
   const items = listed.map((i) => cards[i].item);
   if (!items.length) items.push(el("li", { class: "nothing" }, "No task is left. ",
     el("button", { onclick: () => set({ show: "all", q: "" }) }, "Show all")));
+  const walking = document.activeElement?.closest("#cards");
   $("cards").replaceChildren(...items);
-  if (listed.length && !listed.includes(focused)) focused = listed[0];
+  if (listed.length && !(walking && listed.includes(focused))) focused = listed[0];
   cards.forEach((card, i) => (card.link.tabIndex = i === focused ? 0 : -1));
+  if (walking && listed.length) cards[focused].link.focus({ preventScroll: true });
   $("status").textContent = state.task ? "" :
     `${count(listed.length, "task")}, ${sortLabel(state.sort)}, ${state.up ? "lowest" : "highest"} first` +
     (base ? `; against ${nameOf(base)}` : "");
@@ -502,9 +504,9 @@ function renderHead() {
     return el("div", { class: "number" }, el("strong", {}, percent(value)),
       gain ? el("em", { class: gain > 0 ? "gained" : "lost" }, `${gain > 0 ? "+" : "−"}${Math.abs(100 * gain).toFixed(1)}`) : null,
       el("span", {}, text), el("small", {}, `95% interval ${percent(low)} – ${percent(high)}`));
-  }), el("ul", { class: "notes" }, [...run.notes.slice(1), `Each value is the ${run.average}.`,
+  }), el("details", { class: "notes", open: isWide() }, el("summary", {}, "About these numbers"), el("ul", {}, [...run.notes.slice(1), ...run.limits, `Each value is the ${run.average}.`,
     data.methods.find(([name]) => name === state.by)[1] && `${state.by}: ${data.methods.find(([name]) => name === state.by)[1]}`]
-    .filter(Boolean).map((note) => el("li", {}, note))));
+    .filter(Boolean).map((note) => el("li", {}, note)))));
 
   const lines = Object.entries(rows).map(([name, [value, low, high, about]]) => {
     const strip = el("span", { class: "interval" });
@@ -525,19 +527,22 @@ function renderHead() {
       el("td", { class: "figure" }, percent(value)),
       el("td", { class: "figure dim" }, low == null ? "–" : `${(100 * low).toFixed(1)} – ${(100 * high).toFixed(1)}`));
   });
+  $("metrics-title").textContent = base ? `Metrics; hollow: ${nameOf(base)}` : "Metrics";
   $("metrics").replaceChildren(
-    el("caption", {}, base ? `Metrics; hollow: ${nameOf(base)}` : "Metrics"), el("thead", { class: "unseen" },
+    el("thead", { class: "unseen" },
       el("tr", {}, ["metric", "interval", "value", "95% interval"].map((text) => el("th", { scope: "col" }, text)))),
     el("tbody", {}, lines));
   drawCurve();
 }
 
+const isWide = () => innerWidth > 780;
+
 function drawCurve() {
   const { curves } = data.runs[state.run];
-  $("curve").hidden = !curves;
+  $("more").hidden = !curves;
   $("overview").classList.toggle("no-curve", !curves);
   if (!curves || !$("curve").clientWidth) return;
-  const [width, height] = [$("curve").clientWidth - 32, 236];
+  const [width, height] = [$("curve").clientWidth, 236];
   const [left, right, top, bottom] = [34, 108, 10, 26];
   const names = Object.keys(curves);
   const most = Math.max(2, ...curves[names[0]].map(([n]) => n));
@@ -576,7 +581,7 @@ function drawCurve() {
     end.at = Math.max(end.at, k ? ends[k - 1].at + 14 : 0);
     chart.append(svg("text", { class: `end line${end.i}`, x: width - right + 8, y: end.at + 4 }, end.text));
   });
-  $("curve").replaceChildren(el("figcaption", {}, "With more predictions of each output, ranked by votes"), chart);
+  $("curve").replaceChildren(chart);
 }
 
 // Drawing a task ----------------------------------------------------------------------------------
@@ -741,7 +746,7 @@ function viewLabel({ flip, turns, colors, order }) {
 
 // All of it ---------------------------------------------------------------------------------------
 
-let focused = 0; // place of the task that the keyboard is on
+let focused = -1; // place of the task that the keyboard is on
 let scroll = 0; // of the list, while a task is open
 
 function fillSelect(id, groups, value) {
@@ -793,11 +798,11 @@ function render(before = {}) {
     const opened = state.open !== before.open && state.task === before.task;
     renderTask();
     if (opened) $("task").querySelector(`[data-open="${state.open || before.open}"]`)?.focus({ preventScroll: true });
-    if (state.open) $("task").querySelector(".predictions")?.scrollIntoView({ block: "nearest" });
     if (state.task !== before.task) {
       window.scrollTo(0, 0);
       $("task").focus({ preventScroll: true });
     }
+    if (state.open) $("task").querySelector(".predictions")?.scrollIntoView({ block: "nearest" });
     document.title = `${data.tasks[taskKeys.indexOf(state.task)].id} · ${data.title}`;
   } else {
     if (before.task) {
@@ -882,6 +887,8 @@ function connect() {
     next: () => step(1),
   };
   for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
+  for (const panel of document.querySelectorAll(".panel")) panel.open = isWide();
+  $("more").addEventListener("toggle", drawCurve);
   document.addEventListener("keydown", onKey);
   window.addEventListener("scroll", hidePeek, { passive: true });
   window.addEventListener("hashchange", () => {

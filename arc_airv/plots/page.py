@@ -188,7 +188,7 @@ def _describe_run(
     rankings = {method: rank_candidates(pools, method=method, **options) for method in methods}
     outputs = describe_outputs(pools, tasks, method=methods[0], filters=filters)
     tables = {m: metric_table(_describe_by(r, outputs, tasks)) for m, r in rankings.items()}
-    content, notes = _describe_pools(pools, tasks, rankings)
+    content, limits = _describe_pools(pools, tasks, rankings)
     fixed = [m for m in tables[methods[0]].index if m in outputs and m not in BY_METHOD]
     values = outputs[fixed].round(5).to_numpy(float).tolist()
     places = dict(zip(number.tolist(), content))
@@ -205,7 +205,8 @@ def _describe_run(
         }
     run = {
         "name": name,
-        "notes": [*result.notes, *notes],
+        "notes": result.notes,
+        "limits": limits,
         "average": AVERAGES["task"],
         "fixed": fixed,
         "metrics": {method: _rows(table) for method, table in tables.items()},
@@ -254,8 +255,8 @@ def _describe_pools(
     kept = place < cap
     if not kept.all():
         notes += [
-            f"Of an output with more than {cap} candidates, those are listed that a selector ranks "
-            "highest, and the right one; the others are counted."
+            f"Of an output with more than {_count(cap, 'candidate')}, those are listed that a "
+            "selector ranks highest, and the right one; the others are counted."
         ]
 
     frame = pools.predictions
@@ -272,8 +273,8 @@ def _describe_pools(
     most = largest_cap(sizes, MOST_PREDICTIONS)
     if (within >= most).any():
         notes += [
-            f"Of a candidate with more than {most} predictions, the {most} likeliest are listed; "
-            "its numbers are of all."
+            f"Of a candidate with more than {_count(most, 'prediction')}, the likeliest are "
+            "listed; its numbers are of all."
         ]
     order = order[within < most]
     texts, shortened = _shorten(frame["text"].to_numpy(dtype=object)[order], MOST_CHARACTERS)
@@ -383,8 +384,13 @@ def _count_within(sorted_groups: np.ndarray) -> np.ndarray:
     return np.arange(len(sorted_groups)) - np.repeat(first, sizes)
 
 
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
 def _number(value: float) -> float | None:
-    return None if pd.isna(value) else float(f"{value:.5g}")
+    """Return what JSON can hold: no NaN, and no infinity (a reply of no tokens)."""
+    return float(f"{value:.5g}") if np.isfinite(value) else None
 
 
 def _text(value: Any) -> str | None:

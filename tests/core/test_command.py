@@ -1,9 +1,12 @@
 """The command: its output, its files and its exit codes."""
 
+import base64
 import builtins
 import json
+import re
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -273,8 +276,6 @@ def test_progress_is_shown_where_a_terminal_is(run, generate, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     code, out, err = generate("--predictions", "2")
     assert code == 0 and "8/8" in err and "8/8" not in out
-    code, out, err = run("show", "predictions.jsonl", "--tasks", "tasks.json")
-    assert code == 0 and "3/3" in err and "3/3" not in out
 
 
 # Evaluate -----------------------------------------------------------------------------------------
@@ -366,31 +367,41 @@ def test_filters_are_those_that_are_named(run, generate, folder):
 # Show ---------------------------------------------------------------------------------------------
 
 
+def data_of(path):
+    """Return what a page holds, as its script reads it."""
+    (packed,) = re.findall(r'id="data">([^<]+)<', Path(path).read_text("utf-8"))
+    return json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
 @pytest.mark.parametrize(
-    ("tasks", "arguments", "said"),
+    ("tasks", "arguments", "sort", "ascending", "method"),
     [
-        ("tasks.json", ["--metric", "pass_n", "--best-first"], "2 tasks, best pass_n first."),
-        ("tasks.json", [], "2 tasks, worst correct_pixels first."),
-        ("hidden.json", ["--method", "cells"], "2 tasks, worst agreement first."),
+        ("tasks.json", ["--metric", "pass_n", "--best-first"], "pass_n", False, "votes"),
+        ("tasks.json", [], "correct_pixels", True, "votes"),
+        ("hidden.json", ["--method", "cells"], "agreement", True, "cells"),
     ],
 )
-def test_show_writes_one_page(run, generate, tasks, arguments, said):
+def test_show_writes_one_page(run, generate, tasks, arguments, sort, ascending, method):
     generate("--predictions", "4", wrong=0.5)
-    code, out, err = run(
-        "show",
-        "predictions.jsonl",
-        "--tasks",
-        tasks,
-        "--n-tasks",
-        2,
-        "--into",
-        "g.html",
-        *arguments,
+    code, out, err = run("show", "predictions.jsonl", "--tasks", tasks, *arguments)
+    assert (code, err) == (0, "")
+    assert "predictions.jsonl: 16 predictions by scripted for 4 test outputs" in out
+    assert "pool.html: 0.1 MB" in out
+    data = data_of("pool.html")
+    assert (data["sort"], data["ascending"], data["methods"][0][0]) == (sort, ascending, method)
+    assert [task["id"] for task in data["tasks"]] == list(SMALL)
+
+
+def test_show_compares_several_stores(run, generate):
+    for store, wrong in (("before.jsonl", 0.9), ("after.jsonl", 0.1)):
+        generate("--predictions", "4", "--store", store, wrong=wrong)
+    code, out, _ = run(
+        "show", "before.jsonl", "after.jsonl", "--tasks", "tasks.json", "--into", "two.html"
     )
-    assert (code, err) == (0, "") and out == f"g.html: {said}\n"
-    page = Path("g.html").read_text()
-    assert page.count("<img ") == page.count("data:image/png;base64,") == 2
-    assert "http:" not in page and "https:" not in page and said in page
+    assert code == 0 and len(out.splitlines()) == 3
+    data = data_of("two.html")
+    assert data["title"] == "Predictions of before.jsonl and after.jsonl"
+    assert [run["name"] for run in data["runs"]] == ["before.jsonl", "after.jsonl"]
 
 
 def test_what_files_hold_is_no_markup_on_the_page(run, folder):
@@ -407,7 +418,11 @@ def test_what_files_hold_is_no_markup_on_the_page(run, folder):
     settings = {"model": "<script>alert(3)</script>"}
     (folder / "<i>p.run.json").write_text(json.dumps({"settings": settings}))
     assert run("show", store, "--tasks", "hostile.json")[0] == 0
-    page = Path("gallery.html").read_text()
-    for markup in ("<script", "<img src=x", "<b>", "<i>"):
+    page = Path("pool.html").read_text("utf-8")
+    assert "<title>Predictions of " in page and "&lt;i&gt;p.jsonl</title>" in page
+    for markup in ("alert(", "<img src=x", "<b>stranger", "<i>p.jsonl"):
         assert markup not in page
-    assert "&lt;img src=x" in page and "&lt;script&gt;alert(3)" in page
+    assert page.count("<script") == page.count("</script") == 2
+    data = data_of("pool.html")
+    assert data["tasks"][0]["id"] == hostile
+    assert data["runs"][0]["tasks"][0][0]["c"][0][-1][0][-1] == "<script>alert(2)</script>"

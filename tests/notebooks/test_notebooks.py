@@ -116,16 +116,18 @@ def test_02_shows_them_sorted_by_a_metric_before_all_else(run, folder):
         METRIC="accuracy",
         WORST_FIRST=False,
         N_TASKS=2,
+        PAGE=str(folder / "pool.html"),
     )
     text, kinds = outputs_of(page)
-    assert "2 tasks, best accuracy first:" in text
+    assert "<iframe sandbox" in text and "2 tasks, best accuracy first:" in text
+    assert "Content-Security-Policy" in (folder / "pool.html").read_text("utf-8")
     outputs = describe_outputs(
         read_predictions(folder / "predictions.jsonl"), load_tasks(folder / "tasks.json")
     )
     best = sort_tasks(outputs, "accuracy", worst_first=False).index[:2]
     assert re.findall("<h3>(.*?)</h3>", text) == list(best)
     pictures = [i for i, kind in enumerate(kinds) if "image/png" in kind]
-    assert pictures[:2] == [2, 4] and len(pictures) == 2 + 4  # after the notes, each with a caption
+    assert pictures[:2] == [4, 6] and len(pictures) == 2 + 4  # after the page, each with a caption
     assert text.index("<h3>") < text.index("voting_accuracy") and "nan%" not in text
 
 
@@ -135,6 +137,7 @@ def test_02_shows_predictions_of_hidden_tasks(run, folder):
         PREDICTIONS=str(folder / "predictions.jsonl"),
         TASKS=str(folder / "hidden.json"),
         METHOD="cells",
+        PAGE=str(folder / "hidden.html"),
     )
     text, kinds = outputs_of(page)
     assert "worst agreement first" in text and "Solutions are hidden" in text
