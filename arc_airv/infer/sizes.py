@@ -41,8 +41,9 @@ def context_for_tasks(
 ) -> int:
     """Return the tokens of the longest prompt of some tasks, with its longest reply.
 
-    Of the larger half of the prompts, the task as it is and a quarter turn of it are measured (rows
-    and columns change places), and a margin is left for other colours. Nothing of a task is dropped.
+    The task as it is and a quarter turn of it are measured (rows and columns change places), for
+    every test output that is half as large as the largest, and a margin is left for other colours.
+    Nothing of a task is dropped.
 
     Parameters
     ----------
