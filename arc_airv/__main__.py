@@ -1,17 +1,19 @@
-"""The command ``arc-airv``: generate, evaluate, submit, show; each is the core of its notebook.
+"""The command ``arc-airv``: generate, evaluate, submit, show (each is the core of its
+notebook) and check-gpu.
 
 Imports a library when a subcommand needs it, so that ``--help`` answers at once.
 """
 
 import argparse
 import ast
+import functools
 import io
 import json
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import arc_airv
@@ -19,7 +21,9 @@ import arc_airv
 
 def generate(args: argparse.Namespace) -> None:
     """Ask a model about every test output under many augmentations, into a store."""
-    from arc_airv.engines import Sampling, make_engine
+    from arc_airv.engines import Sampling, adapter_options, make_engine
+    from arc_airv.engines.adapters import find_adapters
+    from arc_airv.engines.model_folder import adapter_rank
     from arc_airv.infer import generate_predictions, options_for_tasks
     from arc_airv.metrics import status_table
     from arc_airv.metrics.tables import align
@@ -37,9 +41,13 @@ def generate(args: argparse.Namespace) -> None:
         f"outputs, {len(tasks)} tasks of {args.tasks}, into {args.store}",
         flush=True,
     )
-    options = options_for_tasks(
-        args.engine, args.model, dict(args.option), tasks, sampling=sampling
-    )
+    options, adapters = dict(args.option), None
+    if args.adapters is not None:
+        adapters = find_adapters(args.adapters, tasks)
+        rank = max(map(adapter_rank, set(adapters.values())))
+        options = {**adapter_options(args.engine, rank), **options}
+    asked = {"sampling": sampling, "prompt_format": args.format}
+    options = options_for_tasks(args.engine, args.model, options, tasks, **asked)
     engine = make_engine(args.engine, args.model, options)
     summary = generate_predictions(
         tasks,
@@ -47,10 +55,11 @@ def generate(args: argparse.Namespace) -> None:
         n_predictions=args.predictions,
         seed=args.seed,
         store=args.store,
-        sampling=sampling,
+        adapters=adapters,
         drop_demonstrations=args.drop_demonstrations,
         deadline=deadline,
         progress=sys.stderr.isatty(),
+        **asked,
     )
     print(
         f"{summary.stopped}: {summary.n_stored} of {summary.n_asked} predictions are stored, "
@@ -115,42 +124,38 @@ def submit(args: argparse.Namespace) -> None:
 
 
 def show(args: argparse.Namespace) -> None:
-    """Write the tasks of a store with their candidates, sorted by a metric, as one HTML file."""
-    import matplotlib
+    """Write a page that browses every prediction of one store, or compares several."""
+    from arc_airv.metrics import read_results
+    from arc_airv.plots import browse
+    from arc_airv.tasks import load_tasks
 
-    matplotlib.use("Agg")
-    from arc_airv.infer.views import progress_bar
-    from arc_airv.metrics import describe_outputs, metric_table, read_results, sort_tasks
-    from arc_airv.plots import plot_gallery, write_gallery
-    from arc_airv.tasks import AVERAGES, load_tasks
-    from arc_airv.vote import rank_candidates
+    tasks = load_tasks(args.tasks, solutions=args.solutions)
+    results = {store: read_results(store, tasks) for store in dict.fromkeys(args.stores)}
+    page = browse(
+        results,
+        tasks,
+        title=f"Predictions of {' and '.join(results)}",
+        metric=args.metric,
+        worst_first=args.worst_first,
+        **_ranking(args),
+    )
+    page.save(args.into)
+    for store, result in results.items():
+        print(f"{store}: {result.notes[0]}")
+    print(f"{args.into}: {len(page.html) / 1e6:.1f} MB, to be opened in any browser")
 
-    results = read_results(args.store, load_tasks(args.tasks, solutions=args.solutions))
-    outputs = describe_outputs(results.predictions, results.tasks, **_ranking(args))
-    order = sort_tasks(outputs, args.metric, worst_first=args.worst_first)[: args.n_tasks]
-    ranked = rank_candidates(results.predictions, tasks=results.tasks, **_ranking(args))
-    first = "worst" if args.worst_first else "best"
-    sorting = f"{len(order)} tasks, {first} {order.columns[0]} first."
-    with progress_bar(len(order), 0, sys.stderr.isatty(), unit="task") as bar:
 
-        def counted(gallery: Iterable[Any]) -> Iterator[Any]:
-            for item in gallery:
-                yield item
-                bar.update(1)
+def check_gpu(args: argparse.Namespace) -> None:
+    """Say what this machine's GPUs do with this library, with a table at the end."""
+    from arc_airv.training.check_gpu import check_gpu
 
-        write_gallery(
-            args.into,
-            counted(plot_gallery(order, results.tasks, ranked, n=args.candidates)),
-            title=f"Predictions of {args.store}",
-            notes=[
-                *results.notes,
-                _ranked_by(args),
-                f"Each value is the {AVERAGES['task']}.",
-                sorting,
-            ],
-            table=metric_table(outputs),
-        )
-    print(f"{args.into}: {sorting}")
+    rows = check_gpu(args.model, toy=args.toy or None)
+    print("", "| check | result | verdict |", "|---|---|---|", sep="\n")
+    for row in rows:
+        print("|", " | ".join(row), "|")
+    faults = [what for what, _, verdict in rows if verdict != "ok"]
+    if faults:
+        raise RuntimeError(f"not as it should be: {', '.join(faults)}")
 
 
 def _ranking(args: argparse.Namespace) -> dict[str, Any]:
@@ -197,19 +202,28 @@ def _say(kind: str, what: Any) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command and its four subcommands."""
+    """Make the parser of the command and its subcommands."""
     parser = argparse.ArgumentParser(prog="arc-airv", description=arc_airv.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"arc_airv {arc_airv.__version__}")
+    # The longest option stands on the line of its help.
+    wide_enough = functools.partial(argparse.HelpFormatter, max_help_position=26)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(run: Callable[[argparse.Namespace], None]) -> Callable[..., Any]:
+    def begin(run: Callable[[argparse.Namespace], None]) -> Callable[..., Any]:
         text = run.__doc__
-        command = commands.add_parser(run.__name__, help=text, description=text)
+        name = run.__name__.replace("_", "-")
+        command = commands.add_parser(
+            name, help=text, description=text, formatter_class=wide_enough
+        )
         command.set_defaults(run=run)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        data = "a data set (arc-agi-1/evaluation), challenges file or folder"
-        command.add_argument("--tasks", required=True, metavar="NAME", help=data)
         return command.add_argument
+
+    def add(run: Callable[[argparse.Namespace], None]) -> Callable[..., Any]:
+        option = begin(run)
+        data = "a data set (arc-agi-1/evaluation), file or folder"
+        option("--tasks", required=True, metavar="NAME", help=data)
+        return option
 
     store = {"metavar": "STORE", "help": "predictions, as generate leaves them"}
     solutions = {"metavar": "FILE", "help": "Kaggle solutions, where --tasks holds none"}
@@ -231,6 +245,9 @@ def make_parser() -> argparse.ArgumentParser:
     option("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
     option("--samples", type=_count, default=1, metavar="N", help="of each view; default: 1")
     option("--drop-demonstrations", action="store_true", help="to make long prompts fit")
+    option("--format", type=_format, metavar="FILE", help="a prompt_format.json, or its JSON")
+    text = "a LoRA adapter, or a folder of one a task"
+    option("--adapters", metavar="DIR", help=text)
     option("--engine", default="auto", metavar="NAME", help="auto (default), vllm, transformers")
     example = "of the engine, such as gpu_memory_utilization=0.9"
     pairs = {"type": _option, "nargs": "+", "action": "extend", "default": []}
@@ -255,15 +272,16 @@ def make_parser() -> argparse.ArgumentParser:
     option("--solutions", **solutions)
     ranking(option)
     option = add(show)
-    option("store", **store)
-    option("--into", default="gallery.html", metavar="FILE", help="default: %(default)s")
-    option("--metric", default="correct_pixels", metavar="NAME", help="default: %(default)s")
+    option("stores", nargs="+", metavar="STORE", help="one, or several: the last against the first")
+    option("--into", default="pool.html", metavar="FILE", help="default: %(default)s")
+    option("--metric", default="correct_pixels", metavar="NAME", help="sort by, at first")
     option("--worst-first", action="store_true", default=True, help="the default")
     option("--best-first", dest="worst_first", action="store_false")
-    option("--n-tasks", type=_count, default=24, metavar="N", help="default: 24")
-    option("--candidates", type=_count, default=8, metavar="N", help="of each output; default: 8")
     option("--solutions", **solutions)
     ranking(option)
+    option = begin(check_gpu)
+    option("model", nargs="?", metavar="MODEL", help="a small model; default: random weights")
+    option("--toy", action="store_true", help="at toy size, as on a machine without a GPU")
     return parser
 
 
@@ -278,6 +296,21 @@ def _number(kind: type, least: float) -> Callable[[str], Any]:
 
 
 _count, _minutes = _number(int, 1), _number(float, 0)
+
+
+def _format(text: str) -> dict[str, Any]:
+    """The content of a prompt_format.json, from its path or as it is."""
+    try:
+        with open(text, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError:
+        pass
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"is neither a file nor JSON: {text!r}") from None
 
 
 def _option(text: str) -> tuple[str, Any]:

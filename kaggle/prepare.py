@@ -46,7 +46,7 @@ KAGGLE_INPUT = 'INPUT = Path("/kaggle/input")'  # this line of the cells
 KERNELS = {
     "generate": {
         "notebook": "01_generate_predictions.ipynb",
-        "cells": ["install", "vllm", "ray"],
+        "cells": ["install", "vllm"],
         "parameters": {
             "MODEL": "str(find_model(root=INPUT))",
             "TASKS": 'str(find_input("arc-agi_evaluation_challenges.json", root=INPUT))',
@@ -148,18 +148,20 @@ def check(image: Image, folder: str | Path | None = None) -> list[Wheel]:
     requirements, lock = [*image.requirements(), "arc_airv"], read_lock(lock_path(image))
     if folder is not None:
         check_locked(folder, lock)
-    requires = requirements_of(image)
+    chosen = []
     with tempfile.TemporaryDirectory() as temporary:
         if folder is None:
             build_wheel(temporary)
             for wheel in metadata_of(lock, image):
                 write_stand_in(wheel, temporary)
             folder = temporary
-        chosen = check_installs(folder, requirements, image, requires)
-    replaced = [wheel for wheel in chosen if wheel.name in image.packages]
-    print(f"{image.name}: pip installs {len(chosen)} wheels; {', '.join(image.keep)} stay.")
-    for wheel in replaced:
-        print(f"  replaces {wheel.name} {image.packages[wheel.name]} by {wheel.version}")
+        for held in reversed(image.alternatives()):
+            chosen = check_installs(folder, requirements, held, requirements_of(held))
+            kept = ", ".join(image.keep)
+            print(f"{image.name}: pip installs {len(chosen)} wheels; {kept} stay.")
+            for wheel in chosen:
+                if wheel.name in held.packages:
+                    print(f"  replaces {wheel.name} {held.packages[wheel.name]} by {wheel.version}")
     return chosen
 
 
@@ -175,6 +177,7 @@ def prepare_folders(
     competition: str = COMPETITION,
     model: str | Path = MODEL,
     machine: str = "NvidiaL4",
+    model_license: str = "Apache 2.0",
     wheelhouse: str = "kernel",
     versions: dict[str, int] | None = None,
     docker_image: str | None = None,
@@ -194,6 +197,8 @@ def prepare_folders(
         The model folder to upload as a Kaggle model.
     machine : str
         The accelerator of the kernels that use one.
+    model_license : str
+        The licence of the model, in Kaggle's words.
     wheelhouse : {"kernel", "dataset"}
         The source of vLLM's wheels: the output of the kernel vllm_wheels, or the wheel dataset.
     versions : dict of str to int, optional
@@ -219,6 +224,7 @@ def prepare_folders(
     if strangers:
         raise ValueError(f"unknown parameters of {sorted(strangers)}: there are {sorted(KERNELS)}")
     names = {"owner": owner, "competition": competition, "machine": machine}
+    names["license"] = model_license
     names |= {f"{name}_version": str(number) for name, number in numbers.items()}
     into, model = Path(into), Path(model)
     if not (model / "config.json").is_file():
@@ -243,13 +249,21 @@ def prepare_folders(
         (folder / template.name).write_text(json.dumps(metadata, indent=2) + "\n")
     for path in model.iterdir():
         if path.is_file():
-            shutil.copy(path, into / "model")
+            _link(path, into / "model" / path.name)
     shutil.copy(HERE / "vllm_wheels" / "vllm_wheels.py", into / "vllm_wheels")
     for name in KERNELS:
         (into / name / f"{name}.ipynb").write_text(
             json.dumps(make_notebook(name, inputs, (parameters or {}).get(name)), indent=1) + "\n"
         )
     return into
+
+
+def _link(path: Path, into: Path) -> None:
+    """Give a file a second name; copy it only where the file system cannot."""
+    try:
+        os.link(path.resolve(), into)
+    except OSError:
+        shutil.copy(path, into)
 
 
 def make_notebook(
@@ -313,6 +327,7 @@ def main() -> None:
     folders.add_argument("--owner", default=os.environ.get("KAGGLE_USERNAME"), metavar="NAME")
     folders.add_argument("--competition", default=COMPETITION)
     folders.add_argument("--model", default=MODEL, type=Path, help="a model folder")
+    folders.add_argument("--model-license", default="Apache 2.0", metavar="NAME")
     folders.add_argument("--machine", default="NvidiaL4", help="or NvidiaTeslaT4, ...")
     folders.add_argument("--wheelhouse", default="kernel", choices=["kernel", "dataset"])
     folders.add_argument("--version", default=[], nargs="*", metavar="SOURCE=N", dest="versions")
@@ -348,15 +363,21 @@ def run(args: argparse.Namespace) -> None:
             if match is None:
                 raise ValueError(f"--set takes KERNEL.NAME=VALUE, not {text!r}")
             parameters.setdefault(match[1], {})[match[2]] = match[3]
-        options = ("owner", "competition", "model", "machine", "wheelhouse", "docker_image")
+        options = ("owner", "competition", "model", "model_license", "machine", "wheelhouse")
         into = prepare_folders(
             args.into,
             versions={name: int(number) for name, number in versions.items()},
             inputs=args.inputs,
             parameters=parameters,
+            docker_image=args.docker_image,
             **{name: getattr(args, name) for name in options},
         )
         print(f"{into}: {', '.join(sorted(path.name for path in into.iterdir()))}")
+        print(
+            f"The kernels ask for {args.machine} in their metadata. If Kaggle gives another, push "
+            f"with `kaggle kernels push --accelerator {args.machine} -p FOLDER`, or choose it in "
+            "the notebook's editor. The log of a kernel begins with the GPUs that it got."
+        )
         return
     image = load_image(args.target)
     folder = getattr(args, "wheels", None)

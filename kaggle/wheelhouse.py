@@ -34,14 +34,19 @@ class Image:
     python: str  # "3.12"
     glibc: str  # "2.35": no wheel may require a newer one
     vllm: str  # the version that pins the image's torch
-    ray: str  # from about the same date; vLLM itself does not need it
     uploaded_before: str  # exclude releases from this day on: newer than that vLLM
     keep: tuple[str, ...]  # packages that an installation must not touch
     packages: dict[str, str]  # the image's versions, by normalized name
+    reported: dict[str, str]  # other versions of some of them: an image may hold either
 
     def requirements(self) -> list[str]:
         """Return the requirements that the wheelhouse serves."""
-        return [f"vllm=={self.vllm}", f"ray=={self.ray}"]
+        return [f"vllm=={self.vllm}"]
+
+    def alternatives(self) -> list["Image"]:
+        """Return the image, and the one with each of the other reported versions in turn."""
+        others = [{name: version} for name, version in self.reported.items()]
+        return [replace(self, packages={**self.packages, **other}) for other in ({}, *others)]
 
     def pip_options(self) -> list[str]:
         """Return the options that make pip choose wheels for the image's Python and platform."""
@@ -84,10 +89,11 @@ def load_image(name: str, path: str | Path = IMAGES) -> Image:
     table = images[name]
     packages = {normalize(package): version for package, version in table.pop("packages").items()}
     keep = tuple(normalize(package) for package in table.pop("keep"))
+    reported = {normalize(name): version for name, version in table.pop("reported", {}).items()}
     missing = sorted(set(keep) - set(packages))
     if missing:
         raise ValueError(f"{path}: {name} keeps {missing}, whose versions it does not give")
-    return Image(name=name, keep=keep, packages=packages, **table)
+    return Image(name=name, keep=keep, packages=packages, reported=reported, **table)
 
 
 def resolve(
@@ -138,7 +144,7 @@ def resolve(
 
 
 def lock_wheels(image: Image) -> list[Wheel]:
-    """List the wheels that the image's vLLM and Ray need on top of it, sorted by name.
+    """List the wheels that the image's vLLM needs on top of it, sorted by name.
 
     Queries the package index that pip is configured for.
     """
@@ -250,7 +256,7 @@ def check_locked(folder: str | Path, lock: dict[str, tuple[str, str]]) -> None:
 def write_lock(wheels: Iterable[Wheel], path: str | Path, image: Image) -> Path:
     """Write exact versions and hashes in the format of pip's ``--require-hashes``."""
     lines = [
-        f"# What {' and '.join(image.requirements())} add to the image {image.name} (torch "
+        f"# What {' and '.join(image.requirements())} adds to the image {image.name} (torch "
         f"{image.packages['torch']}, Python {image.python}).",
         f"# Made by: python kaggle/prepare.py wheels --target {image.name} --relock",
     ]

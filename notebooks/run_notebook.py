@@ -3,12 +3,14 @@
     python notebooks/run_notebook.py notebooks/01_generate_predictions.ipynb --into demo N_TASKS=4
 
 Each NAME=VALUE is a Python literal (or else a string), set after the cell tagged "parameters". The
-command prints each section as it starts, and again every half minute. The output of the kernel and
-its child processes goes to <notebook>.log, which an exception names.
+command prints each section as it starts, and every half minute what it last printed. The output of
+the kernel and its child processes, which end with this one, goes to <notebook>.log, which an
+exception names.
 """
 
 import argparse
 import ast
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+
+from arc_airv.engines.lifetime import tie_children
 
 HEARTBEAT = 30.0  # seconds
 
@@ -39,7 +43,7 @@ def run_notebook(path: str | Path, into: str | Path, **parameters: Any) -> Path:
     notebook.cells.insert(tagged[0] + 1, cell)
     into.mkdir(parents=True, exist_ok=True)
     log = into / f"{path.stem}.log"
-    with open(log, "wb") as file, _progress(notebook.cells) as on_cell_start:
+    with open(log, "wb") as file, _progress(notebook.cells) as on_cell_start, tie_children():
         client = NotebookClient(
             notebook,
             timeout=3600,
@@ -62,17 +66,18 @@ def run_notebook(path: str | Path, into: str | Path, **parameters: Any) -> Path:
 
 @contextmanager
 def _progress(cells: list[Any]) -> Iterator[Any]:
-    """Print the heading of the running cell: a new one at once, the same one as a heartbeat.
+    """Print the heading of the running cell at once, and its last line of output as a heartbeat.
 
     Yields the function to call with the number of each cell as it starts.
     """
-    start, over, heading = time.monotonic(), threading.Event(), ""
+    start, over, heading, running = time.monotonic(), threading.Event(), "", {}
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - start:5.0f} s  {text}", flush=True)
 
     def on_cell_start(cell: Any, cell_index: int) -> None:
-        nonlocal heading
+        nonlocal heading, running
+        running = cell
         above = [c.source for c in cells[:cell_index] if c.cell_type == "markdown"]
         titles = [text.splitlines()[0].strip("# ") for text in above if text.startswith("#")]
         if titles and titles[-1] != heading:
@@ -81,7 +86,9 @@ def _progress(cells: list[Any]) -> Iterator[Any]:
 
     def beat() -> None:
         while not over.wait(HEARTBEAT):
-            say(f"... {heading}")
+            text = "".join(output.get("text", "") for output in running.get("outputs", []))
+            last = re.split(r"[\r\n]+", text.strip())[-1]
+            say(f"... {heading}" + (f": {last}" if last else ""))
 
     threading.Thread(target=beat, daemon=True).start()
     try:

@@ -6,6 +6,7 @@ what the store holds is skipped, what is missing is asked.
 
 import itertools
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from numbers import Integral
@@ -22,6 +23,8 @@ from arc_airv.tasks import Task
 
 BATCHING = ("prompt", "task", "all")
 ROUND = 8  # views of every output that come before the next ones of any: one of each symmetry
+FIRST_FEW = 8  # prompts that tell how fast the engine is
+PART_OF_TIME = 0.2  # that a group may take of what is left, less than is taken for a hang
 CALL_SECONDS = 1.0  # of an engine that streams nothing, where there is a deadline to keep
 
 
@@ -60,7 +63,8 @@ def generate_predictions(
     deadline : float, optional
         Moment (``time.time()`` seconds) at which to stop cleanly. Every output gets its first
         view before any gets its second, and eight before any gets its ninth; outputs without one
-        valid grid go first from then on (but for the batching "task").
+        valid grid go first from then on (but for the batching "task"). Where the engine is too
+        slow for all first views, the short prompts are answered.
     sampling : Sampling, optional
         Greedy by default; with a `beam_width`, the `n` best replies of a beam search are the
         samples of a view, best first. Without `max_tokens`, a reply may take what an output of the
@@ -138,11 +142,18 @@ def generate_predictions(
         rounds = _by_rounds(todo, length, store)
         if batching == "prompt":
             return ([job] for jobs in rounds for job in jobs)
-        if deadline is not None and engine.window is None:
-            return rounds  # such an engine puts what it gets into an order of its own
-        # Before a deadline the first two rounds go alone, so that what they gave is known.
-        alone = itertools.islice(rounds, 0 if deadline is None else 2)
-        return itertools.chain(alone, [itertools.chain.from_iterable(rounds)])
+        together = [itertools.chain.from_iterable(rounds)]
+        if deadline is None:
+            return together
+        # Before a deadline the first two rounds go alone, so that what they gave is known. (An
+        # engine without a window puts what it gets into an order of its own.)
+        paced = (
+            group
+            for jobs in itertools.islice(rounds, 1)
+            for group in _paced(jobs, length, deadline)
+        )
+        alone = itertools.islice(rounds, None if engine.window is None else 1)
+        return itertools.chain(paced, alone, together)
 
     return fill_store(
         store,
@@ -189,6 +200,26 @@ def _measure(
                 )
             lengths[job.output] = question.n_tokens + question.sampling.max_tokens
     return lambda job: (-lengths[job.output], *job.output)
+
+
+def _paced(
+    jobs: list[Job], length: Callable[[Job], tuple[int, str, int]], deadline: float
+) -> Iterator[list[Job]]:
+    """Jobs in groups, the shortest first, of as many as a part of the time left is enough for.
+
+    What the group before took tells how fast the engine is, and a few tell of the first. A fast
+    one gets all the others as its second group, the longest first.
+    """
+    waiting = sorted(jobs, key=length, reverse=True)
+    n = FIRST_FEW
+    while waiting:
+        group, waiting = waiting[:n], waiting[n:]
+        start = time.time()
+        yield group[::-1]
+        now, tokens = time.time(), sum(-length(job)[0] for job in group)
+        room = PART_OF_TIME * (deadline - now) * tokens / max(now - start, 1e-3)
+        sizes = itertools.accumulate(-length(job)[0] for job in waiting)
+        n = max(1, sum(size <= room for size in sizes))
 
 
 def _by_task(todo: list[Job], length: Callable[[Job], Any]) -> Iterator[list[Job]]:

@@ -15,18 +15,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import arc_airv
 from arc_airv.augment import Augmentation, Plan
 from arc_airv.engines.base import Completion, Engine, Sampling
-from arc_airv.grids import MAX_SIDE, N_COLORS, format_grid
-from arc_airv.prompts.format import (
-    PlainTemplate,
-    PromptFormat,
-    has_chat_template,
-    max_output_cells,
-)
+from arc_airv.grids import MAX_SIDE, format_grid
+from arc_airv.prompts.format import PromptFormat, choose_format, max_output_cells, varied_grid
 from arc_airv.prompts.replies import begins_thought
 from arc_airv.records import PROMPT_TOO_LONG, UNPARSED, Prediction
 from arc_airv.tasks import Task
@@ -136,30 +129,18 @@ def plan_jobs(tasks: dict[str, Task], n_views: int, n_samples: int, plan: Plan) 
     return jobs
 
 
-def choose_format(
-    engine: Engine, prompt_format: PromptFormat | dict[str, Any] | None
-) -> PromptFormat:
-    """Return the given format, or the engine's own; two that differ, or none, are a warning."""
-    own = engine.prompt_format
-    if isinstance(prompt_format, dict):
-        prompt_format = PromptFormat.from_dict(prompt_format)
-    if prompt_format is None and own is None:
-        chat = has_chat_template(engine.tokenizer)
-        prompt_format = PromptFormat() if chat else PromptFormat(template=PlainTemplate())
-        warnings.warn(
-            f"{engine.model}: no prompt_format.json says in which format the model was trained, "
-            f"and it has {'a' if chat else 'no'} chat template, so it is asked in the default for "
-            f"that: {prompt_format.to_dict()}. If it knows another, give prompt_format="
-            "PromptFormat(encoder, template), or write it into that folder: save(folder).",
-            stacklevel=4,
-        )
-    elif own is not None and prompt_format not in (None, own):
-        warnings.warn(
-            "The model was trained with another prompt format than the one given: it will answer "
-            f"worse. Its own: {own.to_dict()}; given: {prompt_format.to_dict()}",
-            stacklevel=4,
-        )
-    return prompt_format or own
+def own_format(
+    engine: Engine, adapters: Mapping[str, str | Path] | None = None
+) -> PromptFormat | None:
+    """Return the format that what answers was trained in, if it tells: adapters, else the model.
+
+    A ValueError if adapters tell of different ones: one run asks all tasks in one format.
+    """
+    folders = set(map(str, (adapters or {}).values()))
+    formats = [f for folder in sorted(folders) if (f := PromptFormat.load(folder)) is not None]
+    if any(f != formats[0] for f in formats):
+        raise ValueError("the adapters were trained in different prompt formats: ask them apart")
+    return formats[0] if formats else engine.prompt_format
 
 
 class Renderer:
@@ -170,7 +151,7 @@ class Renderer:
     engine : Engine
         Counts tokens; its `max_model_len`, if it has one, is the context to fit.
     prompt_format : PromptFormat or dict or None
-        A dict is one as JSON values; None: the engine's own.
+        A dict is one as JSON values; None: that of the adapters or of the model.
     plan : Plan
         Its seed is the base of the sampling seeds, used where the temperature is above 0.
     sampling : Sampling
@@ -191,7 +172,8 @@ class Renderer:
         adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
         self.engine = engine
-        self.format = choose_format(engine, prompt_format)
+        own = own_format(engine, adapters)
+        self.format = choose_format(prompt_format, own, engine.tokenizer, engine.model)
         self.plan = plan
         self._warned = False
         self.own_stop = sampling.stop
@@ -270,10 +252,7 @@ class Renderer:
     def _reply_tokens(self, n_cells: int) -> int:
         """Tokens that a grid of so many cells can take, in its longest form: 30 rows."""
         height = min(MAX_SIDE, n_cells)
-        width = -(-n_cells // height)
-        # Neighbours differ, so that a tokenizer which merges digits does so as little as it can.
-        grid = np.add.outer(np.arange(height), 3 * np.arange(width)) % N_COLORS
-        answer = self.format.render_answer(grid.astype(np.int8))
+        answer = self.format.render_answer(varied_grid(height, -(-n_cells // height)))
         return self.engine.count_tokens([answer])[0] + REPLY_SLACK
 
     def _seed(self, job: Job) -> int | None:

@@ -33,6 +33,7 @@ def supervise_finetuning(
     rank: int = 16,
     training: Mapping[str, Any] | None = None,
     seed: int = 0,
+    prompt_format: Mapping[str, Any] | None = None,
     devices: Sequence[str | None] = (None,),
     limits: Limits = Limits(),  # noqa: B008 (it is frozen)
     log: Log | None = None,
@@ -46,7 +47,7 @@ def supervise_finetuning(
     mode : {"joint", "per_task"}
         One model for all tasks, or an adapter each: see `arc_airv.training.ttft`.
     model : str or Path
-        Model folder with a ``prompt_format.json``.
+        Model folder.
     folder : str or Path
         Gets the model or the adapters, and the logs. What is there already is gone on with.
     deadline : float
@@ -57,6 +58,8 @@ def supervise_finetuning(
         Of the adapters; not used by "joint".
     training : mapping, optional
         Options of `arc_airv.training.TrainConfig` (JSON values) but for `seconds`, over `TRAINING`.
+    prompt_format : mapping, optional
+        As JSON values, like the content of ``prompt_format.json``. By default that of the model.
     devices, limits, log
         As in `supervise_generation`. A joint model is trained on the first device. A slow start and
         a long silence are no failure of a training.
@@ -95,6 +98,7 @@ def supervise_finetuning(
             "folder": str(folder),
             "max_tokens": max_tokens,
             "seed": seed,
+            "prompt_format": prompt_format,
             "deadline": deadline - limits.grace_seconds,
             **({"rank": rank} if mode == "per_task" else {}),
         },

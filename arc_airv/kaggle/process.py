@@ -128,7 +128,7 @@ class Worker:
         if not self.ready and silent > self.limits.startup_seconds:
             return messages, End(f"not ready after {silent:.0f} s", failed=True)
         if self.ready and silent > self.limits.hang_seconds:
-            return messages, End(f"hangs: no prediction for {silent:.0f} s", failed=True)
+            return messages, End(f"hangs: no prediction for {silent:.0f} s, or too slow", True)
         return messages, None
 
     def stop(self) -> None:
@@ -169,6 +169,8 @@ class Worker:
             if event["event"] == "ready":
                 self.ready = True
                 messages.append(f"ready after {event['seconds']} s")
+            elif event["event"] == "warning":
+                messages.append(f"warning: {event['text']}")
             elif event["event"] == "done":
                 self.done_since, self.summary = time.monotonic(), event["text"]
         return messages

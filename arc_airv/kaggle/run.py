@@ -29,11 +29,15 @@ from arc_airv.submission import (
     validate_submission,
     write_submission,
 )
-from arc_airv.tasks import has_hidden, load_tasks, read_challenges
+from arc_airv.tasks import has_hidden, load_tasks, outputs_of, read_challenges
 from arc_airv.vote.rank import rank_candidates, select_attempts
 
 RERUN_MINUTES = 11.5 * 60  # of the 12 hours that Kaggle gives
 TRIAL_MINUTES = 15
+TOO_SLOW = (
+    "too slow for this: only {} of {} outputs were asked before the time was up. Give it more "
+    "MINUTES, fewer tasks (N_TASKS), a smaller model or a faster machine"
+)
 # What of the options given for vLLM means the same to Transformers' engine.
 TRANSFORMERS_OPTIONS = ("device", "dtype", "batch_tokens", "max_model_len")
 VOTE_SECONDS = 60  # between two submissions of plain votes
@@ -54,6 +58,8 @@ class Run:
         minutes elsewhere.
     gpus : str, optional
         Such as "2xT4": the machine to insist on, but for the scored rerun.
+    n_tasks : int, optional
+        Ask only the first so many tasks, but for the scored rerun. The submission has all.
     engine, engine_options : optional
         By default those that suit the machine; options are added to these.
 
@@ -86,15 +92,18 @@ class Run:
         submission: str | Path,
         minutes: float | None = None,
         gpus: str | None = None,
+        n_tasks: int | None = None,
         engine: str | None = None,
         engine_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.log = Log()
         self.source, self.path, self.model = tasks, Path(submission).resolve(), model
         self.challenges = read_challenges(tasks)
-        self.tasks = self.challenges.tasks
+        self.n_tasks = None if is_rerun() else n_tasks
+        self.tasks = dict(list(self.challenges.tasks.items())[: self.n_tasks])
         answered = self._write({})
-        self.log.add("fallback", f"{len(self.challenges.all)} tasks; {answered}")
+        asked = "" if self.n_tasks is None else f", of which {len(self.tasks)} will be asked"
+        self.log.add("fallback", f"{len(self.challenges.all)} tasks{asked}; {answered}")
         for fault in self.challenges.faults.values():
             self.log.add("challenges", fault, failed=True)
         seconds = 60 * (minutes or (RERUN_MINUTES if is_rerun() else TRIAL_MINUTES))
@@ -192,6 +201,7 @@ class Run:
         """
         paths = store_paths(Path(store).resolve(), len(self.configuration["devices"]))
         self.stores = list(dict.fromkeys([*self.stores, *paths]))
+        end = self.deadline.at(reserve=min(120, 0.1 * self.deadline.seconds))
         options = {"adapters": self.adapters, **options}
         with self.step("generate"):
             self._suit_adapters(options["adapters"])
@@ -203,7 +213,7 @@ class Run:
                 store=store,
                 n_predictions=n_predictions,
                 seed=seed,
-                deadline=self.deadline.at(reserve=min(120, 0.1 * self.deadline.seconds)),
+                deadline=end,
                 limits=self.limits,
                 log=self.log,
                 watch=self._vote_now_and_then,
@@ -213,6 +223,11 @@ class Run:
             for path in self.stores:
                 mend_store(path)
         self._vote()
+        with self.step("speed"):
+            asked = self.read_predictions()[["task_id", "test_index"]].drop_duplicates()
+            n, n_asked = len(outputs_of(self.tasks)), len(asked)
+            if n_asked < n and time.time() > end - 2 * self.limits.grace_seconds:
+                self.log.add("generate", TOO_SLOW.format(n_asked, n), failed=True)
 
     def _suit_adapters(self, adapters: Mapping[str, str | Path] | None) -> None:
         """Configure the engine for the adapters of the tasks, and for a model that is one."""
@@ -246,16 +261,23 @@ class Run:
             submission = validate_submission(self.path, self.challenges.all)
             self.log.add("check", f"{self.path.name} is valid; {count_answered(submission)}")
         with self.step("score"):
-            tasks = self.challenges.all
-            if solutions:
-                tasks = load_tasks(self.source, solutions=solutions)
-            if tasks and not has_hidden(tasks):
-                score = score_submission(self.path, tasks)
-                self.log.add("score", f"{score:.1%}, the mean over tasks")
-            else:
-                self.log.add("score", "nothing to score against, the solutions are hidden")
+            self.log.add("score", self._score(solutions))
         failures = self.log.failures
         print("", *failures, f"{len(failures)} things went wrong (marked !)", sep="\n")
+
+    def _score(self, solutions: str | Path | None) -> str:
+        tasks = self.challenges.all
+        if solutions:
+            tasks = load_tasks(self.source, solutions=solutions)
+        if self.n_tasks is not None:
+            tasks = {task_id: tasks[task_id] for task_id in self.tasks}
+        if not tasks or has_hidden(tasks):
+            return "nothing to score against, the solutions are hidden"
+        submission = {task_id: self._submitted[task_id] for task_id in tasks}
+        if submission == build_submission({}, tasks):
+            return "none, because nothing was answered"
+        asked = "tasks" if self.n_tasks is None else f"{len(tasks)} tasks that were asked"
+        return f"{score_submission(submission, tasks):.1%}, the mean over {asked}"
 
     def _write(self, attempts: dict[str, list[list[Grid]]]) -> str:
         submission = build_submission(attempts, self.challenges.all)

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,14 @@ def say(event: str, **details: Any) -> None:
     print(MARK + json.dumps({"event": event, **details}), flush=True)
 
 
+def show_warning(message: Warning, category: type, filename: str, *where: Any) -> None:
+    """Tell the supervisor what the library warns the caller of, which is this file."""
+    if filename == __file__:
+        say("warning", text=str(message))
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, where[0]))
+
+
 def end_with_supervisor() -> None:
     """End all our processes when standard input is closed: the supervisor is gone.
 
@@ -90,6 +99,7 @@ def main() -> None:
         threading.Thread(target=end_with_supervisor, daemon=True).start()
     # A polite stop leaves what is finished on disk, as an exception does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    warnings.showwarning = show_warning
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     JOBS[job["do"]](job)
 

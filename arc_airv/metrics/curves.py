@@ -4,9 +4,6 @@ The value at n is the expectation over all subsets of n of an output's N predict
 replacement: exact where a closed form exists, estimated from seeded subsamples for the votes.
 """
 
-from functools import lru_cache
-from math import comb
-
 import numpy as np
 import pandas as pd
 
@@ -72,14 +69,11 @@ def metric_curves(
         got = f"{n_predictions} and {n_subsamples}"
         raise ValueError(f"n_predictions and n_subsamples must be at least 1, got {got}")
     output = number_outputs(scored, tasks)
-    best = {
-        name: _expected_best(scored[of].to_numpy(), output, len(full), n_predictions)
-        for name, of in BEST_OF.items()
-    }
+    best = _expected_best(scored[list(BEST_OF.values())], output, len(full), n_predictions)
     votes = _Subsamples(pools, tasks, n_subsamples, seed)
     parts = []
     for i, n in enumerate(n_predictions):
-        at_n = full.assign(**{name: values[i] for name, values in best.items()})
+        at_n = full.assign(**dict(zip(BEST_OF, best[i])))
         for k, share in zip(VOTES, votes.shares(n)):
             at_n[f"vote_{k}"] = at_n["pass_n"] * (1.0 if n <= k else share)
         part = bootstrap_interval(at_n, average=average, seed=seed)
@@ -87,24 +81,33 @@ def metric_curves(
     return pd.concat(parts, ignore_index=True)[["metric", "n", "value", "low", "high"]]
 
 
-@lru_cache
 def _chance_of_best(size: int, n: int) -> np.ndarray:
-    """Compute the chance of each of `size` ascending values to be the maximum of n drawn."""
-    return np.array([comb(i, n - 1) / comb(size, n) for i in range(size)])
+    """Compute the chance of each of `size` ascending values to be the maximum of n drawn.
+
+    That of the i-th (from 0) is ``C(i, n - 1) / C(size, n)``: n / size for the last, and each is
+    ``(i - n + 1) / i`` times the one above, so that it takes no large binomial.
+    """
+    i = np.arange(size - 1, 0, -1)
+    ratios = np.concatenate([[n / size], np.maximum(i - n + 1, 0) / i])
+    return np.cumprod(ratios)[::-1]
 
 
 def _expected_best(
-    values: np.ndarray, output: np.ndarray, n_outputs: int, numbers: list[int]
+    table: pd.DataFrame, output: np.ndarray, n_outputs: int, numbers: list[int]
 ) -> np.ndarray:
-    """Compute the expected best of n values of every output: (len(numbers), n_outputs)."""
-    values = values[np.lexsort((values, output))]
+    """Compute the expected best of n of each column's values of every output.
+
+    Shape (len(numbers), n_columns, n_outputs); 0 for an output that has no value.
+    """
+    columns = [table[name].to_numpy() for name in table]
+    values = np.array([column[np.lexsort((column, output))] for column in columns])
     sizes = np.bincount(output, minlength=n_outputs)
-    start, result = np.cumsum(sizes) - sizes, np.zeros((len(numbers), n_outputs))
+    start, result = np.cumsum(sizes) - sizes, np.zeros((len(numbers), len(columns), n_outputs))
     for size in np.unique(sizes[sizes > 0]).tolist():  # all pools of one size at once
         outputs = np.flatnonzero(sizes == size)
-        ascending = values[start[outputs][:, None] + np.arange(size)]
-        for row, n in zip(result, numbers):
-            row[outputs] = ascending @ _chance_of_best(size, min(n, size))
+        ascending = values[:, start[outputs][:, None] + np.arange(size)]
+        for best, n in zip(result, numbers):
+            best[:, outputs] = ascending @ _chance_of_best(size, min(n, size))
     return result
 
 
@@ -128,15 +131,18 @@ class _Subsamples:
         self.candidate = np.where(candidate < 0, -1, (np.cumsum(kept) - 1)[candidate])
         self.has_logprob = ~np.isnan(logprob[rows])
         self.logprob = np.where(self.has_logprob, logprob[rows], 0.0)
-        pool = np.cumsum(passes)[pools.pool[rows]] - 1
-        sizes = np.bincount(pool, minlength=passes.sum())
-        place = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        sizes = np.bincount(pools.pool[rows], minlength=len(passes))[passes]
+        ends = np.cumsum(sizes)
         self.largest = sizes.max(initial=0)
         # The places of the rows of each pool in random orders, 0, 1, ...
         rng = np.random.default_rng(seed)
         self.places = np.empty((n_subsamples, len(rows)), dtype=np.int32)
+        counted = np.arange(self.largest, dtype=np.int32)
         for places in self.places:
-            places[np.lexsort((rng.random(len(rows)), pool))] = place
+            drawn = rng.random(len(rows))
+            for start, end in zip((ends - sizes).tolist(), ends.tolist()):
+                order = np.argsort(drawn[start:end])
+                places[start:end][order] = counted[: end - start]
 
     def shares(self, n: int) -> np.ndarray:
         """Return the share of the passing subsets that the vote solves: (len(VOTES), n_outputs)."""

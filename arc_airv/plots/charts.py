@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from arc_airv.plots.grids import FAINT, INK, MUTED, RIGHT, UNKNOWN, WRONG
+from arc_airv.plots.colors import FAINT, INK, MUTED, RIGHT, UNKNOWN, WRONG
 from arc_airv.tasks import Task
 from arc_airv.vote.candidates import POOL
 

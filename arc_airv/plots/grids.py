@@ -1,7 +1,6 @@
 """Plots of grids: one grid, a task, the ranked candidates of a test output.
 
-Knows the palette of the ARC testing interface, and sets grids in rows so that a cell has one size
-throughout a figure.
+Sets grids in rows so that a cell has one size throughout a figure.
 """
 
 import matplotlib.pyplot as plt
@@ -13,12 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from arc_airv.grids import Grid, format_grid, parse_grid
+from arc_airv.plots.colors import FAINT, INK, MUTED, PALETTE, RIGHT, WRONG
 from arc_airv.tasks import Task
 
-PALETTE = "#000000 #0074D9 #FF4136 #2ECC40 #FFDC00 #AAAAAA #F012BE #FF851B #7FDBFF #870C25".split()
 COLORMAP, NORM = ListedColormap(PALETTE, name="arc"), Normalize(0, 9)
-RIGHT, WRONG, UNKNOWN = "#1A9850", "#D7301F", "#8C8C8C"
-INK, MUTED, FAINT = "#222222", "#6B6B6B", "#D3D3D3"
 # Inches: a figure of grids, the largest cell and grid in it, the space between grids, the lines
 # of text above a grid (heading, shape) and a line below.
 WIDTH, CELL, SIDE, GAP, HEAD, SHAPE, LINE = 9.0, 0.22, 1.45, 0.24, 0.24, 0.23, 0.17

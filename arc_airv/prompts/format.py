@@ -6,11 +6,14 @@ it knows. Knows nothing of engines; a chat template needs the model's tokenizer 
 """
 
 import json
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from arc_airv.grids import MAX_SIDE, Grid
+import numpy as np
+
+from arc_airv.grids import MAX_SIDE, N_COLORS, Grid
 from arc_airv.prompts.encoders import (
     GridEncoder,
     ReplyError,
@@ -22,6 +25,7 @@ from arc_airv.records import OK, RAGGED, TRUNCATED, UNPARSED
 from arc_airv.tasks import Pair, Task
 
 FORMAT_FILE = "prompt_format.json"
+TASK_ID = "{task_id}"  # in a preamble
 
 
 class ParsedReply(NamedTuple):
@@ -80,7 +84,8 @@ class PlainTemplate(Template):
     A pair is ``input_mark + input + output_mark + output + end_mark``; the prompt ends with the
     output mark of the test pair, and the model writes ``end_mark`` when it is done. A `preamble`
     stands before the first pair: some models were trained with one, and a base model may be told
-    there what the pairs are.
+    there what the pairs are. In it, ``{task_id}`` stands for the task's id: a model with a token
+    for each task has learnt their rules by their names.
     """
 
     input_mark: str = "<in>"
@@ -100,7 +105,10 @@ class PlainTemplate(Template):
         pairs = "".join(
             self._question(pair, encoder) + self.answer(pair.output, encoder) for pair in view.train
         )
-        return self.preamble + pairs + self._question(view.test[test_index], encoder)
+        return self._begin(view) + pairs + self._question(view.test[test_index], encoder)
+
+    def _begin(self, view: Task) -> str:
+        return self.preamble.replace(TASK_ID, view.task_id)
 
     def _question(self, pair: Pair, encoder: GridEncoder) -> str:
         return self.input_mark + encoder.encode(pair.input) + self.output_mark
@@ -111,13 +119,15 @@ class PlainTemplate(Template):
     def segments(self, view, prompt, encoder):
         """Take the loss on every demonstration after the first, too.
 
-        Each is a question whose context is the demonstrations before it.
+        Each is a question whose context is the demonstrations before it; the first one's is the
+        task's id, if the preamble has it.
         """
+        first = 0 if TASK_ID in self.preamble else 1
         segments = []
         for i, pair in enumerate(view.train):
-            question = (self.preamble if i == 0 else "") + self._question(pair, encoder)
+            question = (self._begin(view) if i == 0 else "") + self._question(pair, encoder)
             demonstration = self.answer(pair.output, encoder)
-            segments += [Segment(question, False), Segment(demonstration, i > 0)]
+            segments += [Segment(question, False), Segment(demonstration, i >= first)]
             prompt = prompt.removeprefix(question + demonstration)
         return [*segments, Segment(prompt, False)]
 
@@ -412,9 +422,47 @@ def _read_begun(reply: str, finish_reason: str | None, encoder: GridEncoder) -> 
     return Reading(None, TRUNCATED, 1)
 
 
+def choose_format(
+    given: PromptFormat | dict[str, Any] | None,
+    own: PromptFormat | None,
+    tokenizer: Any,
+    model: str | Path,
+) -> PromptFormat:
+    """Return the format to ask or to train a model in: the one given, its own, or a default.
+
+    The default, for a model that carries none, goes through the tokenizer's chat template where
+    there is one. To use it is a warning, and to give another format than the model's own. A dict
+    is one as JSON values.
+    """
+    if isinstance(given, dict):
+        given = PromptFormat.from_dict(given)
+    if given is None and own is None:
+        chat = has_chat_template(tokenizer)
+        given = PromptFormat() if chat else PromptFormat(template=PlainTemplate())
+        warnings.warn(
+            f"{model}: no prompt_format.json says in which format the model was trained, and it "
+            f"has {'a' if chat else 'no'} chat template, so the default for that is used: "
+            f"{given.to_dict()}. If it knows another, give prompt_format="
+            "PromptFormat(encoder, template), or write it into that folder: save(folder).",
+            stacklevel=4,
+        )
+    elif own is not None and given not in (None, own):
+        warnings.warn(
+            "The model was trained with another prompt format than the one given: it will answer "
+            f"worse. Its own: {own.to_dict()}; given: {given.to_dict()}",
+            stacklevel=4,
+        )
+    return given or own
+
+
 def has_chat_template(tokenizer: Any) -> bool:
     """Tell if a tokenizer (or None) has a chat template."""
     return bool(getattr(tokenizer, "chat_template", None))
+
+
+def varied_grid(height: int, width: int) -> Grid:
+    """Return a grid whose neighbours differ, so that a tokenizer merges few of its cells."""
+    return (np.add.outer(np.arange(height), 3 * np.arange(width)) % N_COLORS).astype(np.int8)
 
 
 def max_output_cells(task: Task, test_index: int) -> int:

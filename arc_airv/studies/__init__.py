@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "arc_airv.studies.selection": (
-            "compare_selectors cross_fit fit_selector filter_errors calibration"
+            "compare_selectors compare_halves cross_fit fit_selector filter_errors calibration"
         ),
         "arc_airv.studies.runs": "compare_runs",
         "arc_airv.studies.charts": (

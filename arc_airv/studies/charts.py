@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from arc_airv.plots.charts import METRIC_COLORS, check_metrics, label_ends, tidy
-from arc_airv.plots.grids import FAINT, INK, MUTED, RIGHT, UNKNOWN
+from arc_airv.plots.colors import FAINT, INK, MUTED, RIGHT, UNKNOWN
 
 
 def plot_gains(compared: pd.DataFrame, *, ax: Axes | None = None) -> Axes:

@@ -15,9 +15,9 @@ import pandas as pd
 from arc_airv.augment import Plan
 from arc_airv.engines.base import Engine, as_engine
 from arc_airv.grids import Grid, parse_grid
-from arc_airv.infer.views import choose_format, progress_bar
+from arc_airv.infer.views import progress_bar
 from arc_airv.prompts.encoders import GridEncoder
-from arc_airv.prompts.format import ChatTemplate, has_chat_template
+from arc_airv.prompts.format import ChatTemplate, choose_format, has_chat_template
 from arc_airv.tasks import Task, check_output
 from arc_airv.vote.candidates import POOL
 
@@ -120,8 +120,8 @@ def judge_yes_no(
     if n_views < 1:
         raise ValueError(f"n_views must be at least 1, got {n_views}")
     engine, plan, template = as_engine(engine), Plan(seed, **kinds), template or JudgeTemplate()
-    encoder = encoder or choose_format(engine, None).encoder
     tokenizer, answers = engine.tokenizer, template.answers(engine.tokenizer)
+    encoder = encoder or choose_format(None, engine.prompt_format, tokenizer, engine.model).encoder
     room = (engine.max_model_len or math.inf) - max(engine.count_tokens(answers))
     views: list[np.ndarray] = []  # the rows of the candidates that each is asked about
     prompts, n_too_long = [], 0

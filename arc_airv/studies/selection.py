@@ -65,6 +65,57 @@ def compare_selectors(
     return compared
 
 
+def compare_halves(
+    predictions: pd.DataFrame,
+    tasks: dict[str, Task],
+    selectors: Mapping[str, Mapping[str, Any] | pd.DataFrame],
+    *,
+    seed: int = 0,
+    **options: Any,
+) -> pd.DataFrame:
+    """Compare selectors on two halves of the tasks, cut at random.
+
+    The best of many selectors looks better than it is on the pools that it was chosen on. One that
+    is ahead by more than chance on the first half, and ahead on the second, holds.
+
+    Parameters
+    ----------
+    selectors : mapping of str to dict or DataFrame
+        As of `compare_selectors`.
+    **options
+        As of `compare_selectors`.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by name, with the columns gain, low, high of the first half, gain_2, low_2, high_2
+        of the second, and holds: ``low > 0 and gain_2 > 0``.
+
+    Raises
+    ------
+    ValueError
+        If there is no selector, or there are fewer than two tasks.
+    """
+    if len(tasks) < 2:
+        raise ValueError(f"two halves need at least 2 tasks, got {len(tasks)}")
+    order = np.random.default_rng(seed).permutation(sorted(tasks)).tolist()
+    gains = []
+    for half in (order[: len(order) // 2], order[len(order) // 2 :]):
+
+        def of_half(table: pd.DataFrame, half: list[str] = half) -> pd.DataFrame:
+            return table[table["task_id"].isin(half)]
+
+        ranked = {
+            name: of_half(way) if isinstance(way, pd.DataFrame) else way
+            for name, way in selectors.items()
+        }
+        some = {task_id: tasks[task_id] for task_id in half}
+        compared = compare_selectors(of_half(predictions), some, ranked, seed=seed, **options)
+        gains.append(compared[["gain", "low", "high"]])
+    table = gains[0].join(gains[1].add_suffix("_2"))
+    return table.assign(holds=(table["low"] > 0) & (table["gain_2"] > 0))
+
+
 def compare_outputs(
     outputs: Mapping[str, pd.DataFrame], *, average: str, **resamples: int
 ) -> pd.DataFrame:

@@ -10,15 +10,19 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch._dynamo.utils import counters
 from torch.nn.utils.parametrize import is_parametrized
 
 from arc_airv.prompts import PromptFormat
+from arc_airv.prompts.format import choose_format
 from arc_airv.training.batches import Batch, Windows, iterate_batches
 from arc_airv.training.examples import ExampleStream
 from arc_airv.training.muon import Muon, has_bfloat16
@@ -27,6 +31,7 @@ from arc_airv.training.tiny import plain_copy
 CHECKPOINT, LOG = "checkpoint.pt", "train_log.jsonl"
 LONGEST_STEP = 60.0  # seconds of one step that count toward the budget
 LARGEST_GRADIENT = 1.0  # its norm
+WARM_UP_SHARE = 0.2  # of the time to the deadline, at most, but for the first shape
 # Dense bfloat16 (float16 before Ampere) operations a second / 1e12, from the data sheets.
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40": 362, "L4": 121, "T4": 65}
 
@@ -39,6 +44,8 @@ class TrainConfig:
     ----------
     seconds : float
         Time budget of training, over all its resumed parts.
+    tokens : float
+        Budget of tokens: the schedule follows the budget that is used up more. To compare options.
     batch_tokens, accumulate : int
         Rows x padded length of a batch; batches of a step.
     muon_lr, adamw_lr : float
@@ -49,14 +56,18 @@ class TrainConfig:
     warmup, decay : float
         Fractions of the budget: linear rise at the start, linear fall to zero at the end.
     compile : bool
-        Use ``torch.compile``: pays on a GPU, after a minute or two.
+        Compile the decoder layers, all as one graph for every shape, and run each shape once before
+        the clock starts: pays on a GPU. The log counts what is compiled after that.
     n_workers : int
         Processes that prepare batches.
+    window : int
+        Examples that are sorted by length together: more of them, less padding, and a later start.
     log_every, checkpoint_every, measure_every : float
         Seconds between log lines, checkpoints and calls of the measure.
     """
 
     seconds: float
+    tokens: float = math.inf
     batch_tokens: int = 2048
     accumulate: int = 1
     muon_lr: float | None = 0.02
@@ -66,6 +77,7 @@ class TrainConfig:
     decay: float = 0.4
     compile: bool = False
     n_workers: int = 0
+    window: int = 1024
     log_every: float = 30.0
     checkpoint_every: float = 300.0
     measure_every: float = 900.0
@@ -83,33 +95,42 @@ def train(
     config: TrainConfig,
     folder: str | Path,
     *,
+    device: str | torch.device | None = None,
     measure: Callable[[Any], dict[str, float]] | None = None,
-    deadline: float | None = None,
+    saved: Callable[[Any, dict], None] | None = None,
+    deadline: float | Callable[[], float] | None = None,
 ) -> dict:
     """Train `model` in place until the time budget is spent, and save it.
 
     Parameters
     ----------
     model : Hugging Face causal language model
-        On the device to train on; parameters that need no gradient stay as they are, so a peft
-        model trains its adapter.
+        Parameters that need no gradient stay as they are, so a peft model trains its adapter.
     folder : str or Path
         Gets the log, the checkpoint and, at the end, the model (of a peft model: the adapter),
         the tokenizer and ``prompt_format.json``. If it holds a checkpoint, training resumes from
         there, as if it had not stopped.
+    device : str or torch.device, optional
+        To train on; by default where the model is. A model that comes on the CPU is moved there
+        when the workers exist: they are forks then, which need no copy of the data.
     measure : callable, optional
         Called with the model every `measure_every` seconds and at the end; what it returns goes
         into the log. Its time is not part of the budget.
-    deadline : float, optional
-        Moment (``time.time()`` seconds) by which to stop: shortens the budget, and with it the
-        schedule. A step that runs is finished.
+    saved : callable, optional
+        Called after every checkpoint with the model and the last line of the log. Its time is not
+        part of the budget, but the deadline does not wait for it.
+    deadline : float or callable, optional
+        Moment (``time.time()`` seconds) by which to stop, or a function that gives it, which is
+        asked before every step: shortens the budget, and with it the schedule. A step that runs is
+        finished.
 
     Returns
     -------
     dict
         The last line of the log: step, tokens, seconds, loss, rate, tokens_per_second, padding
         (the share of it in the batches), mfu (the share of the device's arithmetic that the model
-        itself needs; on known GPUs) and what `measure` gave. Empty if no time was left for a step.
+        itself needs; on known GPUs), recompiled (graphs since training began; where layers are
+        compiled) and what `measure` gave. Empty if no time was left for a step.
 
     Raises
     ------
@@ -118,26 +139,35 @@ def train(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    optimizers = make_optimizers(model, config)
-    checkpoint = _Checkpoint(folder / CHECKPOINT, model, optimizers)
-    state = checkpoint.load() or {"step": 0, "tokens": 0, "seconds": 0.0, "position": [0, 0]}
-    log = _Log(folder / LOG, model, state)
-    windows = Windows(stream, config.batch_tokens)
+    checkpoint = _Checkpoint(folder / CHECKPOINT)
+    content = checkpoint.read(model)
+    state = {"step": 0, "tokens": 0, "seconds": 0.0, "position": [0, 0]}
+    state = content["state"] if content else state
+    windows = Windows(stream, config.batch_tokens, config.window)
+    # Before anything is on a GPU, for the sake of the workers.
     batches = iterate_batches(windows, tuple(state["position"]), n_workers=config.n_workers)
-    network = torch.compile(model, dynamic=True) if config.compile else model
+    model.to(device or model.device)
+    optimizers = make_optimizers(model, config)
+    if content:
+        restore(content, model, optimizers)
+    log = _Log(folder / LOG, model, state)
+    end = deadline if callable(deadline) else lambda: math.inf if deadline is None else deadline
     model.train()
-    end = math.inf if deadline is None else deadline
-    budget = min(config.seconds, state["seconds"] + end - time.time())
+    if config.compile:
+        compile_layers(model)
+        until = time.time() + WARM_UP_SHARE * (end() - time.time())
+        log.write({"step": state["step"], **warm_up(model, windows.shapes, until)})
+        log.start_counting()
     last_save = last_measure = state["seconds"]
     last = time.monotonic()
-    done = state["seconds"] >= budget
+    done = _progress(config, state, end()) >= 1
     while not done:
-        rate = config.learning_rate(state["seconds"] / budget)
+        rate = config.learning_rate(_progress(config, state, end()))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * rate
         step = [next(batches) for _ in range(config.accumulate)]
-        loss = _backward(network, step, model.device)
+        loss = _backward(model, step, model.device)
         torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
         for optimizer in optimizers:
             optimizer.step()
@@ -152,19 +182,96 @@ def train(
         }
         last = now
         log.add(loss, step)
-        done = state["seconds"] >= budget or time.time() >= end
+        done = _progress(config, state, end()) >= 1
         if done or state["seconds"] - log.start["seconds"] >= config.log_every:
             log.write(log.means(state, rate))
         if measure and (done or state["seconds"] - last_measure >= config.measure_every):
-            model.eval()
-            log.write({"step": state["step"], **measure(model)})
-            model.train()
+            with _uncompiled(model):
+                log.write({"step": state["step"], **measure(model)})
             last, last_measure = time.monotonic(), state["seconds"]
         if done or state["seconds"] - last_save >= config.checkpoint_every:
-            checkpoint.save(state)
+            checkpoint.save(state, model, optimizers)
             last_save = state["seconds"]
+            if saved:
+                with _uncompiled(model):
+                    saved(model, log.line)
+                last = time.monotonic()
+    compile_layers(model, undo=True)
     save_model(model, stream.tokenizer, stream.format, folder)
     return log.line
+
+
+def _progress(config: TrainConfig, state: dict, end: float) -> float:
+    """Return the fraction of the budget that is used up; 1 where the deadline is over."""
+    left = end - time.time()
+    budget = min(config.seconds, state["seconds"] + left)
+    used = state["seconds"] / budget if left > 0 and budget > 0 else 1.0
+    return max(used, state["tokens"] / config.tokens)
+
+
+def decoder_layers(model: Any) -> torch.nn.ModuleList:
+    """Return the blocks of a causal language model, the one list of as many modules."""
+    n = model.config.num_hidden_layers
+    lists = (m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == n)
+    return next(lists)
+
+
+def compile_layers(model: Any, *, undo: bool = False) -> None:
+    """Compile every layer of a model in place, or `undo` that.
+
+    All layers share one graph, a tenth of the whole model's, and its shapes are symbols from the
+    start: compiling a whole model took two minutes, and again 40 to 55 seconds for each of six
+    shapes that met an assumption.
+    """
+    if not undo:
+        torch._dynamo.reset()  # its limit of graphs counts those of earlier models, too
+    for layer in decoder_layers(model):
+        if undo:
+            layer._compiled_call_impl = None
+        else:
+            layer.compile(dynamic=True)
+
+
+@contextmanager
+def _uncompiled(model: Any) -> Iterator[None]:
+    """Let a model be used for something else than training, with shapes of its own."""
+    model.eval()
+    with torch.compiler.set_stance("force_eager"):
+        yield
+    model.train()
+
+
+def warm_up(model: Any, shapes: list[tuple[int, int]], until: float = math.inf) -> dict[str, float]:
+    """Run a training step without an update for every shape (rows, length), up to a moment.
+
+    The longest and the shortest come first, with fewer rows, too, as a window may leave them: one
+    row is a graph of its own. Returns the seconds that it took, the number of graphs and of shapes;
+    the model and the random state are as before.
+    """
+    begin, graphs = time.monotonic(), compiled_graphs()
+    cuda = [model.device] if model.device.type == "cuda" else []
+    tried = [shapes[-1], shapes[0], *_partial(*shapes[-1]), *_partial(*shapes[0]), *shapes[-2:0:-1]]
+    n_tried = 0
+    with torch.random.fork_rng(cuda):
+        while n_tried < len(tried) and time.time() < until:
+            ids = np.zeros(tried[n_tried], dtype=np.int32)
+            _backward(model, [Batch(ids, ids, ids.size, (0, 0))], model.device)
+            n_tried += 1
+        model.zero_grad()
+    for device in cuda:
+        torch.cuda.synchronize(device)
+    seconds = round(time.monotonic() - begin, 1)
+    graphs = compiled_graphs() - graphs
+    return {"warm_up_seconds": seconds, "graphs": graphs, "shapes_tried": n_tried}
+
+
+def _partial(rows: int, length: int) -> list[tuple[int, int]]:
+    return [(2**k, length) for k in range(rows.bit_length())]
+
+
+def compiled_graphs() -> int:
+    """Count the graphs that this process has compiled so far."""
+    return counters["stats"]["unique_graphs"]
 
 
 def make_optimizers(model: Any, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -179,7 +286,8 @@ def make_optimizers(model: Any, config: TrainConfig) -> list[torch.optim.Optimiz
     hidden = {"params": matrices, "weight_decay": config.weight_decay}
     muon = [] if config.muon_lr is None else [Muon([hidden], lr=config.muon_lr)]
     groups += [] if muon else [hidden]
-    return [torch.optim.AdamW(groups, lr=config.adamw_lr, betas=(0.9, 0.95)), *muon]
+    fused = model.device.type == "cuda"
+    return [torch.optim.AdamW(groups, lr=config.adamw_lr, betas=(0.9, 0.95), fused=fused), *muon]
 
 
 def save_model(model: Any, tokenizer: Any, prompt_format: PromptFormat, folder: str | Path) -> None:
@@ -200,20 +308,24 @@ def _name_for_all_versions(path: Path) -> None:
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def load_model(folder: str | Path, device: str | None = None) -> tuple[Any, Any, PromptFormat]:
+def load_model(
+    folder: str | Path,
+    device: str | None = None,
+    prompt_format: PromptFormat | dict[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Any, Any, PromptFormat]:
     """Read a model to train, its tokenizer and its prompt format; by default onto a GPU, if any.
 
-    A folder without ``prompt_format.json`` is a ValueError.
+    The format is chosen as for asking it: see `arc_airv.prompts.format.choose_format`.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    prompt_format = PromptFormat.load(folder)
-    if prompt_format is None:
-        raise ValueError(f"{folder}: no prompt_format.json; save a PromptFormat there first")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chosen = choose_format(prompt_format, PromptFormat.load(folder), tokenizer, folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # Weights that are trained stay in float32; the arithmetic is bfloat16 where there is any.
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
-    return model, AutoTokenizer.from_pretrained(folder), prompt_format
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
+    return model, tokenizer, chosen
 
 
 def _backward(network: Any, step: list[Batch], device: torch.device) -> torch.Tensor:
@@ -221,13 +333,34 @@ def _backward(network: Any, step: list[Batch], device: torch.device) -> torch.Te
     n_labels = torch.tensor(sum(batch.n_labels for batch in step), device=device)
     total = torch.zeros((), device=device)
     for batch in step:
-        ids = torch.from_numpy(batch.token_ids).to(device)
-        labels = torch.from_numpy(batch.labels).to(device)
+        ids = torch.from_numpy(batch.token_ids).to(device, non_blocking=True).long()
+        labels = torch.from_numpy(batch.labels).to(device, non_blocking=True).long()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16(device)):
-            loss = network(input_ids=ids, labels=labels, num_items_in_batch=n_labels).loss
+            loss = network(
+                input_ids=ids,
+                labels=labels,
+                num_items_in_batch=n_labels,
+                use_cache=False,
+                **causal_mask(network.config),
+            ).loss
         loss.backward()
         total += loss.detach()
     return total
+
+
+def causal_mask(config: Any) -> dict[str, Any]:
+    """Return the options that tell a model that its rows are causal and padded on the right only.
+
+    Padding has no labels, so it needs no mask, and without one attention is flash attention. Some
+    models take a mask for each kind of their layers, and None there is none. The others find out
+    themselves, which makes the host wait for a GPU at every step.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return {"attention_mask": {"full_attention": None}} if kinds == {"full_attention"} else {}
+
+
+def _trained(model: Any) -> dict[str, torch.Tensor]:
+    return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
 
 @dataclass(frozen=True)
@@ -235,17 +368,12 @@ class _Checkpoint:
     """A file with all that a run resumes from; a kill leaves it whole."""
 
     path: Path
-    model: Any
-    optimizers: list[torch.optim.Optimizer]
 
-    def _weights(self) -> dict[str, torch.Tensor]:
-        return {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
-
-    def save(self, state: dict) -> None:
+    def save(self, state: dict, model: Any, optimizers: list[torch.optim.Optimizer]) -> None:
         content = {
             "state": state,
-            "model": self._weights(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "model": _trained(model),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             "random": torch.get_rng_state(),  # of dropout
             "cuda_random": torch.cuda.get_rng_state_all(),
         }
@@ -253,19 +381,23 @@ class _Checkpoint:
         torch.save(content, unfinished)
         os.replace(unfinished, self.path)
 
-    def load(self) -> dict | None:
-        """Put everything back and return the state; None if there is no checkpoint."""
+    def read(self, model: Any) -> dict | None:
+        """Return the content; None if there is no checkpoint."""
         if not self.path.exists():
             return None
         content = torch.load(self.path, map_location="cpu", weights_only=True)
-        if self._weights().keys() != content["model"].keys():
+        if _trained(model).keys() != content["model"].keys():
             raise ValueError(f"{self.path} is the checkpoint of another model")
-        self.model.load_state_dict(content["model"], strict=False)
-        for optimizer, saved in zip(self.optimizers, content["optimizers"]):
-            optimizer.load_state_dict(saved)
-        torch.set_rng_state(content["random"])
-        torch.cuda.set_rng_state_all(content["cuda_random"])
-        return content["state"]
+        return content
+
+
+def restore(content: dict, model: Any, optimizers: list[torch.optim.Optimizer]) -> None:
+    """Put back what a checkpoint holds."""
+    model.load_state_dict(content["model"], strict=False)
+    for optimizer, saved in zip(optimizers, content["optimizers"]):
+        optimizer.load_state_dict(saved)
+    torch.set_rng_state(content["random"])
+    torch.cuda.set_rng_state_all(content["cuda_random"])
 
 
 class _Log:
@@ -274,6 +406,7 @@ class _Log:
     def __init__(self, path: Path, model: Any, state: dict) -> None:
         self.path, self.line, self.start = path, {}, state
         self.losses, self.flops, self.padded = [], 0.0, 0
+        self.graphs: int | None = None  # that were compiled before training
         self.n_parameters = sum(p.numel() for p in model.parameters())
         self.attention = 6 * model.config.num_hidden_layers * model.config.hidden_size
         device = torch.cuda.get_device_name() if model.device.type == "cuda" else ""
@@ -287,6 +420,10 @@ class _Log:
             self.flops += batch.n_tokens * (6 * self.n_parameters + self.attention * length)
             self.padded += batch.token_ids.size
 
+    def start_counting(self) -> None:
+        """Let every line say how many graphs were compiled from now on."""
+        self.graphs = compiled_graphs()
+
     def means(self, state: dict, rate: float) -> dict:
         """Return a line, and begin the next."""
         seconds, tokens = (state[key] - self.start[key] for key in ("seconds", "tokens"))
@@ -298,6 +435,8 @@ class _Log:
             "tokens_per_second": round(tokens / seconds),
             "padding": round(1 - tokens / self.padded, 4),
         }
+        if self.graphs is not None:
+            line["recompiled"] = compiled_graphs() - self.graphs
         if self.peak:
             line["mfu"] = round(self.flops / seconds / self.peak / 1e12, 4)
         self.start, self.losses, self.flops, self.padded = state, [], 0.0, 0

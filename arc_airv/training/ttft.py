@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from arc_airv.engines.adapters import UNTRAINED, import_peft
+from arc_airv.prompts import PromptFormat
 from arc_airv.tasks import Task
 from arc_airv.training.examples import ExampleStream, Source, demonstrations
 from arc_airv.training.train import CHECKPOINT, TrainConfig, load_model, save_model, train
@@ -32,31 +34,38 @@ def finetune_joint(
     max_tokens: int,
     deadline: float | None = None,
     seed: int = 0,
+    prompt_format: PromptFormat | dict[str, Any] | None = None,
 ) -> Path:
     """Fine-tune one model on the demonstrations of all tasks.
 
     Parameters
     ----------
     model : str or Path
-        Model folder with a ``prompt_format.json``.
+        Model folder.
     tasks : dict of str to Task
-        Their outputs may be hidden; tasks without two demonstrations that fit are left out.
+        Their outputs may be hidden; tasks without two demonstrations that fit are left out, with
+        a warning.
     folder : str or Path
         Gets the fine-tuned model, an ordinary model folder, and is returned. If it holds a
         checkpoint, training resumes from there.
     max_tokens : int
-        Longest training example; pairs are drawn so that it holds.
+        Longest training example, in the tokens of this format and tokenizer; pairs are drawn so
+        that it holds.
     deadline : float, optional
         Moment (``time.time()`` seconds) by which to be done: shortens the budget.
+    prompt_format : PromptFormat or dict, optional
+        As for `arc_airv.infer.generate_predictions`. It is saved with what is trained, and asked
+        in from then on.
 
     Raises
     ------
     ValueError
-        If the model folder has no prompt format, or no task can be learnt from.
+        If no task can be learnt from.
     """
-    network, tokenizer, prompt_format = load_model(model)
+    network, tokenizer, chosen = load_model(model, prompt_format=prompt_format)
     source = Source("demonstrations", demonstrations(tasks))
-    stream = ExampleStream([source], prompt_format, tokenizer, max_tokens=max_tokens, seed=seed)
+    stream = ExampleStream([source], chosen, tokenizer, max_tokens=max_tokens, seed=seed)
+    _tell_left_out(stream.left_out, tasks, max_tokens)
     train(network, stream, config, folder, deadline=deadline)
     return Path(folder)
 
@@ -71,12 +80,14 @@ def finetune_per_task(
     rank: int = 16,
     deadline: float | None = None,
     seed: int = 0,
+    prompt_format: PromptFormat | dict[str, Any] | None = None,
+    small_base: bool = False,
 ) -> dict[str, Path]:
     """Fine-tune one LoRA adapter for each task on its own demonstrations.
 
     Parameters
     ----------
-    model, tasks, max_tokens, deadline, seed
+    model, tasks, max_tokens, deadline, seed, prompt_format
         As in `finetune_joint`.
     config : TrainConfig
         Its `seconds` are the budget of all tasks together; each gets an equal share of what is
@@ -87,6 +98,9 @@ def finetune_per_task(
     rank : int, default 16
         Of the adapters, on all linear layers of the blocks; alpha is twice the rank. An engine
         must be told of it if it is large (vLLM's ``max_lora_rank`` is 16 by default).
+    small_base : bool, default False
+        Hold the model in bfloat16, its adapter in float32, and compute the layers again for the
+        gradients: slower by a third, and 4B parameters fit a GPU of 24 GiB (docs/gpu.md).
 
     Returns
     -------
@@ -97,24 +111,26 @@ def finetune_per_task(
         with and without an adapter in one batch.)
     """
     folder = Path(folder).resolve()
-    network, tokenizer, prompt_format = load_model(model)
+    dtype = torch.bfloat16 if small_base else torch.float32
+    network, tokenizer, chosen = load_model(model, prompt_format=prompt_format, dtype=dtype)
+    if small_base:
+        recompute_layers(network)
     streams = {}
     for task_id, pairs in demonstrations(tasks).items():
         sources = [Source(task_id, {task_id: pairs})]
         try:
-            stream = ExampleStream(
-                sources, prompt_format, tokenizer, max_tokens=max_tokens, seed=seed
-            )
-            stream[0]  # an error if the tokenizer needs more tokens than `pair_tokens`
+            stream = ExampleStream(sources, chosen, tokenizer, max_tokens=max_tokens, seed=seed)
+            stream[0]  # an error if the tokenizer needs more tokens than was estimated
         except ValueError:  # nothing to learn from
             continue
         streams[task_id] = stream
+    _tell_left_out([task_id for task_id in tasks if task_id not in streams], tasks, max_tokens)
     waiting = [task_id for task_id in streams if not (folder / task_id).exists()]
     # First of all, so that whatever ends this call, every task has an adapter.
     if not (folder / UNTRAINED).exists():
         adapted = add_adapter(network, rank)
         with _whole(folder / UNTRAINED) as unfinished:
-            save_model(adapted, tokenizer, prompt_format, unfinished)
+            save_model(adapted, tokenizer, chosen, unfinished)
         network = adapted.unload()
     end = math.inf if deadline is None else deadline
     end = min(end, time.time() + config.seconds * len(waiting) / max(1, len(streams)))
@@ -134,10 +150,25 @@ def finetune_per_task(
     return {t: path if path.exists() else folder / UNTRAINED for t, path in adapters.items()}
 
 
+def recompute_layers(network: Any) -> None:
+    """Keep only the inputs of the layers for the gradients, and compute the rest again."""
+    network.gradient_checkpointing_enable({"use_reentrant": False})
+
+
 def add_adapter(network: Any, rank: int) -> Any:
     """Give a network a blank LoRA adapter on all linear layers of its blocks, to be trained."""
     peft, layers = import_peft(), {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
     return peft.get_peft_model(network, peft.LoraConfig(r=rank, lora_alpha=2 * rank, **layers))
+
+
+def _tell_left_out(left_out: list[str], tasks: dict[str, Task], max_tokens: int) -> None:
+    if left_out:
+        warnings.warn(
+            f"{len(left_out)} of {len(tasks)} tasks are not learnt, because no two of their "
+            f"demonstrations fit within max_tokens={max_tokens}: {', '.join(left_out[:5])}"
+            f"{', ...' if left_out[5:] else ''}",
+            stacklevel=3,
+        )
 
 
 @contextmanager

@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import prepare
 
+from arc_airv.engines.lifetime import tie_children
 from rehearsal import image, sealed, validator
 from rehearsal.variants import Scene, Variant
 
@@ -120,10 +122,7 @@ def rehearse(stage: Stage, name: str, variant: Variant, kind: str | None = None)
     first = None
     with open(log, "wb") as file, sealed.read_only(kind, kaggle / "input"):
         for command in commands(python, here, variant):
-            sealing = sealed.seal(kind, kaggle, command, disk=disk)
-            process = subprocess.Popen(
-                **sealing, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file
-            )
+            process = start_sealed(kind, kaggle, command, disk=disk, env=env, output=file)
             sabotage = variant.sabotage(scene) if variant.sabotage else iter(())
             first = watch(process, scene, sabotage, start, first)
             if process.returncode and not variant.killed:
@@ -160,6 +159,21 @@ def rehearse(stage: Stage, name: str, variant: Variant, kind: str | None = None)
         faults=faults,
         log=text,
     )
+
+
+def start_sealed(
+    kind: str,
+    kaggle: Path,
+    command: list[str],
+    *,
+    disk: int | None,
+    env: dict[str, str],
+    output: IO[bytes],
+) -> subprocess.Popen:
+    """Start a command in isolation; it ends with this process, as its kernels do."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+    with tie_children():
+        return subprocess.Popen(**sealed.seal(kind, kaggle, command, disk=disk), env=env, **streams)
 
 
 def commands(python: Path, kaggle: Path, variant: Variant) -> list[list[str]]:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arc_airv.prompts.format import PromptFormat
 from arc_airv.tasks import Task, load_tasks
-from arc_airv.training.examples import IGNORED, pair_tokens
+from arc_airv.training.examples import IGNORED, ExampleSizes
 
 EDGES = (0, 512, 1024, 2048)  # tokens of the whole question with its answer
 
@@ -47,9 +47,10 @@ def main() -> None:
         with torch.inference_mode():
             return model(input_ids=torch.tensor([ids + rest]), labels=labels).loss.item()
 
+    sizes = ExampleSizes(prompt_format, tokenizer)
     losses: dict[tuple[int, str], list[float]] = {}
     for task in load_tasks(args.tasks).values():
-        size = sum(map(pair_tokens, (*task.train, task.test[0])))
+        size = sizes.example((*task.train, task.test[0]))
         edge = next((edge for edge in EDGES[1:] if size <= edge), None)
         for kind, question in questions(task) if edge else ():
             losses.setdefault((edge, kind), []).append(loss(question))

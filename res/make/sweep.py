@@ -13,9 +13,10 @@ from pathlib import Path
 
 from evaluate import make_parser, open_engine
 
-from arc_airv.engines import Sampling, answer_tokens
+from arc_airv.engines import Engine, Sampling, answer_tokens
 from arc_airv.infer.generate import generate_predictions
 from arc_airv.infer.threshold import search_predictions
+from arc_airv.tasks import Task
 
 THRESHOLDS = {"threshold-0.10": 0.1, "threshold-0.02": 0.02}  # minimum probability of a reply
 PLAIN = {"geometric": False, "colors": False, "train_order": False}
@@ -39,7 +40,27 @@ def runs(n: int, allowed_tokens: tuple[int, ...]) -> dict[str, tuple[Sampling, d
         "colors": (Sampling(), {"geometric": False, "train_order": False}),
         "plain-t0.50": (Sampling(n=n, temperature=0.5, seed=0), PLAIN),
         "plain-t1.00": (Sampling(n=n, temperature=1.0, seed=0), PLAIN),
+        "t0.00-shortened": (Sampling(), {"drop_demonstrations": True}),
     }
+
+
+def run_one(name: str, tasks: dict[str, Task], engine: Engine, n: int, into: Path) -> None:
+    """Fill the store of one run and pack it; do nothing if the packed one is there."""
+    store, packed = into / f"{name}.jsonl", into / f"{name}.jsonl.gz"
+    if packed.exists():
+        return
+    options = {"seed": 0, "store": store}
+    if name in THRESHOLDS:
+        options |= {"n_views": n, "min_probability": THRESHOLDS[name]}
+        summary = search_predictions(tasks, engine, **options)
+    else:
+        sampling, kinds = runs(n, answer_tokens(engine))[name]
+        options |= {"n_predictions": n, "sampling": sampling, **kinds}
+        summary = generate_predictions(tasks, engine, **options)
+    print(f"{name}: {summary.n_stored} predictions, {summary.seconds:.0f} s", flush=True)
+    with open(store, "rb") as plain, gzip.GzipFile(packed, "wb", mtime=0) as file:
+        shutil.copyfileobj(plain, file)
+    store.unlink()  # the run description serves the packed store
 
 
 def main() -> None:
@@ -48,23 +69,8 @@ def main() -> None:
     parser.add_argument("--into", default="runs/sweep", type=Path)
     args = parser.parse_args()
     engine, tasks = open_engine(args)
-    chosen = runs(args.predictions, answer_tokens(engine))
-    for name in args.only or [*chosen, *THRESHOLDS]:
-        store, packed = args.into / f"{name}.jsonl", args.into / f"{name}.jsonl.gz"
-        if packed.exists():
-            continue
-        options = {"seed": 0, "store": store}
-        if name in THRESHOLDS:
-            options |= {"n_views": args.predictions, "min_probability": THRESHOLDS[name]}
-            summary = search_predictions(tasks, engine, **options)
-        else:
-            sampling, kinds = chosen[name]
-            options |= {"n_predictions": args.predictions, "sampling": sampling, **kinds}
-            summary = generate_predictions(tasks, engine, **options)
-        print(f"{name}: {summary.n_stored} predictions, {summary.seconds:.0f} s", flush=True)
-        with open(store, "rb") as plain, gzip.GzipFile(packed, "wb", mtime=0) as file:
-            shutil.copyfileobj(plain, file)
-        store.unlink()  # the run description serves the packed store
+    for name in args.only or [*runs(args.predictions, ()), *THRESHOLDS]:
+        run_one(name, tasks, engine, args.predictions, args.into)
 
 
 if __name__ == "__main__":

@@ -14,20 +14,20 @@ from transformers import AutoModelForCausalLM
 
 from arc_airv.tasks import load_tasks
 from arc_airv.training import ExampleStream, Source, parse_mixture, tiny_prompt_format
-from arc_airv.training.examples import demonstrations, pair_tokens
+from arc_airv.training.examples import ExampleSizes, demonstrations
 from arc_airv.training.heldout import HeldOut
 from arc_airv.training.tiny import build_model, build_tokenizer, factor_embeddings
 from arc_airv.training.train import TrainConfig, load_model, train
 from arc_airv.training.ttft import add_adapter
 
 
-def answered_later(part: str, max_tokens: int) -> Source:
+def answered_later(part: str, sizes: ExampleSizes, max_tokens: int) -> Source:
     """Return the demonstrations of the tasks that fit as a whole; never a test pair."""
     name, _, weight = part.rpartition("=")
     pairs = {
         task_id: pairs
         for task_id, pairs in demonstrations(load_tasks(name)).items()
-        if sum(map(pair_tokens, pairs)) + min(map(pair_tokens, pairs)) <= max_tokens
+        if sizes.example([*pairs, min(pairs, key=sizes.pair)]) <= max_tokens
     }
     return Source(f"demonstrations of {name}", pairs, float(weight))
 
@@ -80,7 +80,8 @@ def main() -> None:
         for task_id in held_out:
             source.pairs.pop(task_id, None)
     if args.answer:
-        sources.append(answered_later(args.answer, args.max_tokens))
+        sizes = ExampleSizes(prompt_format, tokenizer)
+        sources.append(answered_later(args.answer, sizes, args.max_tokens))
     stream = ExampleStream(
         sources, prompt_format, tokenizer, max_tokens=args.max_tokens, seed=args.seed
     )

@@ -11,8 +11,12 @@ import pytest
 from scripted import ScriptedEngine
 
 from arc_airv.__main__ import main
+from arc_airv.engines.adapters import find_adapters
 from arc_airv.metrics import bootstrap_interval, score_outputs
+from arc_airv.prompts import PlainTemplate, PromptFormat, make_encoder
+from arc_airv.prompts.format import FORMAT_FILE
 from arc_airv.records import COLUMNS, read_predictions
+from arc_airv.storage import read_run
 from arc_airv.submission import score_submission, validate_submission
 from arc_airv.tasks import AVERAGES, hide_outputs, load_tasks, save_tasks
 
@@ -33,6 +37,8 @@ def make_scripted(model, *, ends_with=None, **options):
                 raise getattr(builtins, ends_with)("the engine died")
             return super().generate(prompts, sampling)
 
+    if "form" in options:
+        options["prompt_format"] = PromptFormat.from_dict(options.pop("form"))
     return Ending(load_tasks(model), **options)
 
 
@@ -113,6 +119,37 @@ def test_it_runs_as_a_module():
     command = [sys.executable, "-m", "arc_airv", "--version"]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.startswith("arc_airv 0.")
+
+
+# The format and the adapters ----------------------------------------------------------------------
+
+
+def test_a_format_is_given_as_a_file_or_as_it_is(generate, folder):
+    other = PromptFormat(make_encoder(["minimal"]), PlainTemplate(preamble="grids:"))
+    other.save(folder)
+    for i, given in enumerate([FORMAT_FILE, json.dumps(other.to_dict())]):
+        code, _, errors = generate("--store", f"{i}.jsonl", "--format", given, form=other.to_dict())
+        assert code == 0, errors
+        settings = read_run(f"{i}.jsonl")["settings"]
+        assert settings["prompt_format"] == other.to_dict()
+    code, _, errors = generate("--format", "nothing.json")
+    assert code == 2 and "neither a file nor JSON: 'nothing.json'" in errors
+
+
+def test_adapters_answer_all_tasks_or_their_own(generate, folder):
+    for name in ("all", "each/6150a2bd", "each/untrained"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "adapter_config.json").write_text('{"r": 8}')
+    for name in ("all", "each"):
+        store = ("--store", f"{name}.jsonl", "--predictions", "1")
+        code, _, errors = generate(*store, "--adapters", name)
+        assert code == 0, errors
+    assert find_adapters("all", SMALL) == dict.fromkeys(SMALL, Path("all"))
+    own = {i: Path("each", i if i == "6150a2bd" else "untrained") for i in SMALL}
+    assert find_adapters("each", SMALL) == own
+    (folder / "each" / "untrained" / "adapter_config.json").unlink()
+    code, _, errors = generate("--adapters", "each")
+    assert code == 2 and "each is no adapter" in errors and "none for task 3c9b0459" in errors
 
 
 # Mistakes and failures ----------------------------------------------------------------------------

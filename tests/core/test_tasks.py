@@ -142,6 +142,21 @@ def test_whole_numbers_may_be_written_as_floats(tmp_path):
     assert task.train[0].input.dtype == np.int8
 
 
+def test_cells_may_be_written_as_editors_of_tasks_do(tmp_path):
+    demonstration = {"input": [["4", 0], [None, "9"]], "output": [[None, "0"]]}
+    task = {"train": [demonstration], "test": [{"input": [[3, "2"]]}]}
+    with pytest.warns(UserWarning, match=r"null is read as 0"):
+        (task,) = load_tasks(write(tmp_path / "Eunji's, 1!.json", task)).values()
+    assert task.task_id == "Eunji's, 1!"
+    assert task.train[0].input.tolist() == [[4, 0], [0, 9]]
+    assert task.train[0].output.tolist() == [[0, 0]]
+    assert task.test[0].input.tolist() == [[3, 2]]
+    for cell in ("10", "-1", "", "a", [None]):
+        with pytest.raises(ValueError, match=r"train\[0\]: input must"):
+            pair = {"input": [[cell, 0]], "output": [[1]]}
+            load_tasks(write(tmp_path / "b.json", {"train": [pair], "test": [{"input": [[1]]}]}))
+
+
 def test_an_id_that_is_no_text_costs_no_other_task(tmp_path):
     file = write(tmp_path / "test.json", {"a": challenge(), "\ud800": challenge(2)})
     with pytest.raises(ValueError, match=r"test\.json: task '.ud800': its id is no text"):

@@ -330,6 +330,7 @@ def clock(monkeypatch):
     clock = SimpleNamespace(now=1000.0)
     fake = SimpleNamespace(time=lambda: clock.now, monotonic=time.monotonic)
     monkeypatch.setattr("arc_airv.infer.ask.time", fake)
+    monkeypatch.setattr("arc_airv.infer.generate.time", fake)
     return clock
 
 
@@ -337,9 +338,10 @@ class TickingEngine(StreamingEngine):
     """Take a second of the clock for each prompt."""
 
     clock = None
+    seconds = 1.0
 
     def reply(self, prompt, sampling):
-        self.clock.now += 1
+        self.clock.now += self.seconds
         return super().reply(prompt, sampling)
 
 
@@ -379,6 +381,24 @@ def test_a_run_that_is_complete_at_the_deadline_is_done(store, clock, batching):
     engine.clock = clock
     assert ask(engine, store, 2, batching=batching, deadline=clock.now + 14).stopped == "done"
     assert ask(engine, store, 2, batching=batching, deadline=clock.now - 1).stopped == "done"
+
+
+@pytest.mark.parametrize("seconds", [10.0, 0.1])
+def test_an_engine_that_is_too_slow_for_all_answers_the_short_prompts(
+    store, tmp_path, clock, seconds
+):
+    tasks = {i: task for i, task in list(ARC.items())[:24] if len(task.test) == 1}
+    ask(ScriptedEngine(tasks), tmp_path / "longest_first.jsonl", 1, tasks)
+    longest_first = list(read_predictions(tmp_path / "longest_first.jsonl")["task_id"])
+    engine = TickingEngine(tasks)
+    engine.clock, engine.seconds = clock, seconds
+    ask(engine, store, 1, tasks, deadline=clock.now + 120)
+    asked = list(read_predictions(store)["task_id"])
+    if seconds == 10:
+        assert set(asked) == set(longest_first[-12:])
+    else:  # a few tell that it is fast enough (it answers a few at once, in any order)
+        assert set(asked[:8]) == set(longest_first[-8:])
+        assert asked[8] in longest_first[: engine.room]
 
 
 @pytest.mark.parametrize("batching", ["prompt", "all"])

@@ -37,7 +37,7 @@ OFFLINE = ("generate", "visualize", "submission")
 def image(**options):
     packages = {"torch": "2.10.0+cu128", "numpy": "2.0.2", "lark": "1.3.1"}
     values = {"python": "3.12", "glibc": "2.35", "uploaded_before": "2026-01-01"}
-    values |= {"vllm": "1.0", "ray": "1.0"}
+    values |= {"vllm": "1.0", "reported": {}}
     values |= {"keep": ("torch", "numpy"), "packages": packages} | options
     return wheelhouse.Image("small", **values)
 
@@ -139,9 +139,15 @@ def test_a_folder_in_the_folder_is_refused(tmp_path):
 def test_the_lock_belongs_to_its_image(path):
     held = wheelhouse.load_image(path.stem)
     lock = wheelhouse.read_lock(path)
-    assert (lock["vllm"][0], lock["ray"][0]) == (held.vllm, held.ray)
+    assert lock["vllm"][0] == held.vllm
     assert not set(lock) & set(held.keep)
     assert not [name for name, (version, _) in lock.items() if held.packages.get(name) == version]
+
+
+def test_the_other_versions_that_are_reported_are_images_of_their_own():
+    as_given, other = image(reported={"lark": "1.2.2"}).alternatives()
+    assert as_given.packages["lark"] == "1.3.1" and other.packages["lark"] == "1.2.2"
+    assert other.packages["torch"] == as_given.packages["torch"]
 
 
 def test_a_lock_is_read_as_it_was_written(tmp_path):
@@ -237,9 +243,10 @@ def test_the_datasets_and_the_model_are_described(folders):
 
 def test_options_change_the_metadata(tmp_path):
     image = "gcr.io/kaggle-images/python@sha256:0"
-    prepare.prepare_folders(
-        tmp_path, owner="me", wheelhouse="dataset", machine="Other", docker_image=image
-    )
+    options = {"wheelhouse": "dataset", "machine": "Other", "model_license": "Gemma"}
+    prepare.prepare_folders(tmp_path, owner="me", docker_image=image, **options)
+    model = json.loads((tmp_path / "model" / "model-instance-metadata.json").read_text())
+    assert model["licenseName"] == "Gemma"
     kernel = metadata(tmp_path / "submission")
     assert kernel["kernel_sources"] == []
     assert kernel["machine_shape"] == "Other"
@@ -256,6 +263,9 @@ def test_nothing_of_another_model_stays(tmp_path):
     folder = prepare.prepare_folders(tmp_path / "out", owner="me", model=other) / "model"
     left = {path.name for path in folder.iterdir() if "metadata" not in path.name}
     assert left == {path.name for path in other.iterdir()}
+    # The weights are on disk once, and stay when the folder is written again.
+    (weights,) = folder.glob("*.safetensors")
+    assert weights.samefile(other / weights.name) and (other / weights.name).read_text() == "{}"
     # The command does not delete the model that it should copy.
     with pytest.raises(ValueError, match="what this command writes"):
         prepare.prepare_folders(tmp_path / "out", owner="me", model=folder)
@@ -377,7 +387,7 @@ def test_the_install_cells_use_no_index_and_go_on_without_vllm(tmp_path, monkeyp
     assert again == command
     assert "--no-index" in command and command[-2:] == [str(tmp_path / "datasets"), "arc_airv"]
     (tmp_path / "datasets" / "vllm-0.19.1-cp38-abi3-manylinux_2_31_x86_64.whl").write_bytes(b"")
-    run_cells("generate", "install", "vllm", "ray", inputs=tmp_path)
+    run_cells("generate", "install", "vllm", inputs=tmp_path)
     assert "pip could not install vllm:\nno space left" in capsys.readouterr().out
 
 

@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from arc_airv.engines.gpus import Gpu
 from arc_airv.kaggle import Run, run
 from arc_airv.submission import score_submission, validate_submission
-from arc_airv.tasks import hide_outputs, load_tasks, read_challenges, save_tasks
+from arc_airv.tasks import Pair, hide_outputs, load_tasks, read_challenges, save_tasks
 from arc_airv.vote.rank import rank_candidates, select_attempts
 
 ARC = load_tasks("arc-agi-1/training")
@@ -31,7 +34,13 @@ def make(tmp_path, monkeypatch):
     (tmp_path / "solutions.json").write_text(json.dumps(solutions))
 
     def make(
-        tasks="hidden.json", *, engine="faulty:FaultyEngine", minutes=10, gpus=None, **options
+        tasks="hidden.json",
+        *,
+        engine="faulty:FaultyEngine",
+        minutes=10,
+        gpus=None,
+        n_tasks=None,
+        **options,
     ):
         return Run(
             tasks,
@@ -39,6 +48,7 @@ def make(tmp_path, monkeypatch):
             submission="submission.json",
             minutes=minutes,
             gpus=gpus,
+            n_tasks=n_tasks,
             engine=engine,
             engine_options=options,
         )
@@ -130,6 +140,34 @@ def test_malformed_entries_keep_the_fallback(make, capsys):
     assert "4 things went wrong" in said  # the entries, and the missing score of such a file
 
 
+def test_a_trial_asks_and_scores_a_few_tasks_and_the_scored_rerun_all(make, capsys, monkeypatch):
+    a_run = make(n_tasks=2)
+    generate(a_run, n=1)
+    a_run.finish(solutions="solutions.json")
+    assert list(a_run.tasks) == list(TASKS)[:2] and answered() == 3
+    said = capsys.readouterr().out
+    assert "fallback: 4 tasks, of which 2 will be asked; 0 of 7" in said
+    assert "score: 100.0%, the mean over 2 tasks that were asked" in said
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    assert list(make(n_tasks=2).tasks) == list(TASKS)
+
+
+def test_a_fallback_is_no_score(make, tmp_path, capsys):
+    task = TASKS["6150a2bd"]
+    black = replace(task, test=(Pair(task.test[0].input, np.zeros((1, 1), np.int8)),))
+    a_run = make(save_tasks({"6150a2bd": black}, tmp_path / "black.json"))
+    assert score_submission("submission.json", {"6150a2bd": black}) == 1.0  # by chance
+    a_run.finish()
+    assert "score: none, because nothing was answered" in capsys.readouterr().out
+
+
+def test_a_machine_that_is_too_slow_is_told_with_what_to_change(make, capsys):
+    a_run = make(delay=1.0, minutes=0.08)
+    generate(a_run, n=1)
+    (text,) = [event.what for event in a_run.log.failures if "too slow" in event.what]
+    assert re.match(r"too slow for this: only [0-6] of 7 .*fewer tasks \(N_TASKS\)", text)
+
+
 def test_where_no_engine_works_the_fallback_stays(make, capsys):
     a_run = make(fault="start")
     generate(a_run)
@@ -156,6 +194,42 @@ def test_a_fine_tuning_that_fails_costs_nothing_else(make):
     assert [event.who for event in a_run.log.failures] == ["fine-tune"] * 2
     generate(a_run, n=1)
     assert answered() == 7
+
+
+def test_a_model_that_is_not_there_is_told_at_once(make, capsys):
+    a_run = make(engine="vllm")
+    a_run.model = "nowhere/at/all"
+    start = time.time()
+    generate(a_run)
+    a_run.finish()
+    assert time.time() - start < 5 and answered() == 0
+    said = capsys.readouterr().out
+    assert said.count("! generate: ValueError: there is no model folder nowhere/at/all") == 2
+    assert said.endswith("\n1 things went wrong (marked !)\n")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "engine", "answers"),
+    [(0, None, "transformers"), (0, "vllm", "vllm"), (1, None, "vllm")],
+)
+def test_the_engine_suits_the_adapters(make, monkeypatch, tmp_path, gpus, engine, answers):
+    t4 = [Gpu(i, "Tesla T4", 15.0, (7, 5)) for i in range(gpus)]
+    monkeypatch.setattr(run, "find_gpus", lambda: t4)
+    asked = {}
+    monkeypatch.setattr(run, "supervise_generation", lambda *_, **options: asked.update(options))
+    adapters = {}
+    for task_id, rank in zip(TASKS, (8, 24, 8, 8)):
+        (tmp_path / task_id).mkdir()
+        (tmp_path / task_id / "adapter_config.json").write_text(json.dumps({"r": rank}))
+        adapters[task_id] = str(tmp_path / task_id)
+    a_run = make(engine=engine, max_num_seqs=8)
+    a_run.model = Path(__file__).parents[1] / "tiny"
+    generate(a_run, adapters=adapters)
+    first = asked["configurations"][0]
+    assert first["engine"] == answers and asked["adapters"] == adapters
+    assert first["options"].get("max_lora_rank") == (32 if answers == "vllm" else None)
+    assert first["options"].get("max_num_seqs") == (8 if answers == "vllm" else None)
+    assert ("on a CPU" in str(a_run.log)) == (gpus == 0)
 
 
 # The machine -------------------------------------------------------------------------------------

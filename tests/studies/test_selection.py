@@ -8,6 +8,7 @@ from arc_airv.grids import parse_grid
 from arc_airv.metrics import evaluate, metric_curves, score_outputs
 from arc_airv.studies.selection import (
     calibration,
+    compare_halves,
     compare_selectors,
     cross_fit,
     fit_selector,
@@ -143,6 +144,26 @@ def test_impossible_folds_are_refused(predictions, n_folds):
 def test_comparing_nothing_is_refused(predictions):
     with pytest.raises(ValueError, match="at least one selector"):
         compare_selectors(predictions, TASKS, {})
+
+
+def test_a_selector_holds_if_it_is_ahead_on_both_halves():
+    # Votes take 4 and 5, the likeliest reply is right: in every task, or in those of one half.
+    replies = ("4:-3", "4:-3", "5:-2", "5:-2", "1:-0.1")
+    tasks = {f"{i:02}": task(f"{i:02}", "1") for i in range(20)}
+    rows = pd.DataFrame([row for i in tasks for row in pool(i, 0, *replies)])
+    selectors = {"votes": {"method": "votes"}, "logprob": {"method": "logprob"}}
+    table = compare_halves(rows, tasks, selectors)
+    assert table["holds"].to_dict() == {"votes": False, "logprob": True}
+    assert table.loc["logprob", ["gain", "low", "high", "gain_2"]].tolist() == [1, 1, 1, 1]
+    assert table.loc["votes", ["gain", "gain_2"]].tolist() == [0, 0]
+    first = np.random.default_rng(0).permutation(sorted(tasks))[:10]
+    unsolved = {i: t if i in first else task(i, "9") for i, t in tasks.items()}
+    table = compare_halves(rows, unsolved, selectors)
+    assert table.loc["logprob", ["gain", "gain_2", "holds"]].tolist() == [1, 0, False]
+    rankings = {"votes": rank_candidates(rows), "logprob": rank_candidates(rows, method="logprob")}
+    pd.testing.assert_frame_equal(compare_halves(rows, unsolved, rankings), table)
+    with pytest.raises(ValueError, match="at least 2 tasks, got 1"):
+        compare_halves(rows, {"00": tasks["00"]}, selectors)
 
 
 def test_calibration_by_hand():

@@ -1,6 +1,9 @@
 """Batches: little padding, no lost examples, and the same ones from any position."""
 
 import itertools
+import multiprocessing
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +13,12 @@ from arc_airv.training.tiny import build_tokenizer, tiny_prompt_format
 
 pytest.importorskip("torch")
 
-from arc_airv.training.batches import Windows, iterate_batches  # noqa: E402
+from arc_airv.training.batches import (  # noqa: E402
+    BUCKET,
+    Windows,
+    iterate_batches,
+    padded_length,
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +71,36 @@ def test_worker_processes_give_the_same_batches(windows):
     for one, two in zip(take(windows, 12), take(windows, 12, n_workers=2), strict=True):
         np.testing.assert_array_equal(one.labels, two.labels)
         assert one.position == two.position
+
+
+def test_lengths_are_of_a_fixed_list():
+    """Each is hardly longer than what it holds; there are few, so that all can be tried before."""
+    for n in range(1, 5000):
+        assert 0 <= padded_length(n) - n < max(BUCKET, n / 32)
+    stream = SimpleNamespace(max_tokens=4096)
+    shapes = Windows(stream, batch_tokens=49152).shapes
+    assert len(shapes) == 128
+    assert all(rows * length <= 49152 < (rows + 1) * length for rows, length in shapes)
+    assert {padded_length(n) for n in range(1, 4097)} == {length for _, length in shapes}
+
+
+def test_of_a_large_window_less_than_3_percent_is_padding(training_tasks):
+    source = Source("training", all_pairs(training_tasks))
+    stream = ExampleStream([source], tiny_prompt_format(), build_tokenizer(), max_tokens=1024)
+    batches = Windows(stream, batch_tokens=12288, examples=2048)[0]
+    size = sum(batch.token_ids.size for batch in batches)
+    assert 1 - sum(batch.n_tokens for batch in batches) / size < 0.03
+    assert {batch.token_ids.shape[1] for batch in batches} <= {
+        length for _, length in Windows(stream, 12288).shapes
+    }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
+def test_workers_are_forks_that_begin_before_the_first_batch_is_asked_for(windows):
+    """They share the data of this process; a GPU may be touched once they exist."""
+    before = set(multiprocessing.active_children())
+    batches = iterate_batches(windows, n_workers=2)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    assert all(type(worker).__name__ == "ForkProcess" for worker in workers)
+    next(batches)

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from arc_airv.grids import format_grid
-from arc_airv.tasks import NAMED_SOURCES, Pair, load_tasks, save_tasks
-from arc_airv.training.examples import ExampleStream, Source, all_pairs, demonstrations
+from arc_airv.prompts import ChatTemplate, PromptFormat, make_encoder
+from arc_airv.tasks import NAMED_SOURCES, Pair, Task, load_tasks, save_tasks
+from arc_airv.training.examples import (
+    ExampleSizes,
+    ExampleStream,
+    Source,
+    all_pairs,
+    demonstrations,
+    tokenize,
+)
 from arc_airv.training.rules import RuleChange
 from arc_airv.training.sources import load_source, parse_mixture, without_tasks
 
@@ -214,10 +222,67 @@ def test_a_stream_with_rule_changes_is_the_same_from_any_position(pairs, make_st
     assert [stream[i] for i in range(20)] != [other[i] for i in range(20)]
 
 
-def test_a_tokenizer_for_which_nothing_fits_is_an_error_and_no_endless_search(make_stream):
-    one, two = (Pair(np.full((3, 3), c, np.int8), np.full((3, 3), c + 1, np.int8)) for c in (1, 2))
-    stream = make_stream([Source("a", {"a": [one, two]})], max_tokens=54)
-    assert len(stream[0].token_ids) == 54
+# The token limit ---------------------------------------------------------------------------------
+
+
+def square(color, side=3):
+    return np.full((side, side), color, np.int8)
+
+
+class TwoTokensACharacter:
+    """A tokenizer with a chat template, to which every character is two tokens."""
+
+    chat_template = "yes"
+
+    def encode(self, text, **options):
+        return [0, 1] * len(text)
+
+    def apply_chat_template(self, chat, **options):
+        return "".join(f"<{message['role']}>{message['content']}" for message in chat)
+
+
+FORMATS = {
+    "plain": tiny_prompt_format(),
+    "fence": PromptFormat(template=ChatTemplate(intro="?", system="")),
+    "json": PromptFormat(make_encoder(["json"]), ChatTemplate(intro="?", prefill="")),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_tokens_of_an_example_are_told_from_the_shapes_of_its_grids(name, training_tasks):
+    sizes = ExampleSizes(FORMATS[name], TwoTokensACharacter())
+    for task in list(training_tasks.values())[:30]:
+        example = tokenize(task, FORMATS[name], TwoTokensACharacter())
+        assert sizes.example([*task.train, task.test[0]]) == len(example.token_ids)
+
+
+def test_a_task_is_admitted_by_the_tokens_of_the_format_and_the_tokenizer(training_tasks):
+    tasks = demonstrations(dict(list(training_tasks.items())[:60]))
+    for prompt_format in FORMATS.values():
+        source, tokenizer = Source("training", tasks), TwoTokensACharacter()
+        stream = ExampleStream([source], prompt_format, tokenizer, max_tokens=1500)
+        (kept,) = stream.sources
+        assert 0 < len(stream.left_out) < len(tasks)
+        assert set(stream.left_out) == set(tasks) - set(kept.pairs)
+        for pairs in kept.pairs.values():  # any two of them make an example
+            longest = sorted(pairs, key=stream.sizes.pair)[-2:]
+            example = tokenize(Task("", *((pair,) for pair in longest)), prompt_format, tokenizer)
+            assert len(example.token_ids) <= 1500
+        assert max(len(stream[i].token_ids) for i in range(50)) <= 1500
+
+
+def test_a_source_of_which_nothing_fits_tells_the_limit_that_would_do(make_stream):
+    bag = {"a": [Pair(square(1), square(2)), Pair(square(3), square(4))]}
+    assert len(make_stream([Source("s", bag)], max_tokens=54)[0].token_ids) == 54
+    with pytest.raises(ValueError, match="source s: .* max_tokens=53 .*; from 54 on some do"):
+        make_stream([Source("s", bag)], max_tokens=53)
+    with pytest.raises(ValueError, match="source s: no two pairs of a task to learn from"):
+        make_stream([Source("s", {"a": bag["a"][:1]})])
+
+
+def test_an_estimate_that_is_too_low_is_an_error_and_no_endless_search(make_stream):
+    bag = {"a": [Pair(square(1), square(2)), Pair(square(3), square(4))]}
+    stream = make_stream([Source("s", bag)], max_tokens=54)
     encode = stream.tokenizer.encode
     stream.tokenizer = SimpleNamespace(encode=lambda text, **options: 2 * encode(text, **options))
     with pytest.raises(ValueError, match="no example fits 54 tokens of this tokenizer"):

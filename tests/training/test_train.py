@@ -1,6 +1,7 @@
 """Training: what enters the loss and what does not, and stopping and resuming a run."""
 
 import json
+import time
 
 import pytest
 
@@ -177,6 +178,67 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_did_not_stop(
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+def test_compiled_layers_are_compiled_before_training_only_and_resume_exactly(
+    stream, tmp_path, monkeypatch
+):
+    """One graph serves all layers and shapes, and attention gets no mask: flash attention."""
+    Steps(monkeypatch)
+    masks = []
+
+    def run(seconds, folder):
+        model = build_model(stream.tokenizer, width=32, layers=2, heads=1)
+        torch.manual_seed(0)
+        for p in model.parameters():
+            torch.nn.init.normal_(p, std=0.02)
+        model.model.layers[0].register_forward_pre_hook(
+            lambda layer, args, options: masks.append(options["attention_mask"]), with_kwargs=True
+        )
+        options = config(seconds=seconds, compile=True, window=64)
+        line = train(model, stream, options, tmp_path / folder)
+        assert line["step"] == seconds
+        assert line["recompiled"] == 0
+        return model
+
+    whole = run(5, "whole")
+    run(2, "parts")
+    parts = run(5, "parts")
+    for a, b in zip(whole.parameters(), parts.parameters()):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert masks and set(masks) == {None}
+    first = json.loads((tmp_path / "whole/train_log.jsonl").read_text().splitlines()[0])
+    assert 1 <= first["graphs"] <= 8  # of a CPU, whose code depends on the size; a GPU has two
+    assert whole.model.layers[0]._compiled_call_impl is None  # as it came
+
+
+def test_an_end_that_moves_shortens_the_schedule(stream, tmp_path):
+    """The rate falls to zero at the new end, not at the old one."""
+    ends = iter([time.time() + 1000] * 8)
+    line = train(
+        small_model(stream.tokenizer),
+        stream,
+        config(seconds=1e6, window=16, decay=0.5, log_every=0.0),
+        tmp_path,
+        deadline=lambda: next(ends, time.time() + 0.0),
+    )
+    rates = [json.loads(row)["rate"] for row in open(tmp_path / "train_log.jsonl")]
+    assert rates[0] == 1.0 and rates[-1] < 0.01
+    assert line["step"] < 8
+
+
+def test_every_checkpoint_is_told_with_the_model_and_the_line(stream, tmp_path, monkeypatch):
+    Steps(monkeypatch)
+    steps = []
+    train(
+        small_model(stream.tokenizer),
+        stream,
+        config(seconds=6, window=16, checkpoint_every=3),
+        tmp_path,
+        saved=lambda model, line: steps.append((model.training, line.get("step"))),
+    )
+    assert [training for training, _ in steps] == [False] * len(steps)
+    assert steps[-1] == (False, 6) and len(steps) >= 2
+
+
 def test_the_factors_of_the_embeddings_are_the_same_in_every_process(tokenizer):
     """Ignore the order of the tokenizer's vocabulary, which differs between processes."""
 
@@ -207,7 +269,9 @@ def test_accumulated_batches_are_one_large_batch(stream):
     model.zero_grad()
     total = sum(batch.n_labels for batch in step)
     for batch in step:
-        ids, labels = torch.from_numpy(batch.token_ids), torch.from_numpy(batch.labels)
+        ids, labels = (
+            torch.tensor(array, dtype=torch.long) for array in (batch.token_ids, batch.labels)
+        )
         (model(input_ids=ids, labels=labels).loss * batch.n_labels / total).backward()
     for p, gradient in zip(model.parameters(), accumulated):
         scale = gradient.abs().max()  # one is in bfloat16, the other in float32
@@ -294,3 +358,59 @@ class Parrot(torch.nn.Module):
         following = torch.tensor(self.token_ids + (0,))[position_ids[:, -1:] + 1]
         vocabulary = self.config.vocab_size
         return SimpleNamespace(logits=100.0 * torch.nn.functional.one_hot(following, vocabulary))
+
+
+def test_with_rows_every_cell_is_one_token_that_says_where_it_stands(training_tasks):
+    format = tiny_prompt_format(rows=True, task_ids=True)
+    tokenizer = build_tokenizer(rows=True, task_ids=training_tasks)
+    for task in list(training_tasks.values())[::10]:
+        view = sample_augmentations(task, 2, seed=0)[1].apply_task(task)
+        prompt = format.render(view)
+        ids = tokenizer.encode(prompt, add_special_tokens=False)
+        grids = [g for p in view.train for g in (p.input, p.output)] + [view.test[0].input]
+        assert len(ids) == 1 + sum(g.size for g in grids) + 3 * len(view.train) + 2
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids) == prompt
+        answer = format.render_answer(view.test[0].output)
+        assert (format.parse(answer, "stop").grid == view.test[0].output).all()
+    assert tokenizer.encode("<unheard>", add_special_tokens=False) == [tokenizer.pad_token_id]
+    assert len(tokenizer) == 4 + 9000 + len(training_tasks)
+
+
+def test_the_vector_of_a_cell_with_a_row_is_the_sum_of_three():
+    tokenizer = build_tokenizer(rows=True)
+    model = build_model(tokenizer, width=32, layers=1, heads=1)
+    embedding = factor_embeddings(model, tokenizer).get_input_embeddings().weight
+    tokens = tokenizer.convert_tokens_to_ids
+    step = embedding[tokens("5bc")] - embedding[tokens("5bd")]
+    torch.testing.assert_close(step, embedding[tokens("7ec")] - embedding[tokens("7ed")])
+    step = embedding[tokens("5bc")] - embedding[tokens("5ec")]
+    torch.testing.assert_close(step, embedding[tokens("7bc")] - embedding[tokens("7ec")])
+    assert not torch.allclose(embedding[tokens("0aa")], embedding[tokens("\n0ba")])
+
+
+def test_a_task_that_is_known_by_its_id_needs_no_demonstration(training_tasks):
+    """The loss is on the first answer, too; a task with a changed rule has no name."""
+    ids = list(training_tasks)[:20]
+    pairs = all_pairs({task_id: training_tasks[task_id] for task_id in ids})
+    format, tokenizer = tiny_prompt_format(task_ids=True), build_tokenizer(task_ids=ids)
+
+    def examples(n_pairs, rule_change=0.0):
+        source = Source("training", pairs, rule_change=rule_change)
+        options = {"max_tokens": 900, "n_pairs": n_pairs}
+        stream = ExampleStream([source], format, tokenizer, **options)
+        return [stream[i] for i in range(30)]
+
+    answer = tokenizer.convert_tokens_to_ids("<out>")
+    for example in examples((1, 1)):
+        assert example.token_ids.count(answer) == 1
+        first = example.token_ids.index(answer) + 1
+        assert example.labels[first] == example.token_ids[first]
+        assert tokenizer.decode([example.token_ids[0]])[1:-1] in ids
+    for example in examples((1, 3), rule_change=1.0):
+        named = example.token_ids[0] != tokenizer.pad_token_id
+        assert named == (example.rule_change == "unchanged")
+    with pytest.raises(
+        ValueError, match=r"n_pairs must be \(least, most\) from 1 on, got \(0, 2\)"
+    ):
+        examples((0, 2))

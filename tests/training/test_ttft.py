@@ -1,9 +1,12 @@
 """Test-time fine-tuning: its data, its results, and stopping it."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +18,8 @@ torch = pytest.importorskip("torch")
 
 from arc_airv.engines import Sampling, TransformersEngine, VllmEngine  # noqa: E402
 from arc_airv.infer.generate import generate_predictions  # noqa: E402
+from arc_airv.prompts import PlainTemplate, PromptFormat  # noqa: E402
+from arc_airv.prompts.format import FORMAT_FILE  # noqa: E402
 from arc_airv.records import read_predictions  # noqa: E402
 from arc_airv.storage import read_run  # noqa: E402
 from arc_airv.tasks import Pair, Task, hide_outputs  # noqa: E402
@@ -86,14 +91,48 @@ def test_after_the_deadline_tasks_are_left_untrained(random_model, tasks, tmp_pa
     assert [path.name for path in adapters.values()] == ["3c9b0459", "d037b0a7", "untrained"]
 
 
-def test_a_task_that_fits_the_estimate_and_not_the_tokenizer_is_left_untrained(
-    random_model, tasks, tmp_path, monkeypatch
+def test_a_task_that_does_not_fit_is_told(random_model, tasks, tmp_path):
+    """Count in the tokens of the given format: without its preamble, 00d62c1b takes 98."""
+    options = {"max_tokens": 110, "deadline": time.time()}
+    for marks, left_out in ((20, "00d62c1b"), (100, "3c9b0459, d037b0a7, 00d62c1b")):
+        wordy = PromptFormat(template=PlainTemplate(preamble="<in>" * marks)).to_dict()
+        n = left_out.count(",") + 1
+        with pytest.warns(UserWarning) as told:
+            adapters = finetune_per_task(
+                random_model, tasks, CONFIG, tmp_path, prompt_format=wordy, **options
+            )
+        says = f"{n} of 3 tasks are not learnt, because no two .* max_tokens=110: {left_out}$"
+        assert [w for w in told if re.search(says, str(w.message))]
+        assert all(path.name == "untrained" for path in adapters.values())
+
+
+def test_a_model_without_a_format_is_trained_in_the_one_that_it_is_asked_in(
+    random_model, tasks, tmp_path
 ):
-    """Imitate a tokenizer that takes more tokens per cell than estimated."""
-    monkeypatch.setattr("arc_airv.training.examples.pair_tokens", lambda pair: pair.input.size)
-    task = {"3c9b0459": tasks["3c9b0459"]}
-    adapters = finetune_per_task(random_model, task, CONFIG, tmp_path, max_tokens=30)
-    assert adapters["3c9b0459"].name == "untrained"
+    model = tmp_path / "model"
+    shutil.copytree(random_model, model)
+    (model / FORMAT_FILE).unlink()
+    one = {"3c9b0459": tasks["3c9b0459"]}
+    default = PromptFormat(template=PlainTemplate())
+    with pytest.warns(UserWarning, match="no prompt_format.json"):
+        finetune_joint(model, one, CONFIG, tmp_path / "joint", max_tokens=400)
+    assert PromptFormat.load(tmp_path / "joint") == default
+    given = PromptFormat(template=PlainTemplate(preamble="1"))
+    options = {"max_tokens": 400, "rank": 4, "prompt_format": given}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapters = finetune_per_task(model, one, CONFIG, tmp_path / "adapters", **options)
+        assert PromptFormat.load(adapters["3c9b0459"]) == given
+        # Asked through the adapters, the model is asked in their format, and nothing is to be told.
+        engine, store = TransformersEngine(model, device="cpu"), tmp_path / "p.jsonl"
+        asked = {"n_predictions": 1, "seed": 0, "store": store, "progress": False}
+        generate_predictions(one, engine, adapters=adapters, **asked)
+    assert read_run(store)["settings"]["prompt_format"] == given.to_dict()
+    default.save(tmp_path / "joint")
+    several = {"3c9b0459": adapters["3c9b0459"], "d037b0a7": tmp_path / "joint"}
+    two = {task_id: tasks[task_id] for task_id in several}
+    with pytest.raises(ValueError, match="different prompt formats"):
+        generate_predictions(two, engine, adapters=several, **asked)
 
 
 @pytest.mark.parametrize("muon_lr", [None, 0.02])
@@ -145,11 +184,6 @@ def test_a_call_that_was_killed_leaves_the_same_shares(random_model, tasks, tmp_
     adapters = finetune_per_task(random_model, tasks, config, tmp_path, max_tokens=200)
     assert seconds == [pytest.approx(50, abs=1)]
     assert {path.name for path in tmp_path.iterdir()} == {p.name for p in adapters.values()}
-
-
-def test_a_model_without_a_prompt_format_is_refused(random_model, tmp_path):
-    with pytest.raises(ValueError, match="no prompt_format.json"):
-        finetune_joint(tmp_path, {}, CONFIG, tmp_path, max_tokens=200)
 
 
 def test_no_test_pair_is_learnt_from(random_model, tmp_path):

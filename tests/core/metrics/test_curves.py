@@ -1,11 +1,16 @@
 """Curves: exact where there is a closed form, close to the share of all subsets elsewhere."""
 
+import time
+from fractions import Fraction
 from itertools import combinations
+from math import comb
 
 import numpy as np
 import pandas as pd
 import pytest
-from handmade import BY_OUTPUT, POOLS, TASKS, make_pool, make_task, random_data
+from handmade import BY_OUTPUT, POOLS, TASKS, even_pool, make_pool, make_task, random_data
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from arc_airv.metrics.curves import metric_curves
 from arc_airv.metrics.outputs import (
@@ -88,6 +93,46 @@ def test_the_best_of_n_is_that_of_the_closed_forms(n):
         best = [np.mean([max(c) for c in combinations(pool[name], min(n, len(pool)))])
                 for pool in pools]  # fmt: skip
         assert values[f"best_{name}"] == pytest.approx(sum(best) / n_outputs)
+
+
+ROW = "1111"  # the solution; a grid of it with 0 to 4 cells changed has this share of it right
+SHARES = {"0000": 0, "1000": 1, "1100": 2, "1110": 3, ROW: 4}
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.lists(st.sampled_from([*SHARES, "11", None]), min_size=1, max_size=80), min_size=1),
+    st.data(),
+)
+def test_the_best_of_n_is_the_exact_fraction_of_all_subsets(pools, data):
+    largest = max(map(len, pools))
+    numbers = data.draw(st.lists(st.integers(1, largest + 3), min_size=1, max_size=4, unique=True))
+    tasks = {f"t{i}": make_task(f"t{i}", ROW) for i in range(len(pools))}
+    predictions = pd.concat([even_pool(t, 0, pool) for t, pool in zip(tasks, pools)])
+    table = metric_curves(predictions, tasks, n_predictions=numbers, n_subsamples=1)
+    metrics = {
+        "pass_n": lambda grid: Fraction(grid == ROW),
+        "best_correct_size": lambda grid: Fraction(grid in SHARES),
+        "best_correct_pixels": lambda grid: Fraction(SHARES.get(grid, 0), 4),
+    }
+    for metric, score in metrics.items():
+        for n, value in curve(table, metric).items():
+            exact = Fraction(0)
+            for pool in pools:
+                k = min(n, len(pool))
+                best = sum(v * comb(i, k - 1) for i, v in enumerate(sorted(map(score, pool))))
+                exact += best / comb(len(pool), k)
+            assert value == pytest.approx(float(exact / len(pools)), rel=1e-9, abs=1e-12)
+
+
+def test_a_curve_of_a_huge_pool_is_exact_and_takes_seconds():
+    n_right, size = 3, 32_768
+    pool = even_pool("b", 0, ["1"] * n_right + ["2"] * (size - n_right))
+    start = time.process_time()
+    table = metric_curves(pool, {"b": make_task("b", "1")})
+    assert time.process_time() - start < 10  # of binomials: six minutes
+    for n, value in curve(table, "pass_n").items():
+        assert value == pytest.approx(pass_at_k(size, n_right, n), rel=1e-9)
 
 
 def test_the_order_of_the_predictions_does_not_matter():

@@ -25,7 +25,8 @@ DIGITS = [
 ]
 SYMBOLS = {"name": "replace_number", "symbols": "abcdefghij"}
 ROWS = DIGITS + [["replace_number", *spec] for spec in DIGITS] + [[SYMBOLS, "minimal"]]
-ROWS += [["column_letter", "minimal"]]
+PLACES = {"name": "column_letter", "rows": True}
+ROWS += [["column_letter", "minimal"], [PLACES, "minimal"]]
 ROWS += [["row_number", *spec] for spec in ROWS]
 BLOCKS = [[b, *spec] for b in ("grid_code_block", "grid_shape") for spec in [*ROWS, ["json"]]]
 COMPOSITIONS = [*ROWS, ["json"], *BLOCKS]
@@ -220,6 +221,16 @@ def test_the_end_is_seen_at_the_closing_fence_or_at_the_next_whole_line():
 )
 def test_a_fault_in_the_grid_has_its_status(names, text, status):
     assert read(names, text) == status
+
+
+def test_letters_of_another_row_are_ragged():
+    places = make_encoder([PLACES, "minimal"])
+    assert places.encode(GRID) == "0aa1ab2ac\n3ba4bb5bc"
+    assert format_grid(places.decode("0aa1ab\n2ba3bb")[0]) == "01|23"
+    for text in ("0aa1ab\n2aa3ab", "0aa1bb", "0ba"):
+        with pytest.raises(ReplyError) as raised:
+            places.decode(text)
+        assert raised.value.status == "ragged"
 
 
 @pytest.mark.parametrize(

