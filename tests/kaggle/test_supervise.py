@@ -15,7 +15,7 @@ from scripted import ScriptedEngine
 
 from arc_airv.infer.generate import generate_predictions
 from arc_airv.kaggle.log import Log
-from arc_airv.kaggle.process import Limits
+from arc_airv.kaggle.process import Limits, Worker
 from arc_airv.kaggle.supervise import (
     degrade,
     mending,
@@ -102,6 +102,32 @@ def test_the_log_quotes_the_cause_in_the_log_of_the_worker_and_names_it(run, tmp
     assert "exit status 1: ValueError: To serve at least one request with" in line
     assert "the estimated maximum model length is 14560" in line and "root cause" not in line
     assert line.endswith(f"(its log: {tmp_path / 'store.jsonl.log'})")
+
+
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        (["KeyError: 'a'", "", "RuntimeError: it failed"], "RuntimeError: it failed"),
+        (["Traceback", "x.Died: no", "Exception in thread Thread-1 (run):"], ""),
+        (
+            [
+                "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
+                "  Value error, Model architectures ['X'] are not supported for now. [type=value]",
+                "    For further information visit a page",
+                "Traceback (most recent call last):",
+                '  File "a.py", line 1, in <module>',
+            ],
+            "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig "
+            "Value error, Model architectures ['X'] are not supported for now. [type=value]",
+        ),
+    ],
+)
+def test_the_cause_is_the_last_error_with_what_it_says_below(lines, cause):
+    worker = Worker.__new__(Worker)
+    worker.error = ""
+    for line in lines:
+        worker._read_error(line)
+    assert worker.error == cause
 
 
 def test_an_engine_that_hangs_is_ended_with_its_children(run, tmp_path):
