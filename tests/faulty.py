@@ -17,6 +17,20 @@ from arc_airv.tasks import load_tasks
 arc_airv.infer.ask.FLUSH_SECONDS = 0.0  # store answers at once
 
 
+# What vLLM 0.32 writes when its cache is too small, shortened.
+CORE_FAILS = """\
+(EngineCore pid=21935) WARNING 11-30 06:50:17 [cpu.py:224] Triton is not installed.
+(EngineCore pid=21935) ERROR 11-30 06:50:18 [core.py:1165] EngineCore failed to start.
+(EngineCore pid=21935) ERROR 11-30 06:50:18 [core.py:1165] Traceback (most recent call last):
+(EngineCore pid=21935) ERROR 11-30 06:50:18 [core.py:1165]     raise ValueError(
+(EngineCore pid=21935) ERROR 11-30 06:50:18 [core.py:1165] ValueError: To serve at least one \
+request with the model's max seq len (262144), (36.0 GiB KV cache is needed, which is larger than \
+the available KV cache memory (2.0 GiB). Based on the available memory, the estimated maximum \
+model length is 14560. Try increasing `gpu_memory_utilization`.
+Exception ignored in: <function Pool.__del__ at 0x7f>
+(EngineCore pid=21935) Process EngineCore:"""
+
+
 class FaultyEngine(StreamingEngine):
     """Answer from the solutions, and fail after some replies.
 
@@ -25,8 +39,8 @@ class FaultyEngine(StreamingEngine):
     model : str
         A challenges file with the solutions.
     fault : str, optional
-        "start", "slow_start", "error", "kill", "hang", "deaf" (hangs and ignores SIGTERM) or
-        "full" (a full disk).
+        "start", "core" (as where vLLM's own process fails), "slow_start", "error", "kill", "hang",
+        "deaf" (hangs and ignores SIGTERM) or "full" (a full disk).
     after : int
         Replies before the fault.
     prompt : str, optional
@@ -60,6 +74,9 @@ class FaultyEngine(StreamingEngine):
             Path(children).write_text(str(child.pid))
         if fault == "start":
             raise RuntimeError("no kernel image is available for execution on the device")
+        if fault == "core":
+            print(CORE_FAILS, file=sys.stderr, flush=True)
+            raise RuntimeError("Engine core initialization failed. See root cause above.")
         if fault == "slow_start":
             time.sleep(600)
         if fault == "full":

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def look_at_model(model: str | Path, *, has_tokenizer: bool = False) -> ModelFol
             f"{given} holds no tokenizer (such as tokenizer.json): copy the tokenizer's files of "
             "the model that it was trained from into it, or into a copy of it"
         )
+    _check_version(given, config)
     _warn_of_window(given, config)
     return ModelFolder(given, given, None, given, config)
 
@@ -234,6 +236,23 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold an object, got {type(content).__name__}")
     return content
+
+
+def _check_version(model: str, config: Mapping[str, Any]) -> None:
+    """Refuse positions that Transformers 4 does not know of: it would answer wrong text."""
+    text = config.get("text_config") or config
+    rope = text.get("rope_parameters")
+    if not rope or "rope_theta" in text or rope == {"rope_theta": 1e4, "rope_type": "default"}:
+        return
+    try:
+        version = metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        return  # the engine will say so
+    if int(version.partition(".")[0]) < 5:
+        raise ValueError(
+            f"{model} was written by Transformers 5, and the {version} that is installed would "
+            "ignore the rope_parameters in its config.json: install transformers>=5"
+        )
 
 
 def _warn_of_window(model: str, config: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from arc_airv.engines.base import Sampling
 from arc_airv.engines.local import LocalEngine
 from arc_airv.engines.model_folder import look_at_model
 from arc_airv.infer.views import Job, Renderer
-from arc_airv.prompts.format import PromptFormat
+from arc_airv.prompts.format import PromptFormat, max_output_cells
 from arc_airv.tasks import Task
 
 SIZED = ("auto", "vllm")  # the engines that set memory aside for the longest request
@@ -41,8 +41,9 @@ def context_for_tasks(
 ) -> int:
     """Return the tokens of the longest prompt of some tasks, with its longest reply.
 
-    Of every test output, the task as it is and a quarter turn of it are measured (rows and columns
-    change places), and a margin is left for other colours. Nothing of a task is dropped.
+    The task as it is and a quarter turn of it are measured (rows and columns change places), for
+    every test output that is half as large as the largest, and a margin is left for other colours.
+    Nothing of a task is dropped.
 
     Parameters
     ----------
@@ -60,15 +61,27 @@ def context_for_tasks(
             sampling or Sampling(),
             drop_demonstrations=False,
         )
-        longest = 0
-        for task in tasks.values():
-            order = tuple(range(len(task.train)))
+        sizes = {
+            (task_id, index): _cells(task, index)
+            for task_id, task in tasks.items()
+            for index in range(len(task.test))
+        }
+        least, longest = max(sizes.values(), default=0) / 2, 0
+        for (task_id, index), size in sizes.items():
+            if size < least:  # no tokenizer writes it longer than the largest
+                continue
+            task = tasks[task_id]
             for turn in (0, 1):
-                key = str(Augmentation(rot90=turn, train_order=order))
-                for index in range(len(task.test)):
-                    question = renderer.render(Job(task, index, turn, key, 0))
-                    longest = max(longest, question.n_tokens + question.sampling.limit)
+                key = str(Augmentation(rot90=turn, train_order=tuple(range(len(task.train)))))
+                question = renderer.render(Job(task, index, turn, key, 0))
+                longest = max(longest, question.n_tokens + question.sampling.limit)
     return -(-int(longest * (1 + MARGIN)) // ROUNDED) * ROUNDED
+
+
+def _cells(task: Task, index: int) -> int:
+    """Return the cells of a prompt and its longest answer."""
+    shown = sum(pair.input.size + pair.output.size for pair in task.train)
+    return shown + task.test[index].input.size + max_output_cells(task, index)
 
 
 def options_for_tasks(

@@ -22,7 +22,7 @@ NO_ROOM = re.compile(rf"OSError: \[Errno (?:{'|'.join(map(str, DISK_FULL))})\]")
 PREFIX = re.compile(r"^(?:\([^()]* ?pid=\d+\) ?)?(?:[A-Z]+ [\d-]+ [\d:.]+ \[[^\]]*\] ?)?")
 # The end of a traceback; the second kind goes on in the lines below it.
 ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt|Exit)(?::.*)?$")
-SEVERAL = re.compile(r"validation errors? for ")
+SEVERAL = re.compile(r"validation errors? for \w+$")
 # Such an error only points at another one, which was written before it.
 POINTER = re.compile(r"root cause|stack trace|Failed core proc|EngineCore encountered an issue")
 CAUSE_LENGTH = 500

@@ -55,7 +55,7 @@ def mending(configurations: Sequence[Mapping[str, Any]], error: str) -> list[Map
         pairs = failed["options"].items() ^ other["options"].items()
         return {name for name, _ in pairs}
 
-    if NO_CACHE.search(error):
+    if failed["engine"] == "vllm" and NO_CACHE.search(error):
         others = [other for other in rest if "engine" in changed(other)]
         return [*_more_cache(failed, error), *others]
     for cause, mended_by in MENDED_BY.items():

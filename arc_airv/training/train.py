@@ -299,7 +299,16 @@ def save_model(model: Any, tokenizer: Any, prompt_format: PromptFormat, folder: 
         model = plain_copy(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _name_for_all_versions(Path(folder) / "tokenizer_config.json")
     prompt_format.save(folder)
+
+
+def _name_for_all_versions(path: Path) -> None:
+    """Give a tokenizer's class the name that Transformers 4 and 5 both know."""
+    config = json.loads(path.read_text("utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def load_model(

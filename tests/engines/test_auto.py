@@ -1,6 +1,7 @@
 """The engine of a machine uses all its GPUs, and one GPU needs no Ray."""
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from arc_airv.engines import adapter_options, auto_engine, make_engine
 from arc_airv.engines import auto as choice
 from arc_airv.engines.gpus import Gpu
 
+TINY = str(Path(__file__).parents[1] / "tiny")
 T4 = [Gpu(i, "Tesla T4", 15.0, (7, 5)) for i in range(4)]
 
 
@@ -23,15 +25,20 @@ def made(monkeypatch):
         factory()
         made.append(("ray", options))
 
+    def humble(model, **options):
+        made.append(("transformers", options))
+
     monkeypatch.setitem(choice.ENGINES, "vllm", "arc_airv.engines.auto:plain")
+    monkeypatch.setitem(choice.ENGINES, "transformers", "arc_airv.engines.auto:humble")
     monkeypatch.setattr(choice, "plain", plain, raising=False)
+    monkeypatch.setattr(choice, "humble", humble, raising=False)
     monkeypatch.setattr("arc_airv.engines.cluster.ray.RayEngine", on_ray)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
 
     def make(n, **options):
         made.clear()
         monkeypatch.setattr(choice, "find_gpus", lambda: T4[:n])
-        auto_engine("model", **options)
+        auto_engine(TINY, **options)
         return made
 
     return make
@@ -42,6 +49,13 @@ def test_one_gpu_or_none_gets_the_plain_engine(made, n):
     ((kind, options),) = made(n, max_model_len=4096)
     assert kind == "plain" and options["max_model_len"] == 4096
     assert ("dtype" in options) == (n == 1)
+
+
+def test_adapters_on_a_cpu_are_for_transformers(made):
+    needed = adapter_options("auto", 16)
+    assert made(0, max_model_len=4096, **needed) == [("transformers", {"max_model_len": 4096})]
+    ((kind, options),) = made(1, **needed)
+    assert kind == "plain" and options["max_lora_rank"] == 16
 
 
 def test_several_gpus_get_an_engine_each(made):

@@ -3,6 +3,8 @@
 import functools
 import math
 import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rays import small_ray
@@ -14,6 +16,7 @@ from arc_airv.engines import (
     TransformersEngine,
     VllmEngine,
     answer_tokens,
+    look_at_model,
     threshold_search,
 )
 from arc_airv.engines.base import checked_logprob, choose_dtype
@@ -23,6 +26,7 @@ from arc_airv.prompts.format import PromptFormat
 from arc_airv.records import read_predictions
 
 pytest.importorskip("torch")
+TINY = Path(__file__).parents[1] / "tiny"
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +142,70 @@ def test_a_run_through_the_engine_counts_every_prediction(engine, training_tasks
     # The task of up to 20 x 20 leaves no room for a reply of 900 cells within 2,048 tokens.
     too_long = predictions[predictions["status"] == "prompt_too_long"]
     assert set(too_long["task_id"]) == {"00d62c1b"}
+
+
+# Adapters ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def adapter(random_model, tmp_path_factory):
+    """Make an adapter that changes every answer, in a folder of its own; it names its base."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(1)
+    network = AutoModelForCausalLM.from_pretrained(random_model)
+    config = peft.LoraConfig(r=24, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(network, config)
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if "lora" in name:
+                p.mul_(5)
+    folder = tmp_path_factory.mktemp("adapters") / "adapter"
+    adapted.save_pretrained(folder)
+    return str(folder)
+
+
+def test_an_adapter_given_as_a_model_is_its_base_with_it(
+    adapter, transformers_engine, prompts, answers
+):
+    sampling = Sampling(max_tokens=6)
+    as_model = TransformersEngine(adapter)
+    assert as_model.prompt_format == transformers_engine.prompt_format
+    replies = as_model.generate(prompts, sampling)
+    asked = transformers_engine.generate(prompts, replace(sampling, adapter=adapter))
+    plain = transformers_engine.generate(prompts, sampling)
+    assert [r[0].text for r in replies] == [r[0].text for r in asked]
+    assert [r[0].text for r in replies] != [r[0].text for r in plain]
+    # The request that its replies are scored by goes through the adapter, too.
+    (score,) = as_model.score(prompts[:1], [[answers[0]]])
+    assert score[0] == pytest.approx(brute_force(as_model, prompts[0], answers[0]), abs=2e-3)
+
+
+def test_vllm_answers_as_transformers_with_an_adapter_for_a_model(adapter, prompts, answers):
+    pytest.importorskip("vllm")
+    ours = TransformersEngine(adapter)
+    with pytest.warns(UserWarning, match="slow with adapters on a CPU"):
+        theirs = VllmEngine(adapter)
+    assert theirs.options["max_lora_rank"] == 32
+    sampling = Sampling(max_tokens=6)
+    for (a,), (b,) in zip(ours.generate(prompts, sampling), theirs.generate(prompts, sampling)):
+        assert a.text == b.text
+    assert theirs.score(prompts[:1], [answers]) == [
+        pytest.approx(ours.score(prompts[:1], [answers])[0], abs=5e-3)
+    ]
+    with pytest.raises(ValueError, match="is an adapter itself: merge it into its base"):
+        theirs.generate(prompts[:1], replace(sampling, adapter=adapter))
+    theirs.close()
+
+
+def test_an_adapter_above_the_engines_rank_is_refused_in_a_sentence(adapter):
+    engine = VllmEngine.__new__(VllmEngine)  # nothing of vLLM is asked
+    engine.folder, engine._adapters = look_at_model(TINY), {}
+    engine.options = {"enable_lora": True, "max_lora_rank": 16}
+    with pytest.raises(ValueError, match="has rank 24, above the engine's max_lora_rank of 16"):
+        engine._lora_request(adapter)
 
 
 # Scores ------------------------------------------------------------------------------------------

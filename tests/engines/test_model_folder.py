@@ -244,6 +244,19 @@ def test_a_model_that_never_sees_a_whole_prompt_is_a_warning(make, config, warns
     assert any("every layer sees the last" in text for text in said) == warns
 
 
+@pytest.mark.parametrize(("theta", "refused"), [(1e4, False), (1e6, True)])
+def test_positions_that_an_old_library_would_ignore_are_refused(make, monkeypatch, theta, refused):
+    rope = {"rope_theta": theta, "rope_type": "default"}
+    folder = make("model", without(**{"config.json": {"rope_parameters": rope}}))
+    look_at_model(folder)  # by Transformers 5, which is installed here
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "4.57.1")
+    if not refused:
+        look_at_model(folder)
+        return
+    with pytest.raises(ValueError, match="written by Transformers 5, and the 4.57.1 .* ignore"):
+        look_at_model(folder)
+
+
 # Engines -----------------------------------------------------------------------------------------
 
 

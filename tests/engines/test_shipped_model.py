@@ -1,5 +1,6 @@
 """The shipped model: both engines give its greedy answers alike, and it solves some tasks."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,13 @@ def questions():
 def transformers_replies(questions):
     engine = TransformersEngine(MODEL, device="cpu")
     return engine.generate([prompt for prompt, _, _ in questions], Sampling(max_tokens=150))
+
+
+@pytest.mark.parametrize("shipped", [MODEL, str(Path(__file__).parents[1] / "tiny"), None])
+def test_the_tokenizer_is_of_a_class_that_transformers_4_and_5_know(shipped, random_model):
+    folder = Path(shipped or random_model)  # the last one as `save_model` writes it
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_vllm_and_transformers_give_the_same_greedy_answers(questions, transformers_replies):

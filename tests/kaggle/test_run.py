@@ -196,6 +196,42 @@ def test_a_fine_tuning_that_fails_costs_nothing_else(make):
     assert answered() == 7
 
 
+def test_a_model_that_is_not_there_is_told_at_once(make, capsys):
+    a_run = make(engine="vllm")
+    a_run.model = "nowhere/at/all"
+    start = time.time()
+    generate(a_run)
+    a_run.finish()
+    assert time.time() - start < 5 and answered() == 0
+    said = capsys.readouterr().out
+    assert said.count("! generate: ValueError: there is no model folder nowhere/at/all") == 2
+    assert said.endswith("\n1 things went wrong (marked !)\n")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "engine", "answers"),
+    [(0, None, "transformers"), (0, "vllm", "vllm"), (1, None, "vllm")],
+)
+def test_the_engine_suits_the_adapters(make, monkeypatch, tmp_path, gpus, engine, answers):
+    t4 = [Gpu(i, "Tesla T4", 15.0, (7, 5)) for i in range(gpus)]
+    monkeypatch.setattr(run, "find_gpus", lambda: t4)
+    asked = {}
+    monkeypatch.setattr(run, "supervise_generation", lambda *_, **options: asked.update(options))
+    adapters = {}
+    for task_id, rank in zip(TASKS, (8, 24, 8, 8)):
+        (tmp_path / task_id).mkdir()
+        (tmp_path / task_id / "adapter_config.json").write_text(json.dumps({"r": rank}))
+        adapters[task_id] = str(tmp_path / task_id)
+    a_run = make(engine=engine, max_num_seqs=8)
+    a_run.model = Path(__file__).parents[1] / "tiny"
+    generate(a_run, adapters=adapters)
+    first = asked["configurations"][0]
+    assert first["engine"] == answers and asked["adapters"] == adapters
+    assert first["options"].get("max_lora_rank") == (32 if answers == "vllm" else None)
+    assert first["options"].get("max_num_seqs") == (8 if answers == "vllm" else None)
+    assert ("on a CPU" in str(a_run.log)) == (gpus == 0)
+
+
 # The machine -------------------------------------------------------------------------------------
 
 

@@ -15,8 +15,14 @@ from scripted import ScriptedEngine
 
 from arc_airv.infer.generate import generate_predictions
 from arc_airv.kaggle.log import Log
-from arc_airv.kaggle.process import Limits
-from arc_airv.kaggle.supervise import degrade, split_tasks, store_paths, supervise_generation
+from arc_airv.kaggle.process import Limits, Worker
+from arc_airv.kaggle.supervise import (
+    degrade,
+    mending,
+    split_tasks,
+    store_paths,
+    supervise_generation,
+)
 from arc_airv.records import KEY, RecordStore, mend_store, read_predictions, read_stores
 from arc_airv.submission import build_submission, score_submission, write_submission
 from arc_airv.tasks import hide_outputs, load_tasks, save_tasks
@@ -87,6 +93,41 @@ def test_an_engine_that_fails_is_followed_by_the_next(run, fault, said):
     frame, log, score = run(scripted(fault=fault, after=5), scripted())
     assert complete(frame) and score == 1.0
     assert said in log and log.count("ready after") == (1 if fault == "start" else 2)
+
+
+def test_the_log_quotes_the_cause_in_the_log_of_the_worker_and_names_it(run, tmp_path):
+    frame, log, _ = run(scripted(fault="core"), scripted())
+    assert complete(frame)
+    (line,) = (line for line in log.splitlines() if "exit status" in line)
+    assert "exit status 1: ValueError: To serve at least one request with" in line
+    assert "the estimated maximum model length is 14560" in line and "root cause" not in line
+    assert line.endswith(f"(its log: {tmp_path / 'store.jsonl.log'})")
+
+
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        (["KeyError: 'a'", "", "RuntimeError: it failed"], "RuntimeError: it failed"),
+        (["Traceback", "x.Died: no", "Exception in thread Thread-1 (run):"], ""),
+        (
+            [
+                "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
+                "  Value error, Model architectures ['X'] are not supported for now. [type=value]",
+                "    For further information visit a page",
+                "Traceback (most recent call last):",
+                '  File "a.py", line 1, in <module>',
+            ],
+            "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig "
+            "Value error, Model architectures ['X'] are not supported for now. [type=value]",
+        ),
+    ],
+)
+def test_the_cause_is_the_last_error_with_what_it_says_below(lines, cause):
+    worker = Worker.__new__(Worker)
+    worker.error = ""
+    for line in lines:
+        worker._read_error(line)
+    assert worker.error == cause
 
 
 def test_an_engine_that_hangs_is_ended_with_its_children(run, tmp_path):
@@ -317,6 +358,78 @@ def test_a_configuration_degrades_step_by_step():
     assert json.loads(json.dumps(ladder)) == ladder
     # Every step sends the same prompts.
     assert {c["options"]["max_model_len"] for c in ladder} == {4096}
+
+
+L4 = {"engine": "vllm", "options": {"dtype": "auto", "gpu_memory_utilization": 0.9}}
+CACHE = "ValueError: To serve one request (36.0 GiB KV cache is needed, which is larger than 9 GiB)"
+FITS = f"{CACHE}. Based on the memory, the estimated maximum model length is 14560. Try"
+
+
+def steps(error, ladder=None):
+    """List what would be tried, if all of it failed with this error."""
+    ladder, tried = ladder or degrade(L4), []
+    while ladder := mending(ladder, error):
+        tried.append(ladder[0])
+    return tried
+
+
+def test_a_cause_that_is_not_known_tries_everything():
+    for error in ("", "RuntimeError: something", "torch.OutOfMemoryError: CUDA out of memory."):
+        assert steps(error) == degrade(L4)[1:]
+
+
+@pytest.mark.parametrize(
+    ("error", "engines"),
+    [
+        ("ModuleNotFoundError: No module named 'vllm'", ["transformers"]),
+        ("RuntimeError: CUDA error: no kernel image is available for execution", ["transformers"]),
+        ("ValueError: Model architectures ['X'] are not supported for now.", ["transformers"]),
+        ("ValueError: m is quantized (mxfp4), which vLLM runs on GPUs of 8.0", ["transformers"]),
+        ("ValueError: s.jsonl was made with other settings: n", []),
+        ("ValueError: the store answers another prompt for ('a', 0)", []),
+    ],
+)
+def test_only_what_could_mend_the_cause_is_tried(error, engines):
+    tried = steps(error)
+    assert [step["engine"] for step in tried] == engines
+    if engines:
+        assert tried[0] == degrade(L4)[3]
+
+
+def test_graphs_that_cannot_be_compiled_are_left_out_next():
+    error = "torch._inductor.exc.InductorError: RuntimeError: failed to compile"
+    assert steps(error)[0]["options"]["enforce_eager"]
+    assert [step["engine"] for step in steps(error)] == ["vllm", "transformers"]
+
+
+def test_memory_that_others_hold_needs_a_smaller_share():
+    error = "ValueError: Free memory (9.1/15 GiB) is less than desired GPU memory utilization (0.9"
+    assert steps(error)[0]["options"]["gpu_memory_utilization"] == 0.75
+    assert [step["engine"] for step in steps(error)] == ["vllm", "transformers"]
+
+
+def test_a_cache_that_is_too_small_gets_more_memory_and_then_a_shorter_context():
+    more, shorter, *others = steps(FITS)
+    assert more["options"]["gpu_memory_utilization"] == 0.95 and more["options"]["enforce_eager"]
+    assert shorter["options"] == {**more["options"], "max_model_len": 14560}
+    assert others == degrade(L4)[3:]
+    # Where vLLM does not say what would fit, nothing is guessed.
+    assert steps(CACHE) == [more, *others]
+    on_cpu = degrade({"engine": "vllm", "options": {}})
+    assert steps(FITS, on_cpu)[0]["options"] == {"max_model_len": 14560}
+
+
+def test_an_engine_that_cannot_serve_a_model_is_not_asked_to_do_so_in_small():
+    ladder = degrade({"engine": "transformers", "options": {}})
+    assert steps("ValueError: m: a Mamba keeps no plain cache of keys and values", ladder) == []
+    assert len(steps("torch.OutOfMemoryError: CUDA out of memory", ladder)) == 2
+
+
+def test_a_model_that_cannot_be_right_is_no_work_for_engines(tmp_path):
+    options = {"store": tmp_path / "s.jsonl", "n_predictions": 1, "seed": 0}
+    with pytest.raises(ValueError, match="there is no model folder"):
+        supervise_generation(TASKS, model=tmp_path / "no", configurations=[L4], **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_shares_are_even_and_hold_every_task_once():
