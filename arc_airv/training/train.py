@@ -23,6 +23,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from arc_airv.prompts import PromptFormat
 from arc_airv.prompts.format import choose_format
+from arc_airv.tasks import check_deadline
 from arc_airv.training.batches import Batch, Windows, iterate_batches
 from arc_airv.training.examples import ExampleStream
 from arc_airv.training.muon import Muon, has_bfloat16
