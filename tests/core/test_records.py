@@ -22,8 +22,8 @@ from arc_airv.metrics import evaluate, metric_curves
 from arc_airv.records import (
     BLOCK,
     COLUMNS,
-    RUN_COLUMNS,
     NO_REPLY,
+    RUN_COLUMNS,
     STATUSES,
     Prediction,
     RecordStore,
