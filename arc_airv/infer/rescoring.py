@@ -63,7 +63,8 @@ def rescore(
         log-probability (nats) of the reply that gives this grid, under this view. A view counts for
         all candidates of an output or for none: if the context cannot hold its prompt with the
         longest of them, all are NaN there, and a warning says so; if the deadline came before all
-        were scored, none has a row. (A single NaN, with a warning, is an overflow of the model's dtype.)
+        were scored, none has a row. (A single NaN, with a warning, is an overflow of the model's
+        dtype.)
 
     Raises
     ------

@@ -227,3 +227,28 @@ def test_the_folder_of_an_adapter_is_in_its_folder_and_its_tasks_alone(ids, tmp_
     assert len({path.name.lower() for path in paths}) == len(ids)
     assert folder / UNTRAINED not in paths
     assert adapter_folder(folder, "22806e14") == folder / "22806e14"
+
+
+def test_fine_tuning_writes_and_deletes_in_its_folder_alone(tmp_path, monkeypatch):
+    ttft = pytest.importorskip("arc_airv.training.ttft")
+    adapted = type("Adapted", (), {"unload": lambda self: None})()
+    make = lambda folder: folder.mkdir(parents=True)  # noqa: E731
+    monkeypatch.setattr(ttft, "load_model", lambda model: (None, None, None))
+    monkeypatch.setattr(ttft, "ExampleStream", lambda *_, **__: [None])
+    monkeypatch.setattr(ttft, "add_adapter", lambda network, rank: adapted)
+    monkeypatch.setattr(ttft, "save_model", lambda *given: make(given[-1]))
+    monkeypatch.setattr(ttft, "train", lambda _, __, ___, folder, deadline: make(folder))
+    precious = tmp_path / "a" / "results.2026" / "precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("x")
+    ids = ["good", str(tmp_path / "evil"), "./../results", "..", "a/b", UNTRAINED, "*"]
+    tasks = {i: Task(i, TASKS["a"].train, TASKS["a"].test) for i in ids}
+    folder = tmp_path / "a" / "adapters"
+    adapters = ttft.finetune_per_task(
+        "model", tasks, ttft.TrainConfig(seconds=60), folder, max_tokens=100
+    )
+    assert precious.read_text() == "x"
+    assert {path.parent for path in adapters.values()} == {folder}
+    assert len(set(adapters.values())) == len(ids) and all(p.is_dir() for p in adapters.values())
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["adapters", "results.2026"]
+    assert not (tmp_path / "evil").exists()
