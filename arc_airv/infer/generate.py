@@ -178,7 +178,7 @@ def _check_replies(question: Question, completions: list[Completion]) -> None:
 
 
 def _measure(jobs: list[Job], renderer: Renderer) -> Callable[[Job], tuple[int, str, int]]:
-    """Make a sorting key of jobs, the longest first; a view is as long as the output's first one."""
+    """Make a sorting key of jobs, the longest first; a view is as long as an output's first one."""
     lengths: dict[tuple[str, int], int] = {}
     for job in jobs:
         if job.view == 0:

@@ -60,10 +60,11 @@ def rescore(
     -------
     DataFrame
         Columns task_id, test_index, grid, augmentation, score_logprob, prompt_hash: the
-        log-probability (nats) of the reply that gives this grid, under this view. A view counts for all candidates of an
-        output or for none: if the context cannot hold its prompt with the longest of them, all are
-        NaN there, and a warning says so; if the deadline came before all were scored, none has a
-        row. (A single NaN, with a warning, is an overflow of the model's dtype.)
+        log-probability (nats) of the reply that gives this grid, under this view. A view counts for
+        all candidates of an output or for none: if the context cannot hold its prompt with the
+        longest of them, all are NaN there, and a warning says so; if the deadline came before all
+        were scored, none has a row. (A single NaN, with a warning, is an overflow of the model's
+        dtype.)
 
     Raises
     ------
@@ -153,7 +154,9 @@ def _plan_views(
     return sorted(views, key=lambda view: view.job.view)
 
 
-def _rows(views: list[_View], known: dict[tuple, tuple[float | None, str | None]]) -> Iterator[tuple]:
+def _rows(
+    views: list[_View], known: dict[tuple, tuple[float | None, str | None]]
+) -> Iterator[tuple]:
     """Yield the scores of the views that are scored as a whole, pool by pool."""
     pools: dict[tuple[str, int], list[_View]] = {}
     for view in views:

@@ -149,9 +149,9 @@ def cross_fit(
     ValueError
         If there are fewer tasks than folds or fewer than two folds, or some folds teach nothing.
     """
-    check_count("n_folds", n_folds, least=2)
+    check_count("n_folds", n_folds)
     check_count("seed", seed, least=0)
-    if n_folds > len(tasks):
+    if not 2 <= n_folds <= len(tasks):
         raise ValueError(f"n_folds must be 2 to the {len(tasks)} tasks, got {n_folds}")
     order = np.random.default_rng(seed).permutation(sorted(tasks))
     lesson = _Lesson(predictions, tasks, features, scores)

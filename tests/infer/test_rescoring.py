@@ -23,7 +23,7 @@ SOLUTIONS = {(i, k): format_grid(p.output) for i, t in TASKS.items() for k, p in
 WRONG = ["12|34", "111|000|222", "5"]
 
 
-COLUMNS = ["task_id", "test_index", "grid", "augmentation", "score_logprob"]
+COLUMNS = ["task_id", "test_index", "grid", "augmentation", "score_logprob", "prompt_hash"]
 
 
 POOLS = pd.concat(

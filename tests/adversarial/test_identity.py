@@ -1,0 +1,306 @@
+"""A thing is never taken for another because its name is the same: models, questions, draws."""
+
+import json
+import shutil
+import time
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scripted import ScriptedEngine
+
+from arc_airv.engines.base import Engine, as_engine
+from arc_airv.engines.fingerprint import N_PARTS, PART, fingerprint
+from arc_airv.grids import as_grid
+from arc_airv.infer import generate_predictions, rescore
+from arc_airv.infer.views import MOST_RENDERED
+from arc_airv.metrics import score_outputs
+from arc_airv.records import read_predictions, read_scores
+from arc_airv.storage import read_run, run_path
+from arc_airv.tasks import Pair, Task
+from arc_airv.vote import combine_predictions, rank_candidates
+from arc_airv.vote.candidates import candidate_features
+
+GRIDS = [as_grid(g) for g in ([[1, 2]], [[2, 1]], [[1, 1]], [[2, 2]], [[1], [2]], [[2], [1]])]
+PAIRS = [Pair(a, b) for a, b in zip(GRIDS, GRIDS[1:])]
+TASK = Task("task", tuple(PAIRS[:3]), (PAIRS[3],))
+TASKS = {"task": TASK}
+
+
+class Scoring(ScriptedEngine):
+    """Score too: the shorter, the likelier."""
+
+    def score(self, prompts, continuations):
+        return [[-float(len(text)) for text in texts] for texts in continuations]
+
+
+def engine_of(tasks, *, fingerprint="one", model="1"):
+    engine = Scoring(tasks)
+    engine.model, engine.fingerprint = model, fingerprint
+    return engine
+
+
+def ask(tasks, store, n=8, engine=None, **options):
+    engine = engine or engine_of(tasks)
+    return generate_predictions(
+        tasks, engine, n_predictions=n, seed=0, store=store, progress=False, **options
+    )
+
+
+def model_folder(folder, seed=0, size=3 * N_PARTS * PART):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "tokenizer.json").write_text("{}")
+    content = np.random.default_rng(seed).bytes(size)
+    (folder / "model.safetensors").write_bytes(content)
+    return folder
+
+
+# Models ------------------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_tells_contents_and_not_names(tmp_path):
+    one = model_folder(tmp_path / "a" / "1")
+    same, other = tmp_path / "elsewhere", model_folder(tmp_path / "b" / "1", seed=1)
+    shutil.copytree(one, same)
+    (same / "README.md").write_text("copied")  # is no part of the model
+    assert fingerprint(one) == fingerprint(str(same)) != fingerprint(other)
+    (tmp_path / "link").symlink_to(one)
+    assert fingerprint(tmp_path / "link") == fingerprint(one)
+    assert fingerprint(tmp_path) is None is fingerprint("no/such-model")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_model_that_was_changed_in_place_is_another(tmp_path, name):
+    folder = model_folder(tmp_path / "1")
+    before, content = fingerprint(folder), bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    assert fingerprint(folder) != before
+
+
+def test_training_that_moves_one_weight_in_a_thousand_is_seen(tmp_path):
+    folder = model_folder(tmp_path / "1")
+    before, path = fingerprint(folder), folder / "model.safetensors"
+    weights = np.frombuffer(path.read_bytes(), dtype=np.uint8).copy()
+    moved = np.random.default_rng(5).choice(len(weights), len(weights) // 1000, replace=False)
+    weights[moved] ^= 1
+    path.write_bytes(weights.tobytes())
+    assert fingerprint(folder) != before
+
+
+def test_adapters_have_fingerprints_of_their_own(tmp_path):
+    for name, content in (("a", b"1"), ("b", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+        (tmp_path / name / "adapter_model.safetensors").write_bytes(content)
+    assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
+
+
+def test_an_engine_of_ones_own_is_known_by_the_folder_of_its_model(tmp_path):
+    folder = model_folder(tmp_path / "1")
+    own = type("Own", (), {"model": str(folder)})()
+    assert as_engine(own).fingerprint == fingerprint(folder)
+    assert Engine().fingerprint is None
+
+
+def test_a_store_does_not_go_on_with_another_model_of_its_name(tmp_path):
+    store = tmp_path / "p.jsonl"
+    ask(TASKS, store)
+    content = store.read_bytes()
+    with pytest.raises(ValueError, match="content of the model: one, now two"):
+        ask(TASKS, store, 16, engine_of(TASKS, fingerprint="two"))
+    assert store.read_bytes() == content
+
+
+def test_a_store_goes_on_with_its_model_in_another_folder(tmp_path, recwarn):
+    store = tmp_path / "p.jsonl"
+    ask(TASKS, store)
+    assert ask(TASKS, store, 16, engine_of(TASKS, model="moved")).n_new == 8
+    assert not recwarn.list
+
+
+def test_an_old_store_goes_on_with_one_warning(tmp_path):
+    store = tmp_path / "p.jsonl"
+    ask(TASKS, store)
+    run = read_run(store)
+    del run["fingerprints"]
+    run_path(store).write_text(json.dumps(run))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert ask(TASKS, store, 16).n_new == 8
+    assert [str(w.message).count("by content") for w in caught] == [1]
+    with pytest.raises(ValueError, match="name|model"):  # and the name still counts
+        run_path(store).write_text(json.dumps(run))
+        ask(TASKS, store, 32, engine_of(TASKS, model="2"))
+
+
+def test_an_adapter_of_another_content_is_another_model(tmp_path):
+    store, adapter = tmp_path / "p.jsonl", tmp_path / "adapters" / "task"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"1")
+    ask(TASKS, store, adapters={"task": adapter})
+    assert ask(TASKS, store, 16, adapters={"task": adapter}).n_new == 8
+    (adapter / "adapter_model.safetensors").write_bytes(b"2")
+    with pytest.raises(ValueError, match="content of the adapter of task"):
+        ask(TASKS, store, 32, adapters={"task": adapter})
+
+
+def test_scores_of_another_model_are_not_gone_on_with(tmp_path):
+    store, scores = tmp_path / "p.jsonl", tmp_path / "s.jsonl"
+    ask(TASKS, store)
+    predictions = read_predictions(store)
+    options = {"n_views": 2, "store": scores, "progress": False}
+    rescore(predictions, TASKS, engine_of(TASKS), **options)
+    with pytest.raises(ValueError, match="content of the model"):
+        rescore(predictions, TASKS, engine_of(TASKS, fingerprint="two"), **options)
+
+
+# Questions ---------------------------------------------------------------------------------------
+
+CHANGED = {
+    "lost": replace(TASK, train=TASK.train[:-1]),
+    "gained": replace(TASK, train=(*TASK.train, PAIRS[4])),
+    "other order": replace(TASK, train=TASK.train[::-1]),
+    "other test": replace(TASK, test=(PAIRS[4],)),
+}
+
+
+@pytest.mark.parametrize("task", CHANGED.values(), ids=CHANGED)
+def test_a_store_does_not_go_on_with_another_task_of_its_id(tmp_path, task):
+    store, scores = tmp_path / "p.jsonl", tmp_path / "s.jsonl"
+    ask(TASKS, store)
+    changed, content = {"task": task}, store.read_bytes()
+    with pytest.raises(ValueError, match="answers another prompt"):
+        ask(changed, store, 16)
+    assert store.read_bytes() == content
+    options = {"n_views": 2, "store": scores, "progress": False}
+    predictions = read_predictions(store)
+    rescore(predictions, TASKS, engine_of(TASKS), **options)
+    with pytest.raises(ValueError, match="answers another prompt"):
+        rescore(predictions, changed, engine_of(changed), **options)
+
+
+def test_a_task_that_lost_a_test_pair_does_not_go_on(tmp_path):
+    store, two = tmp_path / "p.jsonl", {"task": replace(TASK, test=(PAIRS[3], PAIRS[4]))}
+    ask(two, store)
+    with pytest.raises(ValueError, match="answers another prompt"):
+        ask(TASKS, store)
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_every_row_is_checked_and_not_only_the_first_view(tmp_path, number):
+    assert number < MOST_RENDERED
+    store = tmp_path / "p.jsonl"
+    ask(TASKS, store)
+    lines = store.read_text().splitlines()
+    lines[number] = json.dumps({**json.loads(lines[number]), "prompt_hash": "0" * 16})
+    store.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="answers another prompt"):
+        ask(TASKS, store, 16)
+
+
+def test_each_score_tells_the_prompt_that_it_belongs_to(tmp_path):
+    store, scores = tmp_path / "p.jsonl", tmp_path / "s.jsonl"
+    ask(TASKS, store)
+    predictions = read_predictions(store)
+    given = rescore(predictions, TASKS, engine_of(TASKS), n_views=2, store=scores, progress=False)
+    known = predictions.set_index("augmentation")["prompt_hash"]
+    assert (given["prompt_hash"] == given["augmentation"].map(known)).all()
+    assert set(read_scores(scores)["prompt_hash"]) == set(given["prompt_hash"])
+
+
+def test_scores_of_another_run_are_an_error_or_a_warning(tmp_path):
+    store = tmp_path / "p.jsonl"
+    ask(TASKS, store)
+    predictions = read_predictions(store)
+    scores = rescore(predictions, TASKS, engine_of(TASKS), n_views=2, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rank_candidates(predictions, method="product_of_experts", scores=scores)
+    with pytest.raises(ValueError, match="scores are of other predictions"):
+        candidate_features(predictions, scores=scores.assign(task_id="other"))
+    with pytest.warns(UserWarning, match="another prompt when they were scored"):
+        candidate_features(predictions, scores=scores.assign(prompt_hash="0" * 16))
+    more = pd.concat([predictions, predictions.assign(task_id="more")])
+    with pytest.warns(UserWarning, match="no candidate of 1 of 2 outputs"):
+        candidate_features(more, scores=scores)
+
+
+# Draws -------------------------------------------------------------------------------------------
+
+IDENTITY, SWAPPED = (f"flip0.rot0.colors0123456{end}.order" for end in ("789", "987"))
+
+
+def rows(*given, temperature=0.0, model="one"):
+    """Make predictions of (augmentation, prompt_hash, text, grid)."""
+    frame = pd.DataFrame(given, columns=["augmentation", "prompt_hash", "text", "grid"])
+    numbers = {"cumulative_logprob": -1.0, "n_tokens": 2, "sample_index": 0, "test_index": 0}
+    return frame.assign(task_id="a", model=model, temperature=temperature, status="ok", **numbers)
+
+
+TWICE = [(IDENTITY, "p", "1", "1"), (SWAPPED, "p", "1", "1"), ("flip1", "q", "2", "2")]
+
+
+def votes(frame):
+    return rank_candidates(frame).set_index("grid")["votes"].to_dict()
+
+
+def test_equal_prompts_are_one_greedy_vote():
+    assert votes(rows(*TWICE)) == {"1": 1, "2": 1}
+    assert votes(rows(*TWICE)[::-1]) == {"1": 1, "2": 1}
+
+
+def test_samples_other_models_and_unknown_ones_keep_their_votes():
+    assert votes(rows(*TWICE, temperature=0.7)) == {"1": 2, "2": 1}
+    assert votes(rows(*TWICE, temperature=np.nan)) == {"1": 2, "2": 1}
+    assert votes(rows(*TWICE).drop(columns="model")) == {"1": 2, "2": 1}
+    both = pd.concat([rows(*TWICE), rows(*TWICE, model="two")])
+    assert votes(both) == {"1": 2, "2": 2}
+
+
+def test_the_replies_of_a_beam_are_several():
+    beam = rows((IDENTITY, "p", "1", "1"), (IDENTITY, "p", "2", "2"), (SWAPPED, "p", "1", "1"))
+    assert votes(beam) == {"1": 1, "2": 1}
+
+
+def test_a_reply_that_reverts_to_two_grids_votes_for_the_same_one_in_any_order():
+    frame = rows((SWAPPED, "p", "9", "7"), (IDENTITY, "p", "9", "9"))
+    assert votes(frame) == votes(frame[::-1]) == {"9": 1, "7": 0}
+
+
+def test_predictions_stay_predictions():
+    tasks = {"a": replace(TASK, task_id="a")}
+    assert score_outputs(rows(*TWICE), tasks)["n_predictions"].tolist() == [3]
+
+
+def test_a_copy_of_a_run_is_noticed_in_an_ensemble(tmp_path):
+    store, copy = tmp_path / "p.jsonl", tmp_path / "copy.jsonl"
+    ask(TASKS, store)
+    for path in (store, run_path(store)):
+        shutil.copy(path, tmp_path / path.name.replace("p.", "copy."))
+    with pytest.warns(UserWarning, match="8 predictions are in several of the 2 runs"):
+        combine_predictions([store, copy])
+    models = [read_predictions(path)["model"].unique().tolist() for path in (store, copy)]
+    assert models == [["one"], ["one"]]
+    assert votes(pd.concat(map(read_predictions, (store, copy)))) == votes(read_predictions(store))
+
+
+def test_stores_whose_model_is_not_known_are_two_models(tmp_path):
+    for name in "ab":
+        ask(TASKS, tmp_path / f"{name}.jsonl", engine=engine_of(TASKS, fingerprint=None))
+    both = pd.concat(read_predictions(tmp_path / f"{name}.jsonl") for name in "ab")
+    assert both["model"].nunique() == 2
+    assert votes(both)["|".join("".join(map(str, r)) for r in PAIRS[3].output.tolist())] == 16
+
+
+def test_a_model_folder_is_read_in_a_moment_however_large(tmp_path):
+    folder = model_folder(tmp_path / "1", size=1)
+    with open(folder / "model.safetensors", "wb") as file:
+        file.truncate(2**36)  # 64 GiB, sparse
+    start = time.monotonic()
+    assert len(fingerprint(folder)) == 16
+    assert time.monotonic() - start < 10
