@@ -201,7 +201,7 @@ function judgeTask(task, outputs, run, method) {
   Object.assign(values, {
     first_votes: mean(outs.map((o) => o.firstVotes)),
     first_logprob: mean(outs.map((o) => o.order[0]?.[MEAN])),
-    entropy: mean(outs.map((o) => o.entropy)),
+    entropy: mean(outputs.map((output) => output.entropy)),
     candidates: mean(outputs.map((output) => output.c.filter((c) => c[VOTES]).length + output.rest[0])),
     predictions: mean(outputs.map((output) => output.n)),
     size: mean(task.test.map(([input, output]) => (output ?? input).replaceAll("|", "").length)),
@@ -217,11 +217,7 @@ function judgeOutput(solution, output, method) {
   const inPool = solution && output.c.some((c) => c[GRID] === solution && c[VOTES]);
   const cls = !order.length ? "none" : !solution ? "hidden"
     : rank && rank <= 2 ? "solved" : inPool ? "missed" : "absent";
-  const valid = output.n - output.bad[0];
-  const shares = [...output.c.map((c) => c[VOTES]).filter(Boolean),
-    ...Array(output.rest[0]).fill(output.rest[1] / output.rest[0])];
-  const entropy = valid ? shares.reduce((sum, n) => sum - (n / valid) * Math.log2(n / valid), 0) : null;
-  return { order, right, rank, cls, entropy: entropy && Math.abs(entropy), firstVotes: order[0]?.[VOTES] ?? 0 };
+  return { order, right, rank, cls, firstVotes: order[0]?.[VOTES] ?? 0 };
 }
 
 /** The store and selector that the shown ones are compared with, or null. */
@@ -636,7 +632,7 @@ function renderSide(place, test, solution, side, base) {
   const strip = el("span", { class: "strip wide", role: "img", "aria-label": "votes of the candidates" });
   strip.style.background = votesGradient(output, now);
   const facts = [count(n, "prediction"), count(total, "candidate"), bad && `${bad} without a grid`,
-    now.entropy != null && `entropy ${now.entropy.toFixed(2)} bits`].filter(Boolean).join(" · ");
+    output.entropy != null && `entropy ${output.entropy.toFixed(2)} bits`].filter(Boolean).join(" · ");
   const verdict = el("p", { class: "verdict " + now.cls }, CLASSES[now.cls].slice(0, 2).join(" ") +
     (now.cls === "missed" ? `: rank ${now.rank || "none"} by ${side.method}` : ""), el("span", { class: "dim" }, ` ${facts}`));
   const list = el("div", { class: "candidates" });

@@ -192,7 +192,7 @@ def _describe_run(
     fixed = [m for m in tables[methods[0]].index if m in outputs and m not in BY_METHOD]
     values = outputs[fixed].round(5).to_numpy(float).tolist()
     places = dict(zip(number.tolist(), content))
-    empty = {"n": 0, "c": [], "rest": [0, 0], "bad": [0, []], "seen": 0}
+    empty = {"n": 0, "c": [], "rest": [0, 0], "bad": [0, []], "seen": 0, "entropy": None}
     by_task: dict[str, list[dict[str, Any]]] = {id_: [] for id_ in tasks}
     for i, (id_, _) in enumerate(outputs_of(tasks)):
         by_task[id_].append({**places.get(i, empty), "v": values[i]})
@@ -282,11 +282,11 @@ def _describe_pools(
         notes += [f"Of a reply with more than {shortened} characters, the middle is left out."]
     predictions: dict[int, list[Any]] = {}
     columns = ["augmentation", "sample_index", "n_tokens", "status"]
-    values = zip(*(frame[column].to_numpy(dtype=object)[order].tolist() for column in columns))
+    values = frame[columns].astype({"n_tokens": "float64"}).iloc[order].itertuples(index=False)
     for key, text, nats, (view, sample, n_tokens, status) in zip(
         owner[order].tolist(), texts, logprob[order].tolist(), values
     ):
-        status = 0 if key < len(table) else status
+        status = 0 if key < len(table) else _text(status)
         made = [_text(view), int(sample), _number(nats), _number(n_tokens), status, text]
         predictions.setdefault(key, []).append(made)
 
@@ -299,9 +299,9 @@ def _describe_pools(
     counts = np.bincount(pools.pool, minlength=len(pools.pools)).tolist()
     invalid = np.bincount(pools.pool[row < 0], minlength=len(pools.pools)).tolist()
     content = [
-        {"n": n, "c": [], "rest": [0, 0], "seen": int(s),
+        {"n": n, "c": [], "rest": [0, 0], "seen": int(s), "entropy": _number(e),
          "bad": [bad, predictions.get(len(table) + i, [])]}
-        for i, (n, s, bad) in enumerate(zip(counts, seen, invalid))
+        for i, (n, s, e, bad) in enumerate(zip(counts, seen, _entropies(pools), invalid))
     ]  # fmt: skip
     numbers = table[["max_reply_logprob", "mean_token_logprob"]].to_numpy(float).tolist()
     places = ranks.to_numpy().tolist()
@@ -312,7 +312,7 @@ def _describe_pools(
             made = predictions.get(i, [])
             cells = [grid, votes, *map(_number, nats), bits, rank, votes - len(made), made]
             content[owner_pool]["c"].append(cells)
-        else:
+        elif votes:
             rest = content[owner_pool]["rest"]
             content[owner_pool]["rest"] = [rest[0] + 1, rest[1] + votes]
     return content, notes
@@ -367,6 +367,15 @@ def _shorten(texts: np.ndarray, budget: int) -> tuple[list[str | None], int]:
             text = text[: cap // 2] + gap + text[size - cap // 2 :]
         out.append(_text(text))
     return out, cap if (sizes > cap).any() else 0
+
+
+def _entropies(pools: Pools) -> np.ndarray:
+    """Return the entropy of the votes of each pool over its candidates (bits); NaN without any."""
+    n = len(pools.pools)
+    valid = np.bincount(pools.pool_of, weights=pools.votes, minlength=n)
+    share = pools.votes / valid[pools.pool_of]
+    entropy = np.bincount(pools.pool_of, weights=-share * np.log2(share), minlength=n)
+    return np.where(valid > 0, entropy + 0.0, np.nan)
 
 
 def _symmetries(keys: pd.Series) -> np.ndarray:

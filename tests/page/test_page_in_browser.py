@@ -460,7 +460,7 @@ def test_hidden_solutions_leave_the_rest(browser):
     page = browser.open(browse(STORE, hide_outputs(TASKS), method="logprob"))
     assert page.counts == {"all": 4, "none": 1, "hidden": 3}
     assert page.run("state.sort") == "agreement"
-    assert "vote_2" not in page.texts("#metrics th") and not page.texts("#curve:not([hidden])")
+    assert "vote_2" not in page.texts("#metrics th") and not page.texts("#more:not([hidden])")
     page.click('[data-show="hidden"]')
     page.click("#cards a")
     assert "hidden" in page.texts(".question figcaption")

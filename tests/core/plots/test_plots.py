@@ -1,6 +1,5 @@
 """The content of plots and charts. Their looks are for the eye: notebook 02 is their gallery."""
 
-
 import matplotlib
 
 matplotlib.use("Agg")
