@@ -52,8 +52,8 @@ def mending(configurations: Sequence[Mapping[str, Any]], error: str) -> list[Map
     def changed(other: Mapping[str, Any]) -> set[str]:
         if other["engine"] != failed["engine"]:
             return {"engine"}
-        pairs = failed["options"].items() ^ other["options"].items()
-        return {name for name, _ in pairs}
+        one, two = failed["options"], other["options"]
+        return {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)}
 
     if failed["engine"] == "vllm" and NO_CACHE.search(error):
         others = [other for other in rest if "engine" in changed(other)]
@@ -68,9 +68,9 @@ def _more_cache(failed: Mapping[str, Any], error: str) -> list[dict[str, Any]]:
     """Return the configuration with more of the GPU's memory or, if it has that, less context."""
     options, fitting = failed["options"], FITTING.search(error)
     roomy = {**options, "enforce_eager": True, "max_num_seqs": options.get("max_num_seqs") or 64}
-    if options.get("gpu_memory_utilization", MOST_MEMORY) < MOST_MEMORY:
+    if (options.get("gpu_memory_utilization") or MOST_MEMORY) < MOST_MEMORY:
         return [{**failed, "options": {**roomy, "gpu_memory_utilization": MOST_MEMORY}}]
-    if fitting and int(fitting[1]) < options.get("max_model_len", math.inf):
+    if fitting and int(fitting[1]) < (options.get("max_model_len") or math.inf):
         return [{**failed, "options": {**options, "max_model_len": int(fitting[1])}}]
     return []
 

@@ -415,8 +415,9 @@ def test_a_cache_that_is_too_small_gets_more_memory_and_then_a_shorter_context()
     assert others == degrade(L4)[3:]
     # Where vLLM does not say what would fit, nothing is guessed.
     assert steps(CACHE) == [more, *others]
-    on_cpu = degrade({"engine": "vllm", "options": {}})
-    assert steps(FITS, on_cpu)[0]["options"] == {"max_model_len": 14560}
+    options = {"max_model_len": None, "compilation_config": {"mode": 0}}
+    on_cpu = degrade({"engine": "vllm", "options": options})
+    assert steps(FITS, on_cpu)[0]["options"] == {**options, "max_model_len": 14560}
 
 
 def test_an_engine_that_cannot_serve_a_model_is_not_asked_to_do_so_in_small():
