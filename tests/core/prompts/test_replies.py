@@ -408,7 +408,7 @@ STEP = 20  # rows of a store that stand for one; with 1, all of them are read
 
 
 def stores():
-    return [path for path in sorted(DUMPS.rglob("*.jsonl.gz")) if path.name != "scores.jsonl.gz"]
+    return sorted(DUMPS.rglob("*.jsonl.gz"))
 
 
 @pytest.mark.parametrize("path", stores(), ids=lambda path: str(path.relative_to(DUMPS)))
