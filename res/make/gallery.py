@@ -10,7 +10,7 @@ from arc_airv.vote import rank_candidates
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--predictions", default="res/dumps/tiny/settings/t0.00.jsonl.gz")
+    parser.add_argument("--predictions", default="res/dumps/1024/t0.00.jsonl.gz")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
     parser.add_argument("--task", default="c8b7cc0f")
     parser.add_argument("--candidates", default=8, type=int)
