@@ -11,7 +11,7 @@ from arc_airv import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "arc_airv.vote.candidates": "Pools candidate_features index_pools",
+        "arc_airv.vote.candidates": "CANDIDATE Pools candidate_features index_pools",
         "arc_airv.vote.ensemble": "combine_predictions",
         "arc_airv.vote.filters": "FILTERS expected_shapes rule_out",
         "arc_airv.vote.rank": "best_samples rank_by_score rank_candidates select_attempts",
