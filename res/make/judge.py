@@ -1,7 +1,8 @@
 """Measure an instruct LLM as the judge of a pool, against votes.
 
     python res/make/smollm2.py
-    python res/make/judge.py --model models/smollm2 --predictions res/dumps/tiny/settings/t0.00.jsonl.gz
+    python res/make/judge.py --model models/smollm2 \\
+        --predictions res/dumps/tiny/settings/t0.00.jsonl.gz
 
 The comparison covers only the outputs whose right grid is among several judged candidates: a
 judge makes no difference for the others. For each ranking, the command prints how often the right
