@@ -20,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 from arc_airv.metrics.curves import metric_curves
+from arc_airv.metrics.outputs import bootstrap_interval, score_outputs
 from arc_airv.records import read_predictions
 from arc_airv.tasks import Task, load_tasks
 from arc_airv.vote.candidates import POOL
@@ -30,6 +31,7 @@ RUNS = {
     "t0.00": "AIRV: each prediction from a different view",
     "plain-t0.50": "no augmentation: as many samples of the plain view at temperature 0.5",
 }
+GAINS = ("accuracy", "random_2", "vote_1", "vote_2", "pass_n")
 COLUMNS = {
     "accuracy": "a single prediction",
     "correct_size": "correct size",
@@ -69,6 +71,19 @@ def asked_alike(runs: Sequence[pd.DataFrame], tasks: dict[str, Task]) -> dict[st
     return {t: task for t, task in tasks.items() if found.get(t, 0) == len(task.test)}
 
 
+def paired_gain(run: pd.DataFrame, baseline: pd.DataFrame, tasks: dict[str, Task]) -> str:
+    """Return the gain of a run over the baseline, both on the same resampled tasks, as a line."""
+    of_run, of_baseline = (
+        score_outputs(p[p["task_id"].isin(tasks)], tasks) for p in (run, baseline)
+    )
+    gain = 100 * bootstrap_interval(of_run, baseline=of_baseline)
+    values = [
+        f"{name} {value:+.1f} ({low:.1f} to {high:.1f})"
+        for name, (value, low, high) in gain.loc[list(GAINS)].iterrows()
+    ]
+    return f"The first run less the second, paired over tasks: {', '.join(values)}."
+
+
 def as_markdown(table: pd.DataFrame) -> str:
     """Format a table of text and its index as Markdown."""
     rows = [["N", *table.columns], ["---"] * (1 + table.shape[1])]
@@ -102,6 +117,8 @@ def main() -> None:
         often = ", ".join(f"{count} with {n} predictions" for n, count in counts.items())
         parts.append(f"*{title}*: mean over {len(tasks)} tasks ({n_outputs} test outputs: {often})")
         parts.append(as_markdown(results(predictions, tasks, args.columns)))
+    if args.common and len(runs) == 2:
+        parts.append(paired_gain(*runs.values(), tasks))
     text = "\n\n".join([*parts, MARKS[1]])
     print(text)
     if args.write:
