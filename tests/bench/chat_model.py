@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--into", required=True, type=Path)
     parser.add_argument("--engine", default="transformers")
-    parser.add_argument("--minutes", default=2.0, type=float, help="of notebook 03, and of 06")
+    parser.add_argument("--minutes", default=15.0, type=float, help="of notebook 03, and of 06")
     parser.add_argument("--only", nargs="*", default=["01", "02", "03", "06"])
     args = parser.parse_args()
     args.into.mkdir(parents=True, exist_ok=True)
