@@ -233,7 +233,7 @@ def test_fine_tuning_writes_and_deletes_in_its_folder_alone(tmp_path, monkeypatc
     ttft = pytest.importorskip("arc_airv.training.ttft")
     adapted = type("Adapted", (), {"unload": lambda self: None})()
     make = lambda folder: folder.mkdir(parents=True)  # noqa: E731
-    monkeypatch.setattr(ttft, "load_model", lambda model: (None, None, None))
+    monkeypatch.setattr(ttft, "load_model", lambda model, **_: (None, None, None))
     monkeypatch.setattr(ttft, "ExampleStream", lambda *_, **__: [None])
     monkeypatch.setattr(ttft, "add_adapter", lambda network, rank: adapted)
     monkeypatch.setattr(ttft, "save_model", lambda *given: make(given[-1]))
