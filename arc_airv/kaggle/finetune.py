@@ -19,7 +19,8 @@ from arc_airv.tasks import Task, check_deadline
 
 MODES = ("joint", "per_task")
 # Adapters and pre-trained models want AdamW; an optimizer without history wants a gentle start.
-TRAINING = {"muon_lr": None, "adamw_lr": 1e-3, "warmup": 0.1}
+# A small window, so that the first step comes soon and the last one ends in time.
+TRAINING = {"muon_lr": None, "adamw_lr": 1e-3, "warmup": 0.1, "window": 256}
 
 
 def supervise_finetuning(

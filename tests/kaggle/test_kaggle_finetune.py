@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -64,10 +65,17 @@ def test_a_joint_model_is_a_model_folder(finetune):
 
 
 @pytest.mark.parametrize("mode", ["joint", "per_task"])
-def test_a_training_that_fails_leaves_the_model_as_it_is(finetune, tmp_path, mode):
-    model, adapters, log = finetune(mode, 60, model=tmp_path)
-    assert model == tmp_path and adapters is None
-    assert re.search("! finetune.0: ended with exit status 1: (ValueError|OSError): .+", log)
+def test_a_training_that_fails_leaves_the_model_as_it_is(finetune, random_model, tmp_path, mode):
+    broken = shutil.copytree(random_model, tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    model, adapters, log = finetune(mode, 60, model=broken)
+    assert model == broken and adapters is None
+    assert re.search(r"! finetune.0: ended with exit status 1: .*\w+Error.*: .+", log), log
+
+
+def test_a_model_that_cannot_be_right_is_refused(finetune, tmp_path):
+    with pytest.raises(ValueError, match=r"is no model folder: it holds no config\.json"):
+        finetune("joint", 60, model=tmp_path)
 
 
 def test_a_training_that_is_killed_leaves_the_model_as_it_is(finetune, random_model, tmp_path):
