@@ -87,7 +87,9 @@ def _progress(cells: list[Any]) -> Iterator[Any]:
     def beat() -> None:
         while not over.wait(HEARTBEAT):
             text = "".join(output.get("text", "") for output in running.get("outputs", []))
-            last = re.split(r"[\r\n]+", text.strip())[-1]
+            lines = re.split(r"[\r\n]+", text.strip())
+            # An engine's own processes print under their ids.
+            last = next((line for line in lines[::-1] if "pid=" not in line), "")
             say(f"... {heading}" + (f": {last}" if last else ""))
 
     threading.Thread(target=beat, daemon=True).start()
