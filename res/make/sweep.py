@@ -16,6 +16,7 @@ from evaluate import make_parser, open_engine
 from arc_airv.engines import Engine, Sampling, answer_tokens
 from arc_airv.infer.generate import generate_predictions
 from arc_airv.infer.threshold import search_predictions
+from arc_airv.storage import read_run
 from arc_airv.tasks import Task
 
 THRESHOLDS = {"threshold-0.10": 0.1, "threshold-0.02": 0.02}  # minimum probability of a reply
@@ -45,10 +46,13 @@ def runs(n: int, allowed_tokens: tuple[int, ...]) -> dict[str, tuple[Sampling, d
 
 
 def run_one(name: str, tasks: dict[str, Task], engine: Engine, n: int, into: Path) -> None:
-    """Fill the store of one run and pack it; do nothing if the packed one is there."""
+    """Fill the store of one run and pack it; a packed one with as many predictions stays."""
     store, packed = into / f"{name}.jsonl", into / f"{name}.jsonl.gz"
     if packed.exists():
-        return
+        if read_run(store).get("n_predictions", n) >= n:
+            return
+        if not store.exists():  # a smaller run goes on
+            store.write_bytes(gzip.decompress(packed.read_bytes()))
     options = {"seed": 0, "store": store}
     if name in THRESHOLDS:
         options |= {"n_views": n, "min_probability": THRESHOLDS[name]}

@@ -362,9 +362,11 @@ class Parrot(torch.nn.Module):
         self.config, self.generation_config = model.config, model.generation_config
         self.device, self.dtype = model.device, model.dtype
 
-    def forward(self, input_ids, position_ids, **options):
+    def forward(self, input_ids, position_ids=None, **options):
         from types import SimpleNamespace
 
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1])[None]
         following = torch.tensor(self.token_ids + (0,))[position_ids[:, -1:] + 1]
         vocabulary = self.config.vocab_size
         return SimpleNamespace(logits=100.0 * torch.nn.functional.one_hot(following, vocabulary))
