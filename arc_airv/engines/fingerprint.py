@@ -10,13 +10,15 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from arc_airv.engines.adapters import ADAPTER_FILE
+
 N_PARTS, PART = 512, 4096  # of the weights: 2 MiB are read, of 60 GB as of 60 MB
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 NO_WEIGHTS = ("optimizer*", "scheduler*", "rng_state*", "training_args*", "scaler*", "checkpoint*")
 TEXTS = (
     "config.json",
     "generation_config.json",
-    "adapter_config.json",
+    ADAPTER_FILE,
     "added_tokens.json",
     "special_tokens_map.json",
     "chat_template*",

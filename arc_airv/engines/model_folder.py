@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from arc_airv.engines.adapters import ADAPTER_FILE
+
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -30,7 +32,7 @@ HUB_SECONDS = 10.0  # patience with the Hub, for one question
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What was found in the place of a model.
+    """The parts that were found in the place of a model.
 
     Attributes
     ----------
@@ -83,7 +85,7 @@ def look_at_model(model: str | Path, *, has_tokenizer: bool = False) -> ModelFol
         raise ValueError(f"{given} is a file: give the folder of a model (a GGUF file is not read)")
     if not folder.is_dir():
         return ModelFolder(given, given, None, given, _look_on_hub(given))
-    if (folder / "adapter_config.json").is_file() and not weight_files(folder):
+    if (folder / ADAPTER_FILE).is_file() and not weight_files(folder):
         return _look_at_adapter(folder)
     if not (folder / "config.json").is_file():
         nested = sorted(str(path.parent) for path in folder.glob("*/**/config.json"))[:3]
@@ -147,9 +149,9 @@ def gigabytes_of_weights(model: str | Path) -> float:
 
 def read_adapter(folder: str | Path) -> dict[str, Any]:
     """Return the content of an adapter's ``adapter_config.json``; a ValueError if it has none."""
-    path = Path(folder) / "adapter_config.json"
+    path = Path(folder) / ADAPTER_FILE
     if not path.is_file():
-        raise ValueError(f"{folder} is no adapter: it holds no adapter_config.json")
+        raise ValueError(f"{folder} is no adapter: it holds no {ADAPTER_FILE}")
     return _read(path)
 
 

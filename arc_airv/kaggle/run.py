@@ -29,7 +29,7 @@ from arc_airv.submission import (
     validate_submission,
     write_submission,
 )
-from arc_airv.tasks import has_hidden, load_tasks, outputs_of, read_challenges
+from arc_airv.tasks import check_count, has_hidden, load_tasks, outputs_of, read_challenges
 from arc_airv.vote.rank import rank_candidates, select_attempts
 
 RERUN_MINUTES = 11.5 * 60  # of the 12 hours that Kaggle gives
@@ -96,8 +96,8 @@ class Run:
         engine: str | None = None,
         engine_options: Mapping[str, Any] | None = None,
     ) -> None:
-        if n_tasks is not None and n_tasks < 1:
-            raise ValueError(f"n_tasks must be at least 1, or None for all, got {n_tasks}")
+        if n_tasks is not None:
+            check_count("n_tasks", n_tasks)
         self.log = Log()
         self.source, self.path, self.model = tasks, Path(submission).resolve(), model
         self.challenges = read_challenges(tasks)

@@ -106,9 +106,18 @@ def read_results(store: str | Path, tasks: dict[str, Task]) -> Results:
 
 
 def describe_outputs(
-    predictions: pd.DataFrame | Pools, tasks: dict[str, Task], **options: Any
+    predictions: pd.DataFrame | Pools,
+    tasks: dict[str, Task],
+    *,
+    ranked: pd.DataFrame | None = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """Describe every test output by what is known of it, also where solutions are hidden.
+
+    Parameters
+    ----------
+    ranked : DataFrame, optional
+        The ranking of these predictions, where there is one; else they are ranked by the options.
 
     Returns
     -------
@@ -118,7 +127,8 @@ def describe_outputs(
         solution is hidden, only n_predictions, unanswered and agreement.
     """
     pools = index_pools(predictions)
-    ranked = rank_candidates(pools, tasks=tasks, **options)
+    if ranked is None:
+        ranked = rank_candidates(pools, tasks=tasks, **options)
     votes = ranked[ranked["rank"] == 1].set_index(POOL)["votes"]
     grids = pools.predictions["grid"].notna().groupby([pools.predictions[name] for name in POOL])
     counts = grids.agg(n="size", answered="mean").assign(agreement=votes / grids.size())

@@ -186,7 +186,7 @@ def _describe_run(
     number = number_outputs(pools.pools, tasks)
     options = {"filters": filters, "tasks": tasks}
     rankings = {method: rank_candidates(pools, method=method, **options) for method in methods}
-    outputs = describe_outputs(pools, tasks, method=methods[0], filters=filters)
+    outputs = describe_outputs(pools, tasks, ranked=rankings[methods[0]])
     tables = {m: metric_table(_describe_by(r, outputs, tasks)) for m, r in rankings.items()}
     content, limits = _describe_pools(pools, tasks, rankings)
     fixed = [m for m in tables[methods[0]].index if m in outputs and m not in BY_METHOD]

@@ -1,4 +1,4 @@
-"""What the GPUs of this machine do with this library: one call, one table, a few minutes.
+"""A check of this machine's GPUs with this library: one call, one table, a few minutes.
 
 The engine's contract against the CPU's answers, what batching is worth, and the speed and memory
 of training and of fine-tuning a task, for shapes from 30M to 4B parameters with random weights. On
@@ -38,43 +38,20 @@ from arc_airv.training.train import (
 from arc_airv.training.ttft import add_adapter, recompute_layers
 
 # Options of a Qwen3 or Qwen2 configuration; that of 0.5B is Qwen2-0.5B's, that of 4B Qwen3-4B's.
-SHAPES: dict[str, dict[str, Any]] = {
-    "toy": dict(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        vocab_size=334,
-    ),
-    "30M": dict(
-        hidden_size=512,
-        intermediate_size=1408,
-        num_hidden_layers=10,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=64,
-        vocab_size=334,
-    ),
-    "0.5B": dict(
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        head_dim=64,
-        vocab_size=151936,
-    ),
-    "4B": dict(
-        hidden_size=2560,
-        intermediate_size=9728,
-        num_hidden_layers=36,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=128,
-        vocab_size=151936,
-    ),
+OPTIONS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+)
+SHAPES = {
+    "toy": (32, 64, 2, 2, 1, 16, 334),
+    "30M": (512, 1408, 10, 8, 4, 64, 334),
+    "0.5B": (896, 4864, 24, 14, 2, 64, 151936),
+    "4B": (2560, 9728, 36, 32, 8, 128, 151936),
 }
 # Of a step; few where the vocabulary is large, whose logits take 14 bytes each.
 STEP_TOKENS = {"toy": 256, "30M": 16384, "0.5B": 2048, "4B": 2048}
@@ -342,7 +319,7 @@ def shape_config(shape: str) -> Any:
     from transformers import Qwen3Config
 
     return Qwen3Config(
-        **SHAPES[shape],
+        **dict(zip(OPTIONS, SHAPES[shape], strict=True)),
         max_position_embeddings=8192,
         tie_word_embeddings=True,
         pad_token_id=0,

@@ -20,7 +20,7 @@ from arc_airv.augment import Augmentation, sample_augmentations
 from arc_airv.grids import Grid, stack_grids
 from arc_airv.prompts import PromptFormat
 from arc_airv.prompts.format import varied_grid
-from arc_airv.tasks import Pair, Task
+from arc_airv.tasks import Pair, Task, check_count
 from arc_airv.training.rules import change_rule
 
 IGNORED = -100  # the label that a loss passes over (PyTorch's convention)
@@ -186,8 +186,8 @@ class ExampleStream:
     ) -> None:
         if not 1 <= n_pairs[0] <= n_pairs[1]:
             raise ValueError(f"n_pairs must be (least, most) from 1 on, got {n_pairs}")
-        if n_views is not None and n_views < 1:
-            raise ValueError(f"n_views must be at least 1, got {n_views}")
+        if n_views is not None:
+            check_count("n_views", n_views)
         self.n_pairs, self.n_views = n_pairs, n_views
         self._plans: dict[str, list[Augmentation]] = {}
         self.format, self.tokenizer = prompt_format, tokenizer

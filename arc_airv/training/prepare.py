@@ -27,7 +27,7 @@ LARGEST = 60 * 2**20  # bytes of the folder
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to train, and how; plain JSON values.
+    """A training: its data, its model, its schedule; plain JSON values.
 
     Attributes
     ----------

@@ -11,10 +11,11 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from evaluate import tasks_between
 from sweep import run_one
 
 from arc_airv.engines import make_engine
-from arc_airv.tasks import load_tasks, tasks_that_fit
+from arc_airv.tasks import load_tasks
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,7 @@ def main() -> None:
     args = parser.parse_args()
     engine, tasks = make_engine(args.engine, args.model, {}), load_tasks(args.tasks)
     for dump in DUMPS:
-        fitting = tasks_that_fit(
-            tasks,
-            dump.up_to,
-            lambda task: engine.prompt_format.measure(task, engine),
-            above=dump.above,
-        )
+        fitting = tasks_between(tasks, engine, dump.above, dump.up_to)
         for name in dump.runs:
             run_one(name, fitting, engine, dump.n, args.into / dump.folder)
 

@@ -32,13 +32,15 @@ def make_parser(text: str) -> argparse.ArgumentParser:
 def open_engine(args: argparse.Namespace) -> tuple[Engine, dict[str, Task]]:
     """Make the engine that the arguments name, and choose their tasks by its tokens."""
     engine = make_engine(args.engine, args.model, {})
-    tasks = tasks_that_fit(
-        load_tasks(args.tasks),
-        args.max_tokens,
-        lambda task: engine.prompt_format.measure(task, engine),
-        above=args.min_tokens,
-    )
-    return engine, tasks
+    return engine, tasks_between(load_tasks(args.tasks), engine, args.min_tokens, args.max_tokens)
+
+
+def tasks_between(
+    tasks: dict[str, Task], engine: Engine, above: int, up_to: int
+) -> dict[str, Task]:
+    """Choose the tasks whose longest question with its answer has so many tokens of the engine."""
+    measure = engine.prompt_format.measure
+    return tasks_that_fit(tasks, up_to, lambda task: measure(task, engine), above=above)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What enters is checked where it enters: values that are none of their kind, and names as data."""
+"""Checks of what enters, where it enters: values that are none of their kind, and names as data."""
 
 import gzip
 import json

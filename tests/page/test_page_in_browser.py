@@ -128,7 +128,7 @@ class Browser:
 
     @property
     def errors(self):
-        """What the console holds, but for the advice on how tests should read pixels."""
+        """Return the lines of the console, but for the advice on how tests should read pixels."""
         return [e for e in self.driver.get_log("browser") if "Canvas2D" not in e["message"]]
 
 

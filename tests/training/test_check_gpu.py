@@ -7,14 +7,7 @@ torch = pytest.importorskip("torch")
 from arc_airv.__main__ import main  # noqa: E402
 from arc_airv.training import check_gpu as checks  # noqa: E402
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Compute with one thread: on a busy machine, threads of small models wait for each other."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_command_ends_with_a_table(random_model, capsys):

@@ -28,14 +28,7 @@ torch = pytest.importorskip("torch")
 from arc_airv.training.muon import orthogonalize  # noqa: E402
 from arc_airv.training.train import TrainConfig, train  # noqa: E402
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Compute with one thread: on a busy machine, threads of small models wait for each other."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +132,11 @@ def test_factored_embeddings_save_as_an_ordinary_model(tokenizer):
     assert plain.get_input_embeddings().weight is plain.get_output_embeddings().weight
 
 
+def assert_same_weights(one, other):
+    for a, b in zip(one.parameters(), other.parameters()):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
 def small_model(tokenizer):
     torch.manual_seed(0)
     return build_model(tokenizer, width=32, layers=1, heads=1)
@@ -182,8 +180,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_did_not_stop(
     whole = run(7, "whole")
     run(3, "parts")
     parts = run(7, "parts")
-    for a, b in zip(whole.parameters(), parts.parameters()):
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert_same_weights(whole, parts)
 
 
 def test_compiled_layers_are_compiled_before_training_only_and_resume_exactly(
@@ -210,8 +207,7 @@ def test_compiled_layers_are_compiled_before_training_only_and_resume_exactly(
     whole = run(5, "whole")
     run(2, "parts")
     parts = run(5, "parts")
-    for a, b in zip(whole.parameters(), parts.parameters()):
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert_same_weights(whole, parts)
     assert masks and set(masks) == {None}
     first = json.loads((tmp_path / "whole/train_log.jsonl").read_text().splitlines()[0])
     assert 1 <= first["graphs"] <= 8  # of a CPU, whose code depends on the size; a GPU has two
@@ -219,7 +215,7 @@ def test_compiled_layers_are_compiled_before_training_only_and_resume_exactly(
 
 
 def test_an_end_that_moves_moves_the_schedule(monkeypatch):
-    """What is left of the schedule is spread over the time that is left."""
+    """The rest of the schedule is spread over the time that is left."""
     from arc_airv.training.train import _progress
 
     monkeypatch.setattr("arc_airv.training.train.time.time", lambda: 1000.0)

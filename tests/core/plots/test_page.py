@@ -1,4 +1,4 @@
-"""What a page holds: its data, its limits, its policy. `tests/page` looks at it in a browser."""
+"""The content of a page: its data, its limits, its policy. `tests/page` sees it in a browser."""
 
 import base64
 import hashlib
