@@ -46,7 +46,7 @@ def generate(args: argparse.Namespace) -> None:
         adapters = find_adapters(args.adapters, tasks)
         rank = max(map(adapter_rank, set(adapters.values())))
         options = {**adapter_options(args.engine, rank), **options}
-    asked = {"sampling": sampling, "prompt_format": args.format}
+    asked = {"sampling": sampling, "prompt_format": args.format, "adapters": adapters}
     options = options_for_tasks(args.engine, args.model, options, tasks, **asked)
     engine = make_engine(args.engine, args.model, options)
     summary = generate_predictions(
@@ -55,7 +55,6 @@ def generate(args: argparse.Namespace) -> None:
         n_predictions=args.predictions,
         seed=args.seed,
         store=args.store,
-        adapters=adapters,
         drop_demonstrations=args.drop_demonstrations,
         deadline=deadline,
         progress=sys.stderr.isatty(),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from arc_airv.engines.adapters import ADAPTER_FILE
+from arc_airv.engines.model_folder import look_at_model
 
 N_PARTS, PART = 512, 4096  # of the weights: 2 MiB are read, of 60 GB as of 60 MB
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
@@ -58,6 +59,24 @@ def fingerprint(model: str | Path) -> str | None:
                 file.seek(start)
                 digest.update(file.read(PART))
     return digest.hexdigest()[:16]
+
+
+def model_fingerprint(model: str | Path) -> str | None:
+    """Return the same of all that answers for a model: an adapter is nothing without its base.
+
+    None, too, where it is an adapter whose base is not here.
+    """
+    own = fingerprint(model)
+    if own is None or not (Path(model) / ADAPTER_FILE).is_file():
+        return own
+    try:
+        folder = look_at_model(model, has_tokenizer=True)
+    except ValueError:
+        return None
+    if folder.adapter is None:  # a whole model that was saved beside its adapter
+        return own
+    base = fingerprint(folder.model)
+    return base and hashlib.sha256(f"{base} {own}".encode()).hexdigest()[:16]
 
 
 def network_fingerprint(network: Any) -> str:

@@ -121,9 +121,10 @@ def weight_files(folder: str | Path) -> list[Path]:
     for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if (folder / index).is_file():
             named = _read(folder / index).get("weight_map")
-            if not isinstance(named, dict) or not named:
+            names = list(named.values()) if isinstance(named, dict) else []
+            if not names or not all(isinstance(name, str) for name in names):
                 raise ValueError(f"{folder / index} names no files of weights")
-            return [folder / name for name in sorted(set(named.values()))]
+            return [folder / name for name in sorted(set(names))]
     for pattern in ("model*.safetensors", "*.safetensors", "pytorch_model*.bin"):
         found = [
             path
@@ -142,9 +143,9 @@ def gigabytes_of_weights(model: str | Path) -> float:
     """
     try:
         folder = look_at_model(model, has_tokenizer=True).model if Path(model).is_dir() else model
+        return sum(path.stat().st_size for path in weight_files(folder)) / 2**30
     except ValueError:
-        folder = model
-    return sum(path.stat().st_size for path in weight_files(folder) if path.is_file()) / 2**30
+        return 0.0
 
 
 def read_adapter(folder: str | Path) -> dict[str, Any]:

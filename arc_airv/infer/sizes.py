@@ -23,13 +23,14 @@ ROUNDED = 64
 
 
 class _Counter(LocalEngine):
-    """The tokenizer of a model, and no network."""
+    """The tokenizer of a model, or one given apart from it, and no network."""
 
-    def __init__(self, model: str | Path) -> None:
+    def __init__(self, model: str | Path, tokenizer: str | None) -> None:
         from transformers import AutoTokenizer
 
-        self.model, self.folder, self.max_model_len = str(model), look_at_model(model), None
-        self.tokenizer = AutoTokenizer.from_pretrained(self.folder.tokenizer)
+        self.model, self.max_model_len = str(model), None
+        self.folder = look_at_model(model, has_tokenizer=tokenizer is not None)
+        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer or self.folder.tokenizer)
 
 
 def context_for_tasks(
@@ -38,6 +39,8 @@ def context_for_tasks(
     *,
     prompt_format: PromptFormat | dict[str, Any] | None = None,
     sampling: Sampling | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
+    tokenizer: str | None = None,
 ) -> int:
     """Return the tokens of the longest prompt of some tasks, with its longest reply.
 
@@ -47,19 +50,22 @@ def context_for_tasks(
 
     Parameters
     ----------
-    tasks, prompt_format, sampling
+    tasks, prompt_format, sampling, adapters
         As for `arc_airv.infer.generate_predictions`.
     model : str or Path
-        As for the engine; its tokenizer counts.
+        As for the engine.
+    tokenizer : str, optional
+        Folder or name of the one that counts, by default the model's.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself will say them
         renderer = Renderer(
-            _Counter(model),
+            _Counter(model, tokenizer),
             prompt_format,
             Plan(0),
             sampling or Sampling(),
             drop_demonstrations=False,
+            adapters=None if adapters is None else {key: adapters[key] for key in tasks},
         )
         sizes = {
             (task_id, index): _cells(task, index)
@@ -106,7 +112,8 @@ def options_for_tasks(
     options = dict(options)
     if engine not in SIZED or options.get("max_model_len") or not tasks:
         return options
-    config = look_at_model(model).config
+    tokenizer = options.get("tokenizer")
+    config = look_at_model(model, has_tokenizer=tokenizer is not None).config
     limit = (config.get("text_config") or config).get("max_position_embeddings") or 0
-    needed = context_for_tasks(tasks, model, **settings)
+    needed = context_for_tasks(tasks, model, tokenizer=tokenizer, **settings)
     return {**options, "max_model_len": needed} if needed < limit else options

@@ -206,7 +206,7 @@ class Run:
         end = self.deadline.at(reserve=min(120, 0.1 * self.deadline.seconds))
         options = {"adapters": self.adapters, **options}
         with self.step("generate"):
-            self._suit_adapters(options["adapters"])
+            options["adapters"] = self._suit_adapters(options["adapters"])
             supervise_generation(
                 self.tasks,
                 model=self.model,
@@ -231,20 +231,32 @@ class Run:
             if n_asked < n and time.time() > end - 2 * self.limits.grace_seconds:
                 self.log.add("generate", TOO_SLOW.format(n_asked, n), failed=True)
 
-    def _suit_adapters(self, adapters: Mapping[str, str | Path] | None) -> None:
-        """Configure the engine for the adapters of the tasks, and for a model that is one."""
-        folders = set(map(str, (adapters or {}).values()))
-        if self.configuration["engine"] in ENGINES and (own := look_at_model(self.model).adapter):
-            folders.add(own)
-        if not folders:
-            return
-        before = self.configuration["engine"]
-        self.configuration = self._configure(max(map(adapter_rank, folders)))
+    def _suit_adapters(
+        self, adapters: Mapping[str, str | Path] | None
+    ) -> Mapping[str, str | Path] | None:
+        """Configure the engine for the adapters of the tasks, and for a model that is one.
+
+        Return the adapters, or None if one of them is unreadable: the model answers alone then.
+        """
+        ranks = []
+        try:
+            ranks = list(map(adapter_rank, set(map(str, (adapters or {}).values()))))
+        except ValueError as error:
+            self.log.add("adapters", f"{error}; the model answers without them", failed=True)
+            adapters = None
+        before, options = self.configuration["engine"], self.configuration["options"]
+        if before in ENGINES:
+            own = look_at_model(self.model, has_tokenizer="tokenizer" in options).adapter
+            ranks += [adapter_rank(own)] if own else []
+        if not ranks:
+            return adapters
+        self.configuration = self._configure(max(ranks))
         after, is_cpu = self.configuration["engine"], self.configuration["devices"] == [None]
         if after != before:
             self.log.add("machine", f"{after} answers, for {before} is slow with adapters on a CPU")
         elif after == "vllm" and is_cpu:
             self.log.add("machine", "vllm is slow with adapters on a CPU: try 'transformers'")
+        return adapters
 
     def read_predictions(self) -> pd.DataFrame:
         """Read all predictions, as `arc_airv.records.read_predictions` gives them."""

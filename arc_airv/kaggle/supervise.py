@@ -79,8 +79,9 @@ def degrade(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
     """List the configurations to try one after the other, from the one asked for to the humblest.
 
     vLLM as asked, with fewer sequences at once and less of the memory, without CUDA graphs; then
-    the Transformers engine, with smaller batches, and on the CPU. The context length stays the same
-    throughout: a prompt must not depend on what happened before. An engine of one's own has no
+    the Transformers engine, with smaller batches, and on the CPU. The context length is the same in
+    all of them: a prompt must not depend on what happened before, and only a cache that is too
+    small for the longest shortens it (see `mending`). An engine of one's own has no
     humbler form. Which of them are tried depends on what fails, see `mending`.
     """
     engine, options = configuration["engine"], dict(configuration["options"])
@@ -186,8 +187,9 @@ def supervise_generation(
     """
     if not configurations or not devices:
         raise ValueError("supervise_generation needs at least one configuration and one device")
-    if any(configuration["engine"] in ENGINES for configuration in configurations):
-        look_at_model(model)
+    ours = [c["options"] for c in configurations if c["engine"] in ENGINES]
+    if ours:
+        look_at_model(model, has_tokenizer=any("tokenizer" in options for options in ours))
     job = {
         "do": "generate",
         "model": str(model),

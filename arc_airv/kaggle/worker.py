@@ -30,7 +30,8 @@ def generate(job: dict[str, Any]) -> None:
     """Make the engine that the job names, and fill its store until the deadline."""
     start = time.monotonic()
     tasks, sampling = load_tasks(job["tasks"]), Sampling(**job["sampling"])
-    asked = {"prompt_format": job["generate"].get("prompt_format"), "sampling": sampling}
+    asked = {name: job["generate"].get(name) for name in ("prompt_format", "adapters")}
+    asked["sampling"] = sampling
     options = options_for_tasks(job["engine"], job["model"], job["options"], tasks, **asked)
     say("starting", engine=job["engine"], options=options)
     engine = make_engine(job["engine"], job["model"], options)

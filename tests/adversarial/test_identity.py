@@ -12,7 +12,7 @@ import pytest
 from scripted import ScriptedEngine
 
 from arc_airv.engines.base import Engine, as_engine
-from arc_airv.engines.fingerprint import N_PARTS, PART, fingerprint
+from arc_airv.engines.fingerprint import N_PARTS, PART, fingerprint, model_fingerprint
 from arc_airv.grids import as_grid
 from arc_airv.infer import generate_predictions, rescore
 from arc_airv.infer.views import MOST_RENDERED
@@ -97,6 +97,20 @@ def test_adapters_have_fingerprints_of_their_own(tmp_path):
         (tmp_path / name / "adapter_config.json").write_text("{}")
         (tmp_path / name / "adapter_model.safetensors").write_bytes(content)
     assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
+
+
+def test_an_adapter_that_is_given_as_the_model_is_nothing_without_its_base(tmp_path):
+    adapter, base = tmp_path / "adapter", model_folder(tmp_path / "base")
+    adapter.mkdir()
+    config = {"base_model_name_or_path": str(base), "r": 8}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    (adapter / "adapter_model.safetensors").write_bytes(b"1")
+    alone, before = fingerprint(adapter), model_fingerprint(adapter)
+    shutil.rmtree(base)
+    assert model_fingerprint(adapter) is None  # nothing answers
+    model_folder(base, seed=1)
+    assert fingerprint(adapter) == alone and model_fingerprint(adapter) not in (before, alone)
+    assert model_fingerprint(base) == fingerprint(base)
 
 
 def test_an_engine_of_ones_own_is_known_by_the_folder_of_its_model(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from arc_airv.engines import TransformersEngine, VllmEngine, look_at_model, make_engine
 from arc_airv.engines.gpus import Gpu, gpus_for_model
-from arc_airv.engines.model_folder import adapter_rank, weight_files
+from arc_airv.engines.model_folder import adapter_rank, gigabytes_of_weights, weight_files
 
 TINY = Path(__file__).parents[1] / "tiny"
 
@@ -95,11 +95,22 @@ def test_a_name_on_the_hub_is_asked_for_once(monkeypatch):
             ),
             "lacks 1 of its 2 files of weights: model-2.safetensors",
         ),
+        *(
+            (without(**{"model.safetensors.index.json": index}), message)
+            for index, message in (
+                ({"weight_map": {"a": 5}}, "index.json names no files of weights"),
+                ({"weight_map": []}, "index.json names no files of weights"),
+                ("{", "index.json is not JSON"),
+            )
+        ),
     ],
 )
 def test_what_a_folder_lacks_is_said(make, files, message):
+    folder = make("model", files)
     with pytest.raises(ValueError, match=message):
-        look_at_model(make("model", files))
+        look_at_model(folder)
+    if "tokenizer" not in message:
+        assert gigabytes_of_weights(folder) == 0.0  # nothing is known, which is no crash
 
 
 def test_a_tokenizer_may_come_from_elsewhere(make):

@@ -60,6 +60,26 @@ def test_vllm_gets_what_the_tasks_need_of_a_long_context(tasks, long_model):
     assert more["max_model_len"] > needed + 7000
 
 
+def test_adapters_ask_in_their_own_format_and_the_tokenizer_may_be_apart(
+    tasks, long_model, tmp_path
+):
+    bare, adapter = tmp_path / "bare", tmp_path / "adapter"
+    shutil.copytree(long_model, bare)
+    (bare / "prompt_format.json").unlink()
+    adapter.mkdir()
+    words = {"encoder": ["json"], "template": {"name": "plain"}}  # a token a character and more
+    (adapter / "prompt_format.json").write_text(json.dumps(words))
+    in_words = options_for_tasks("vllm", bare, {}, tasks, prompt_format=words)
+    adapters = dict.fromkeys(tasks, adapter)
+    assert options_for_tasks("vllm", bare, {}, tasks, adapters=adapters) == in_words
+    others = adapters | {"not-asked": TINY}  # of another format
+    assert options_for_tasks("vllm", bare, {}, tasks, adapters=others) == in_words
+    for file in bare.glob("tokenizer*"):
+        file.unlink()
+    apart = {"tokenizer": str(TINY)}
+    assert options_for_tasks("vllm", bare, apart, tasks, adapters=adapters) == {**apart, **in_words}
+
+
 def test_what_is_given_and_what_the_model_lacks_stay(tasks, long_model):
     given = {"max_model_len": 100_000}
     assert options_for_tasks("vllm", long_model, given, tasks) == given
