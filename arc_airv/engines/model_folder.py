@@ -139,13 +139,17 @@ def weight_files(folder: str | Path) -> list[Path]:
 def gigabytes_of_weights(model: str | Path) -> float:
     """Return the size of the weights of a model folder (GiB); an adapter's are its base's.
 
-    0.0 where nothing is known: a name, or a folder that is not whole.
+    Of a folder that is not whole, what is there; 0.0 where nothing is known, as of a name.
     """
     try:
         folder = look_at_model(model, has_tokenizer=True).model if Path(model).is_dir() else model
-        return sum(path.stat().st_size for path in weight_files(folder)) / 2**30
     except ValueError:
+        folder = model
+    try:
+        files = weight_files(folder)
+    except ValueError:  # an index that names none
         return 0.0
+    return sum(path.stat().st_size for path in files if path.is_file()) / 2**30
 
 
 def read_adapter(folder: str | Path) -> dict[str, Any]:

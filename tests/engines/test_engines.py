@@ -453,6 +453,8 @@ def test_an_unknown_option_is_named():
 )
 def test_the_dtype_suits_the_device(capability, dtype):
     assert choose_dtype(capability) == dtype
+    is_half = choose_dtype(capability, is_quantized=True) != "float32"
+    assert is_half  # no kernel multiplies quantized weights in float32
 
 
 def test_a_nan_logprob_is_reported_and_not_kept():
