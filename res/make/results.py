@@ -26,7 +26,8 @@ from arc_airv.tasks import Task, load_tasks
 from arc_airv.vote.candidates import POOL
 
 MARKS = "<!-- results: python {} -->", "<!-- end of results -->"
-# Named as by sweep.py; each folder holds tasks of another size.
+# Named as by sweep.py, with "-shortened" after it where demonstrations were dropped; each folder
+# holds tasks of another size.
 RUNS = {
     "t0.00": "AIRV: each prediction from a different view",
     "plain-t0.50": "no augmentation: as many samples of the plain view at temperature 0.5",
@@ -102,7 +103,7 @@ def main() -> None:
     tasks = load_tasks(args.tasks)
     runs = {}
     for name, title in RUNS.items():
-        if stores := sorted(args.dumps.glob(f"[0-9]*/{name}.jsonl.gz")):
+        if stores := sorted(args.dumps.glob(f"[0-9]*/{name}*.jsonl.gz")):
             runs[title] = pd.concat(map(read_predictions, stores), ignore_index=True)
     if not runs:
         raise SystemExit(f"no store of {list(RUNS)} in the folders of sizes under {args.dumps}")
