@@ -110,15 +110,17 @@ def supervise_finetuning(
     paths = [folder / name for name in named]
     shares = share_out(tasks, paths, job, label=f"{mode}, ", may_repeat=False)
     limits = replace(limits, startup_seconds=math.inf, hang_seconds=math.inf)
-    n_failures = len(log.failures)
+    adapters = {task_id: adapter_folder(folder, task_id) for task_id in tasks}
+    n_failures, n_before = len(log.failures), sum(path.exists() for path in adapters.values())
     run_shares(shares, named, [{}], deadline, limits, log)
     failed = not tasks or len(log.failures) > n_failures
     if mode == "joint":
         return (Path(model) if failed else folder), None
-    adapters = {task_id: adapter_folder(folder, task_id) for task_id in tasks}
     n_trained = sum(path.exists() for path in adapters.values())
     log.add("finetune", f"{n_trained} of {len(tasks)} tasks have learnt an adapter")
-    if not n_trained:  # answering through adapters that change nothing would only be slower
+    # Adapters that change nothing would only be slower; and where a training failed before it had
+    # learnt anything, those that are there may be of another model, which it says.
+    if not n_trained or (failed and n_trained == n_before):
         return Path(model), None
     return Path(model), {
         task_id: path if path.exists() else folder / UNTRAINED for task_id, path in adapters.items()

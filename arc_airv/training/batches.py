@@ -6,7 +6,10 @@ worker processes can make windows ahead and a run resumes at any batch of any wi
 """
 
 import itertools
+import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -116,9 +119,25 @@ def iterate_batches(
         sampler=itertools.count(first),
         num_workers=n_workers,
         multiprocessing_context=("fork" if safe else "spawn") if n_workers else None,
+        worker_init_fn=_end_with_parent,
         generator=torch.Generator(),  # the global one's state belongs to the model, and resumes
     )
     return _batches(iter(loader), skipped)
+
+
+def _end_with_parent(worker: int) -> None:
+    """End this worker when its parent is gone, be it killed.
+
+    A worker whose queue is full would wait for ever, and keep its memory from the next run.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _batches(windows: Iterator[list[Batch]], skipped: int) -> Iterator[Batch]:

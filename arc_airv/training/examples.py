@@ -7,8 +7,10 @@ test pairs. `arc_airv.training.sources` reads sources by name.
 """
 
 import gzip
+import hashlib
 import json
 import math
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,16 +73,19 @@ def load_pairs(path: str | Path) -> dict[str, list[Pair]]:
     """
     opener = gzip.open if str(path).endswith(".gz") else open
     bags: dict[str, list[Pair]] = {}
-    with opener(path, "rt") as file:
-        for number, line in enumerate(file, start=1):
-            try:
+    number = 0
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):  # noqa: B007 (a fault tells it)
                 row = json.loads(line)
                 texts = [text for i, o in row["pairs"] for text in (i, o)]
                 grids = _parse_grids(texts)
-                pairs = list(map(Pair, grids[::2], grids[1::2]))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path}: line {number}: {error}") from None
-            bags.setdefault(row["task_id"], []).extend(pairs)
+                bag = bags.setdefault(row["task_id"], [])
+                bag += map(Pair, grids[::2], grids[1::2])
+    except KeyError as error:
+        raise ValueError(f"{path}: line {number}: there is no {error}") from None
+    except (ValueError, TypeError, AttributeError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: line {number}: {error}") from None
     return bags
 
 
@@ -237,6 +242,24 @@ class ExampleStream:
             if len(example.token_ids) <= self.max_tokens:
                 return replace(example, rule_change=change)
         raise ValueError(f"no example fits {self.max_tokens} tokens of this tokenizer and format")
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the examples depend on, in JSON values; the pairs are told by a hash."""
+        digest = hashlib.sha256(str(len(self.tokenizer)).encode())
+        for source in self.sources:
+            digest.update(json.dumps([source.weight, source.rule_change]).encode())
+            for task_id, pairs in source.pairs.items():
+                grids = [grid for pair in pairs for grid in (pair.input, pair.output)]
+                digest.update(json.dumps([task_id, [grid.shape for grid in grids]]).encode())
+                digest.update(b"".join(grid.tobytes() for grid in grids))
+        return {
+            "data": digest.hexdigest()[:16],
+            "max_tokens": self.max_tokens,
+            "seed": self.seed,
+            "n_pairs": list(self.n_pairs),
+            "n_views": self.n_views,
+            "prompt_format": self.format.to_dict(),
+        }
 
     def turn(self, i: int) -> tuple[Source, str, Augmentation]:
         """Return whose turn example i is without replacement: its source, its task, its view."""

@@ -22,20 +22,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from arc_airv.storage import write_atomically
 from arc_airv.training.prepare import (
     ANSWERED,
     DATA,
     MODEL,
     RECIPE,
     Recipe,
+    check_prepared,
     join_files,
     sha256,
     split_file,
 )
 
-PART = 15 * 2**20  # bytes: a call of a leased machine returns a few files of at most 16 MiB
-FACTS, LOG_COPY, WEIGHTS = "lease.json", "log.jsonl", "model.tar"
+PART = 15 * 2**20  # bytes: some ways back from a machine take small files only
+FACTS, LOG_COPY, WEIGHTS = "lease.json", "log.jsonl", "model-{:09d}.tar"
 END, LOCK, OUTPUT, DONE, KEPT = "end", "lock", "output.txt", "done", "kept"
+PREPARED = "prepared"  # in a run: what it is trained from
 RESERVE = 20.0  # seconds at the end, for the last checkpoint and the weights
 
 
@@ -66,8 +69,7 @@ def lease(
     minutes : float, optional
         From now to the end of a training that has none yet.
     left : float, optional
-        Moves the end: seconds from now. (So does a number, as of ``time.time()``, in the run's file
-        ``end``; the signal TERM moves it to this moment.)
+        Moves the end: seconds from now. (The signal TERM moves it to this moment.)
     wait : float, optional
         Return after so many seconds, while the training goes on. By default when it is done.
     device : str, optional
@@ -78,22 +80,23 @@ def lease(
     Raises
     ------
     ValueError
-        If a new run is given no end, or the prepared folder is none.
+        If a new run is given no end, the prepared folder is not whole, or the run is of another.
     RuntimeError
         If the training failed: with the end of its output.
     """
     prepared, run, into = (Path(path).resolve() for path in (prepared, run, into))
-    if not (prepared / RECIPE).exists():
-        raise ValueError(f"{prepared}: no {RECIPE}; this is no prepared folder")
-    begin = time.time()
+    begin, digest = time.time(), check_prepared(prepared)
     run.mkdir(parents=True, exist_ok=True)
     into.mkdir(parents=True, exist_ok=True)
+    if (run / PREPARED).exists() and (run / PREPARED).read_text().strip() != digest:
+        raise ValueError(f"{run} is a run of another prepared folder: give each its own")
     if left is not None:
         set_end(run, begin + left)
     elif not (run / END).exists():
         if minutes is None:
             raise ValueError("a new lease needs its minutes")
         set_end(run, begin + 60 * minutes)
+    write_atomically(run / PREPARED, digest)
     child = None
     if not (run / DONE).exists() and not is_running(run):
         child = start_training(prepared, run, device, reserve)
@@ -123,6 +126,11 @@ def set_end(run: Path, moment: float) -> None:
     os.replace(unfinished, run / END)
 
 
+def read_end(run: Path) -> float:
+    """Return the moment at which a run ends."""
+    return float((run / END).read_text())
+
+
 def is_running(run: Path) -> bool:
     """Tell if a training process has this run."""
     with open(run / LOCK, "a") as lock:
@@ -145,7 +153,7 @@ def start_training(
     command = [sys.executable, "-m", __name__, str(prepared), str(run), str(reserve)]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(prepared),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(prepared), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
@@ -177,12 +185,19 @@ def _ending(run: Path) -> Iterator[None]:
 
 
 def _copy(kept: Path, into: Path) -> None:
-    """Put what a run has left into a folder, in the place of what is older."""
-    for old in into.glob(f"{WEIGHTS}.*"):
-        old.unlink()
+    """Put what a run has left into a folder, in the place of what is older.
+
+    At every moment the facts there are of parts that are there, whole.
+    """
     with contextlib.suppress(FileNotFoundError):  # the run has left something newer just now
+        facts = (kept / FACTS).read_text()
         for path in kept.iterdir():
-            shutil.copy(path, into / path.name)
+            if path.name != FACTS:
+                shutil.copy(path, into / path.name)
+        write_atomically(into / FACTS, facts)
+        for old in into.glob("model-*.tar.*"):
+            if not (kept / old.name).exists():
+                old.unlink()
 
 
 def join(into: str | Path, folder: str | Path) -> dict[str, Any]:
@@ -201,7 +216,7 @@ def join(into: str | Path, folder: str | Path) -> dict[str, Any]:
         if sha256(into / name) != digest:
             raise ValueError(f"{into}: the part {name} is not what the lease wrote")
     folder.mkdir(parents=True)
-    whole = folder / WEIGHTS
+    whole = folder / "model.tar"
     join_files([into / name for name in facts["parts"]], whole)
     with tarfile.open(whole) as archive:
         archive.extractall(folder, filter="data")
@@ -229,13 +244,12 @@ def train_leased(prepared: Path, run: Path, reserve: float, device: str | None =
 
     recipe = Recipe.load(prepared / RECIPE)
     torch.manual_seed(recipe.seed)
-    data = {
-        name: load_pairs(path)
-        for name in recipe.sources
-        if (path := prepared / DATA / f"{name}.jsonl.gz").exists()
-    }
+    data = {name: load_pairs(prepared / DATA / f"{name}.jsonl.gz") for name in recipe.sources}
     if has_model := (prepared / MODEL).exists():
         model, tokenizer, prompt_format = load_model(prepared / MODEL, "cpu")
+        for module in model.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = recipe.dropout
     else:
         prompt_format = tiny_prompt_format(rows=recipe.rows, task_ids=recipe.task_ids)
         task_ids = sorted(set().union(*data.values())) if recipe.task_ids else ()
@@ -300,9 +314,9 @@ def train_leased(prepared: Path, run: Path, reserve: float, device: str | None =
         run / "training",
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         saved=keep,
-        deadline=lambda: float((run / END).read_text()) - reserve,
+        deadline=lambda: read_end(run) - reserve,
     )
-    if not line and newest_kept(run) is None:
+    if newest_kept(run) is None:
         raise RuntimeError("the end came before the first step")
     (run / DONE).write_text(json.dumps(line) + "\n")
     print(f"{time.time() - began:.1f} s: done, {line}", flush=True)
@@ -328,10 +342,12 @@ class _Keeper:
         save_model(model, self.stream.tokenizer, self.stream.format, plain)
         # For serving; the checkpoint keeps full precision.
         AutoModelForCausalLM.from_pretrained(plain, dtype=torch.bfloat16).save_pretrained(plain)
-        with tarfile.open(self.run / WEIGHTS, "w") as archive:
+        whole = self.run / WEIGHTS.format(line["step"])
+        with tarfile.open(whole, "w") as archive:
             for path in sorted(plain.iterdir()):
                 archive.add(path, path.name)
-        parts = split_file(self.run / WEIGHTS, unfinished, PART)
+        parts = split_file(whole, unfinished, PART)
+        whole.unlink()
         log = self.run / "training" / LOG
         if log.exists():
             shutil.copy(log, unfinished / LOG_COPY)
@@ -340,7 +356,7 @@ class _Keeper:
             **describe_machine(model.device),
             "last": line,
             "seconds": round(begin - self.facts["began"], 1),
-            "left": round(float((self.run / END).read_text()) - begin, 1),
+            "left": round(read_end(self.run) - begin, 1),
             "weights": sha256(plain / "model.safetensors"),
             "parts": {part.name: sha256(part) for part in parts},
         }

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import arc_airv
+from arc_airv.engines import look_at_model
 from arc_airv.grids import format_grid
 from arc_airv.tasks import Pair, load_tasks
 from arc_airv.training.examples import all_pairs, demonstrations, load_pairs
@@ -22,7 +24,9 @@ from arc_airv.training.sources import without_tasks
 
 RECIPE, MANIFEST, DATA, MODEL = "recipe.json", "prepared.json", "data", "model"
 ANSWERED = "arc1-demonstrations"  # the tasks that the model is to answer: they must fit as a whole
+EXTRA = "extra"  # further pairs of training tasks
 LARGEST = 60 * 2**20  # bytes of the folder
+UNUSED = ("__pycache__", "*.pyc", "checkpoint.pt*", "*.jsonl")  # of the package and a model folder
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,14 @@ class Recipe:
     Attributes
     ----------
     sources : dict
-        The name of a data file to its weight and the share of its examples with changed rules. A
-        file that is not there is left out.
+        The name of a set of `training_data` to its weight and the share of its examples with
+        changed rules. "extra" is left out where there are no further pairs.
     width, layers, heads, kv_heads : int
         Of a model from scratch.
     max_tokens, batch_tokens, window
         Longest example; tokens of a batch with its padding; examples sorted together.
     dropout : float
-        Of the attention.
+        Of the attention, in training.
     rows, task_ids : bool
         Of the format of a model from scratch, see `arc_airv.training.tiny.tiny_prompt_format`.
     n_pairs, n_views
@@ -57,7 +61,7 @@ class Recipe:
             ANSWERED: [0.45, 0.0],
             "arc1-training": [0.15, 0.3],
             "arc2-training": [0.12, 0.3],
-            "extra": [0.28, 0.1],
+            EXTRA: [0.28, 0.1],
         }
     )
     width: int = 512
@@ -123,33 +127,58 @@ def prepare(
     Raises
     ------
     ValueError
-        If the folder exists, or became larger than 60 MiB.
+        If the folder exists, or would be larger than 60 MiB, there is no source of a name, or the
+        model folder is not whole or an adapter.
     """
     folder = Path(folder)
     if folder.exists():
         raise ValueError(f"{folder} exists: a prepared folder is written whole")
-    (folder / DATA).mkdir(parents=True)
-    for name, bags in training_data(pairs).items():
-        some = dict(list(bags.items())[:n_tasks])
-        write_pairs(folder / DATA / f"{name}.jsonl.gz", some)
-    package = Path(arc_airv.__file__).parent
-    shutil.copytree(
-        package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
-    )
-    if model is not None:
-        shutil.copytree(model, folder / MODEL)
-    recipe.save(folder / RECIPE)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    size = sum(path.stat().st_size for path in files)
-    if size > LARGEST:
-        raise ValueError(f"{folder} has {size / 2**20:.1f} MiB: at most {LARGEST // 2**20} travel")
-    manifest = {
-        "arc_airv": arc_airv.__version__,
-        "bytes": size,
-        "files": {str(p.relative_to(folder)): [p.stat().st_size, sha256(p)] for p in files},
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    if model is not None and look_at_model(model).adapter:
+        raise ValueError(f"{model} is an adapter: merge it into its base (peft's merge_and_unload)")
+    data = training_data(pairs)
+    if unknown := sorted(recipe.sources.keys() - data.keys() - {EXTRA}):
+        raise ValueError(f"there are no sources {unknown}; there are {[*data.keys() | {EXTRA}]}")
+    used = {name: numbers for name, numbers in recipe.sources.items() if name in data}
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        (unfinished / DATA).mkdir(parents=True)
+        for name in used:
+            some = dict(list(data[name].items())[:n_tasks])
+            write_pairs(unfinished / DATA / f"{name}.jsonl.gz", some)
+        package = Path(arc_airv.__file__).parent
+        shutil.copytree(package, unfinished / package.name, ignore=shutil.ignore_patterns(*UNUSED))
+        if model is not None:
+            shutil.copytree(model, unfinished / MODEL, ignore=shutil.ignore_patterns(*UNUSED))
+        recipe.changed({"sources": used}).save(unfinished / RECIPE)
+        manifest = _list_files(unfinished)
+        if (size := manifest["bytes"]) > LARGEST:
+            most = LARGEST // 2**20
+            raise ValueError(f"{folder} would have {size / 2**20:.1f} MiB: at most {most} travel")
+        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return manifest
+
+
+def _list_files(folder: Path) -> dict[str, Any]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = {str(p.relative_to(folder)): [p.stat().st_size, sha256(p)] for p in files}
+    size = sum(size for size, _ in listed.values())
+    return {"arc_airv": arc_airv.__version__, "bytes": size, "files": listed}
+
+
+def check_prepared(folder: Path) -> str:
+    """Return the SHA-256 of a prepared folder's manifest; a ValueError if a file is not as it was.
+
+    A copy may be cut off; what the copy adds does no harm.
+    """
+    if not (folder / MANIFEST).exists():
+        raise ValueError(f"{folder}: no {MANIFEST}; this is no prepared folder")
+    for name, (_, digest) in json.loads((folder / MANIFEST).read_text())["files"].items():
+        if not (folder / name).exists() or sha256(folder / name) != digest:
+            raise ValueError(f"{folder}: {name} is not what was prepared; copy the folder again")
+    return sha256(folder / MANIFEST)
 
 
 def training_data(extra: str | Path | None = None) -> dict[str, dict[str, list[Pair]]]:
@@ -176,7 +205,7 @@ def training_data(extra: str | Path | None = None) -> dict[str, dict[str, list[P
         kept = data["arc1-training"].keys() | data["arc2-training"].keys()
         # Further pairs of a task need not be among its own, but they have its id.
         refused = {*first, *second, *asked} - kept
-        data["extra"] = {
+        data[EXTRA] = {
             task_id: pairs
             for task_id, pairs in load_pairs(extra).items()
             if task_id not in refused and taken.isdisjoint(pairs)

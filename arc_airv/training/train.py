@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from arc_airv.prompts import PromptFormat
 from arc_airv.prompts.format import choose_format
-from arc_airv.tasks import check_deadline
+from arc_airv.tasks import check_count, check_deadline
 from arc_airv.training.batches import Batch, Windows, iterate_batches
 from arc_airv.training.examples import ExampleStream
 from arc_airv.training.muon import Muon, has_bfloat16
@@ -32,6 +32,11 @@ from arc_airv.training.tiny import plain_copy
 CHECKPOINT, LOG = "checkpoint.pt", "train_log.jsonl"
 LONGEST_STEP = 60.0  # seconds of one step that count toward the budget
 LARGEST_GRADIENT = 1.0  # its norm
+# Of a configuration, what may change when a run resumes: how long it is, and how it is computed.
+FREE = {
+    *("seconds", "tokens", "compile", "n_workers"),
+    *("log_every", "checkpoint_every", "measure_every"),
+}
 WARM_UP_SHARE = 0.2  # of the time to the deadline after which no further shape is tried
 # Dense bfloat16 (float16 before Ampere) operations a second / 1e12, from the data sheets.
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40": 362, "L4": 121, "T4": 65}
@@ -83,11 +88,34 @@ class TrainConfig:
     checkpoint_every: float = 300.0
     measure_every: float = 900.0
 
+    def __post_init__(self) -> None:
+        for name in ("batch_tokens", "accumulate", "window"):
+            check_count(name, getattr(self, name))
+        for name in ("muon_lr", "adamw_lr"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 <= rate < math.inf:
+                raise ValueError(f"{name} must be a finite number from 0 on, got {rate}")
+        for name in ("warmup", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be 0 to 1, got {getattr(self, name)}")
+        if not (self.seconds >= 0 and self.tokens > 0):
+            budget = f"{self.seconds} seconds and {self.tokens} tokens"
+            raise ValueError(f"a budget must be above 0, got {budget}")
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """Return the options that a run keeps when it resumes."""
+        return {name: value for name, value in asdict(self).items() if name not in FREE}
+
     def learning_rate(self, progress: float) -> float:
         """Return the fraction of the peak rate at a fraction `progress` (0-1) of the budget."""
         rise = progress / self.warmup if self.warmup else 1.0
         fall = (1 - progress) / self.decay if self.decay else 1.0
         return max(0.0, min(1.0, rise, fall))
+
+
+class Diverged(RuntimeError):
+    """The loss of a training is no number any more: its weights are of no use."""
 
 
 def train(
@@ -96,6 +124,7 @@ def train(
     config: TrainConfig,
     folder: str | Path,
     *,
+    base: str | None = None,
     device: str | torch.device | None = None,
     measure: Callable[[Any], dict[str, float]] | None = None,
     saved: Callable[[Any, dict], None] | None = None,
@@ -111,6 +140,9 @@ def train(
         Gets the log, the checkpoint and, at the end, the model (of a peft model: the adapter),
         the tokenizer and ``prompt_format.json``. If it holds a checkpoint, training resumes from
         there, as if it had not stopped.
+    base : str, optional
+        What tells the model that training begins with from others of its shape, such as its
+        `arc_airv.engines.fingerprint.fingerprint`.
     device : str or torch.device, optional
         To train on; by default where the model is. A model that comes on the CPU is moved there
         when the workers exist: they are forks then, which need no copy of the data.
@@ -131,17 +163,21 @@ def train(
         The last line of the log: step, tokens, seconds, loss, rate, tokens_per_second, padding
         (the share of it in the batches), mfu (the share of the device's arithmetic that the model
         itself needs; on known GPUs), recompiled (graphs since training began; where layers are
-        compiled) and what `measure` gave. Empty if no time was left for a step.
+        compiled) and what `measure` gave. Without step if no time was ever left for one.
 
     Raises
     ------
     ValueError
-        If the checkpoint is one of another model.
+        If the checkpoint is one of another model, of other data or of other options, but for those
+        in `FREE`.
+    Diverged
+        If the loss is no number any more. The checkpoint is the last one of before.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = _Checkpoint(folder / CHECKPOINT)
-    content = checkpoint.read(model)
+    settings = json.loads(json.dumps({"model": base, **config.kept, **stream.describe()}))
+    content = checkpoint.read(model, settings)
     state = {"step": 0, "tokens": 0, "seconds": 0.0, "position": [0, 0]}
     state = content["state"] if content else state
     windows = Windows(stream, config.batch_tokens, config.window)
@@ -193,7 +229,9 @@ def train(
                 log.write({"step": state["step"], **measure(model)})
             last, last_measure = time.monotonic(), state["seconds"]
         if done or state["seconds"] - last_save >= config.checkpoint_every:
-            checkpoint.save(state, model, optimizers)
+            if not loss.isfinite():
+                raise Diverged(f"{folder}: the loss is {loss:g} at step {state['step']}")
+            checkpoint.save(state, settings, model, optimizers)
             last_save = state["seconds"]
             if saved:
                 with _uncompiled(model):
@@ -238,11 +276,18 @@ def compile_layers(model: Any, *, undo: bool = False) -> None:
 
 @contextmanager
 def _uncompiled(model: Any) -> Iterator[None]:
-    """Let a model be used for something else than training, with shapes of its own."""
+    """Let a model be used for something else than training, with shapes of its own.
+
+    It may draw random numbers: those of training, which a checkpoint holds, stay as they are.
+    """
     model.eval()
-    with torch.compiler.set_stance("force_eager"):
+    with _fork_random(model), torch.compiler.set_stance("force_eager"):
         yield
     model.train()
+
+
+def _fork_random(model: Any) -> Any:
+    return torch.random.fork_rng([model.device] if model.device.type == "cuda" else [])
 
 
 def warm_up(model: Any, shapes: list[tuple[int, int]], until: float = math.inf) -> dict[str, float]:
@@ -253,17 +298,16 @@ def warm_up(model: Any, shapes: list[tuple[int, int]], until: float = math.inf) 
     the model and the random state are as before.
     """
     begin, graphs = time.monotonic(), compiled_graphs()
-    cuda = [model.device] if model.device.type == "cuda" else []
     tried = [shapes[-1], shapes[0], *_partial(*shapes[-1]), *_partial(*shapes[0]), *shapes[-2:0:-1]]
     n_tried = 0
-    with torch.random.fork_rng(cuda):
+    with _fork_random(model):
         while n_tried < len(tried) and time.time() < until:
             ids = np.zeros(tried[n_tried], dtype=np.int32)
             backward(model, [Batch(ids, ids, ids.size, (0, 0))], model.device)
             n_tried += 1
         model.zero_grad()
-    for device in cuda:
-        torch.cuda.synchronize(device)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
     seconds = round(time.monotonic() - begin, 1)
     graphs = compiled_graphs() - graphs
     return {"warm_up_seconds": seconds, "graphs": graphs, "shapes_tried": n_tried}
@@ -356,11 +400,14 @@ def causal_mask(config: Any) -> dict[str, Any]:
     """Return the options that tell a model that its rows are causal and padded on the right only.
 
     Padding has no labels, so it needs no mask, and without one attention is flash attention. Some
-    models take a mask for each kind of their layers, and None there is none. The others find out
-    themselves, which makes the host wait for a GPU at every step.
+    models take a mask for each kind of their layers, and None there is none, for the kinds of
+    attention that are causal by themselves. The others find out themselves, which makes the host
+    wait for a GPU at every step.
     """
     kinds = set(getattr(config, "layer_types", None) or ())
-    return {"attention_mask": {"full_attention": None}} if kinds == {"full_attention"} else {}
+    is_causal = str(config._attn_implementation).startswith(("sdpa", "flash_attention"))
+    plain = is_causal and kinds == {"full_attention"}
+    return {"attention_mask": {"full_attention": None}} if plain else {}
 
 
 def _trained(model: Any) -> dict[str, torch.Tensor]:
@@ -373,9 +420,12 @@ class _Checkpoint:
 
     path: Path
 
-    def save(self, state: dict, model: Any, optimizers: list[torch.optim.Optimizer]) -> None:
+    def save(
+        self, state: dict, settings: dict, model: Any, optimizers: list[torch.optim.Optimizer]
+    ) -> None:
         content = {
             "state": state,
+            "settings": settings,
             "model": _trained(model),
             "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             "random": torch.get_rng_state(),  # of dropout
@@ -385,14 +435,35 @@ class _Checkpoint:
         torch.save(content, unfinished)
         os.replace(unfinished, self.path)
 
-    def read(self, model: Any) -> dict | None:
-        """Return the content; None if there is no checkpoint."""
+    def read(self, model: Any, settings: dict) -> dict | None:
+        """Return the content, which must be of these settings; None if there is no checkpoint."""
         if not self.path.exists():
             return None
         content = torch.load(self.path, map_location="cpu", weights_only=True)
-        if _trained(model).keys() != content["model"].keys():
+        shapes, saved = (
+            {name: p.shape for name, p in of.items()} for of in (_trained(model), content["model"])
+        )
+        if shapes != saved:
             raise ValueError(f"{self.path} is the checkpoint of another model")
+        check_same(self.path, content.get("settings", {}), settings)
         return content
+
+
+def check_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise a ValueError that names what differs between the settings that made a file and these.
+
+    They are JSON values.
+    """
+    differing = [
+        f"{name}: {before.get(name)!r}, now {now.get(name)!r}"
+        for name in sorted(before.keys() | now)
+        if before.get(name) != now.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{path} was made with other settings: {'; '.join(differing)}. "
+            "Use another folder, or the same settings."
+        )
 
 
 def restore(content: dict, model: Any, optimizers: list[torch.optim.Optimizer]) -> None:
@@ -401,19 +472,30 @@ def restore(content: dict, model: Any, optimizers: list[torch.optim.Optimizer]) 
     for optimizer, saved in zip(optimizers, content["optimizers"]):
         optimizer.load_state_dict(saved)
     torch.set_rng_state(content["random"])
-    torch.cuda.set_rng_state_all(content["cuda_random"])
+    # A run may resume where there are fewer GPUs.
+    torch.cuda.set_rng_state_all(content["cuda_random"][: torch.cuda.device_count()])
 
 
 class _Log:
-    """A JSON-lines file of means over the steps since the line before; `line` is the last."""
+    """A JSON-lines file of means over the steps since the line before; `line` is the last.
+
+    What a run logged after the checkpoint that it resumes from is dropped: it comes again.
+    """
 
     def __init__(self, path: Path, model: Any, state: dict) -> None:
         self.path, self.line, self.start = path, {}, state
+        texts = path.read_text().splitlines() if path.exists() else []
+        # A kill may leave a half of the last line.
+        whole = [json.loads(text) for text in texts if text.endswith("}")]
+        path.unlink(missing_ok=True)
+        for line in whole:
+            if line["step"] <= state["step"]:
+                self.write(line)
         self.losses, self.flops, self.padded = [], 0.0, 0
         self.graphs: int | None = None  # that were compiled before training
         self.n_parameters = sum(p.numel() for p in model.parameters())
         self.attention = 6 * model.config.num_hidden_layers * model.config.hidden_size
-        device = torch.cuda.get_device_name() if model.device.type == "cuda" else ""
+        device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else ""
         self.peak = next((peak for name, peak in PEAK_TFLOPS.items() if name in device), None)
 
     def add(self, loss: torch.Tensor, step: list[Batch]) -> None:

@@ -5,6 +5,7 @@ Joint: one model for all tasks. Per task: one LoRA adapter each, all under one t
 engines then answer every task with its own adapter in one batch. No test pair is looked at.
 """
 
+import json
 import math
 import os
 import shutil
@@ -19,10 +20,22 @@ from typing import Any
 import torch
 
 from arc_airv.engines.adapters import UNTRAINED, adapter_folder, import_peft
+from arc_airv.engines.fingerprint import fingerprint
 from arc_airv.prompts import PromptFormat
+from arc_airv.storage import write_atomically
 from arc_airv.tasks import Task, check_deadline
 from arc_airv.training.examples import ExampleStream, Source, demonstrations
-from arc_airv.training.train import CHECKPOINT, TrainConfig, load_model, save_model, train
+from arc_airv.training.train import (
+    CHECKPOINT,
+    Diverged,
+    TrainConfig,
+    check_same,
+    load_model,
+    save_model,
+    train,
+)
+
+MADE_BY = "finetuning.json"  # in the folder of an adapter: the settings that made it
 
 
 def finetune_joint(
@@ -47,7 +60,7 @@ def finetune_joint(
         a warning.
     folder : str or Path
         Gets the fine-tuned model, an ordinary model folder, and is returned. If it holds a
-        checkpoint, training resumes from there.
+        checkpoint, training resumes from there: it must be of the same model, tasks and options.
     max_tokens : int
         Longest training example, in the tokens of this format and tokenizer; pairs are drawn so
         that it holds.
@@ -60,13 +73,13 @@ def finetune_joint(
     Raises
     ------
     ValueError
-        If no task can be learnt from.
+        If no task can be learnt from, or the checkpoint is of something else.
     """
     network, tokenizer, chosen = load_model(model, prompt_format=prompt_format)
     source = Source("demonstrations", demonstrations(tasks))
     stream = ExampleStream([source], chosen, tokenizer, max_tokens=max_tokens, seed=seed)
     _tell_left_out(stream.left_out, tasks, max_tokens)
-    train(network, stream, config, folder, deadline=deadline)
+    train(network, stream, config, folder, base=fingerprint(model), deadline=deadline)
     return Path(folder)
 
 
@@ -94,7 +107,8 @@ def finetune_per_task(
         left when its turn comes. What a killed call has spent is not given again: the tasks that
         it had finished keep their shares. `muon_lr` is not used: adapters are trained with AdamW.
     folder : str or Path
-        Gets one adapter folder a task. A task that has one is not trained again.
+        Gets one adapter folder a task. A task that has one is not trained again: it must be of the
+        same model, demonstrations and options, but for the budget.
     rank : int, default 16
         Of the adapters, on all linear layers of the blocks; alpha is twice the rank. An engine
         must be told of it if it is large (vLLM's ``max_lora_rank`` is 16 by default).
@@ -106,12 +120,18 @@ def finetune_per_task(
     -------
     dict of str to Path
         The adapter of every task, absolute. A task that cannot be learnt from (no two
-        demonstrations that fit), or whose turn did not come before the deadline, has the
-        untrained adapter: it answers as the model itself does. (vLLM must not be given prompts
-        with and without an adapter in one batch.)
+        demonstrations that fit), or whose turn did not come before the deadline, or whose training
+        diverged (a warning), has the untrained adapter: it answers as the model itself does. (vLLM
+        must not be given prompts with and without an adapter in one batch.)
+
+    Raises
+    ------
+    ValueError
+        If the folder holds an adapter of something else.
     """
     check_deadline(deadline)
     folder = Path(folder).resolve()
+    config = replace(config, muon_lr=None)
     dtype = torch.bfloat16 if small_base else torch.float32
     network, tokenizer, chosen = load_model(model, prompt_format=prompt_format, dtype=dtype)
     if small_base:
@@ -127,11 +147,20 @@ def finetune_per_task(
         streams[task_id] = stream
     _tell_left_out([task_id for task_id in tasks if task_id not in streams], tasks, max_tokens)
     adapters = {task_id: adapter_folder(folder, task_id) for task_id in tasks}
+    blank = {"model": fingerprint(model), "rank": rank, "prompt_format": chosen.to_dict()}
+    method = {**blank, "small_base": small_base, **config.kept}
+    made_by = {
+        task_id: {**method, **(streams[task_id].describe() if task_id in streams else {})}
+        for task_id in tasks
+    }
+    _check_made_by(folder / UNTRAINED, blank)
+    for task_id, path in adapters.items():
+        _check_made_by(path, made_by[task_id])
     waiting = [task_id for task_id in streams if not adapters[task_id].exists()]
     # First of all, so that whatever ends this call, every task has an adapter.
     if not (folder / UNTRAINED).exists():
         adapted = add_adapter(network, rank)
-        with _whole(folder / UNTRAINED) as unfinished:
+        with _whole(folder / UNTRAINED, blank) as unfinished:
             save_model(adapted, tokenizer, chosen, unfinished)
         network = adapted.unload()
     end = math.inf if deadline is None else deadline
@@ -144,9 +173,12 @@ def finetune_per_task(
             shutil.rmtree(killed)
         torch.manual_seed(seed)
         adapted = add_adapter(network, rank)
-        options = replace(config, seconds=share, muon_lr=None)
-        with _whole(adapters[task_id]) as unfinished:
-            train(adapted, streams[task_id], options, unfinished, deadline=deadline)
+        options = replace(config, seconds=share)
+        try:
+            with _whole(adapters[task_id], made_by[task_id]) as unfinished:
+                train(adapted, streams[task_id], options, unfinished, deadline=deadline)
+        except Diverged as error:
+            warnings.warn(f"task {task_id} is not learnt: {error}", stacklevel=2)
         network = adapted.unload()
     return {t: path if path.exists() else folder / UNTRAINED for t, path in adapters.items()}
 
@@ -172,12 +204,21 @@ def _tell_left_out(left_out: list[str], tasks: dict[str, Task], max_tokens: int)
         )
 
 
+def _check_made_by(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise a ValueError if an adapter is there that other settings made."""
+    if folder.exists():
+        file = folder / MADE_BY
+        before = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        check_same(folder, before, json.loads(json.dumps(settings)))
+
+
 @contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
+def _whole(folder: Path, settings: dict[str, Any]) -> Iterator[Path]:
     """Give a folder to fill, which gets its name when it is whole: a kill leaves no half of it."""
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     yield unfinished
     (unfinished / CHECKPOINT).unlink(missing_ok=True)
+    write_atomically(unfinished / MADE_BY, json.dumps(settings, indent=1))
     try:
         unfinished.rename(folder)
     except OSError:  # another process was faster

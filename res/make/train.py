@@ -12,6 +12,7 @@ import argparse
 import torch
 from transformers import AutoModelForCausalLM
 
+from arc_airv.engines.fingerprint import fingerprint
 from arc_airv.tasks import load_tasks
 from arc_airv.training import ExampleStream, Source, parse_mixture, tiny_prompt_format
 from arc_airv.training.examples import ExampleSizes, demonstrations
@@ -99,7 +100,9 @@ def main() -> None:
     )
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {args.device}", flush=True)
     measure = HeldOut(held_out, stream) if held_out else None
-    print(train(model, stream, config, args.into, device=args.device, measure=measure))
+    base = fingerprint(args.model) if args.model else None
+    options = {"base": base, "device": args.device, "measure": measure}
+    print(train(model, stream, config, args.into, **options))
     if not args.lora_rank:  # for serving; the checkpoint keeps full precision
         saved = AutoModelForCausalLM.from_pretrained(args.into, dtype=torch.bfloat16)
         saved.save_pretrained(args.into)

@@ -73,6 +73,15 @@ def test_a_training_that_fails_leaves_the_model_as_it_is(finetune, random_model,
     assert re.search(r"! finetune.0: ended with exit status 1: .*\w+Error.*: .+", log), log
 
 
+def test_adapters_of_another_model_do_not_answer_for_this_one(finetune, random_model, tmp_path):
+    """The folder is that of an earlier run in the same session."""
+    (tmp_path / "finetuned/3c9b0459").mkdir(parents=True)
+    (tmp_path / "finetuned/3c9b0459/finetuning.json").write_text('{"model": "0123"}')
+    model, adapters, log = finetune("per_task", 60)
+    assert str(model) == str(random_model) and adapters is None
+    assert "3c9b0459 was made with other settings" in log
+
+
 def test_a_model_that_cannot_be_right_is_refused(finetune, tmp_path):
     with pytest.raises(ValueError, match=r"is no model folder: it holds no config\.json"):
         finetune("joint", 60, model=tmp_path)

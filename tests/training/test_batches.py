@@ -3,6 +3,8 @@
 import itertools
 import multiprocessing
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -104,3 +106,34 @@ def test_workers_are_forks_that_begin_before_the_first_batch_is_asked_for(window
     assert len(workers) == 2
     assert all(type(worker).__name__ == "ForkProcess" for worker in workers)
     next(batches)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
+def test_workers_end_with_a_training_that_is_killed(windows):
+    """They have made windows ahead, and nobody takes them: a full pipe holds them."""
+    forks = multiprocessing.get_context("fork")
+    ours, theirs = forks.Pipe()
+
+    def train():
+        batches = iterate_batches(windows, n_workers=1)
+        next(batches)
+        theirs.send([worker.pid for worker in multiprocessing.active_children()])
+        time.sleep(600)
+
+    training = forks.Process(target=train)
+    training.start()
+    (worker,) = ours.recv()
+    time.sleep(1)
+    training.kill()
+    training.join()
+    end = time.time() + 20
+    while is_alive(worker):
+        assert time.time() < end, "the worker goes on"
+        time.sleep(0.1)
+
+
+def is_alive(pid):
+    try:
+        return "Z (zombie)" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

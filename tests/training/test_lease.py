@@ -3,7 +3,9 @@
 import gzip
 import json
 import os
+import shutil
 import signal
+import tarfile
 import threading
 import time
 
@@ -115,7 +117,9 @@ def test_a_prepared_folder_holds_everything_and_says_what(prepared):
     assert {"recipe.json", "arc_airv/grids.py", f"data/{ANSWERED}.jsonl.gz"} <= set(
         manifest["files"]
     )
-    assert Recipe.load(prepared / "recipe.json") == TOY
+    written = Recipe.load(prepared / "recipe.json")
+    assert "extra" not in written.sources  # there are none
+    assert written == TOY.changed({"sources": written.sources})
     with gzip.open(prepared / "data/arc1-training.jsonl.gz", "rt") as file:
         assert len(file.readlines()) == 20
 
@@ -126,6 +130,72 @@ def test_what_would_not_travel_is_refused(tmp_path, monkeypatch, prepared):
     monkeypatch.setattr(preparing, "LARGEST", 2**10)
     with pytest.raises(ValueError, match="MiB: at most 0 travel"):
         prepare(tmp_path / "large", TOY, n_tasks=2)
+    mistyped = TOY.changed({"sources": {"arc1-trainin": [1.0, 0.0]}})
+    with pytest.raises(ValueError, match=r"no sources \['arc1-trainin'\]; there are .*'arc1-train"):
+        prepare(tmp_path / "large", mistyped)
+    with pytest.raises(ValueError, match="is no model folder: it holds no config.json"):
+        prepare(tmp_path / "large", TOY, model=tmp_path)
+    assert not list(tmp_path.iterdir())  # so that the next attempt finds nothing in its way
+
+
+def test_a_model_travels_without_what_its_training_left(random_model, tmp_path):
+    model = shutil.copytree(random_model, tmp_path / "model")
+    for name in ("checkpoint.pt", "train_log.jsonl"):
+        (model / name).write_text("")
+    prepare(tmp_path / "prepared", TOY, model=model, n_tasks=2)
+    travels = {path.name for path in (tmp_path / "prepared/model").iterdir()}
+    assert travels == {path.name for path in random_model.iterdir()}
+
+
+def test_a_folder_that_is_not_what_was_prepared_is_refused(prepared, tmp_path):
+    copied = shutil.copytree(prepared, tmp_path / "copied")
+    (copied / f"data/{ANSWERED}.jsonl.gz").write_bytes(b"half")
+    with pytest.raises(ValueError, match=f"data/{ANSWERED}.jsonl.gz is not what was prepared"):
+        lease(copied, tmp_path / "run", tmp_path / "out", minutes=1)
+
+
+def test_a_run_is_of_one_prepared_folder(prepared, tmp_path):
+    other, run = tmp_path / "other", tmp_path / "run"
+    with pytest.raises(ValueError, match="a new lease needs its minutes"):
+        lease(prepared, run, tmp_path / "out")
+    run.joinpath("done").touch()
+    run.joinpath("output.txt").touch()
+    assert lease(prepared, run, tmp_path / "out", minutes=1)
+    prepare(other, TOY.changed({"seed": 1}), n_tasks=2)
+    with pytest.raises(ValueError, match="run is a run of another prepared folder"):
+        lease(other, run, tmp_path / "out", minutes=1)
+
+
+def test_what_lies_in_the_folder_is_whole_at_every_moment(tmp_path, monkeypatch):
+    """The machine may be gone while something newer is copied."""
+    from arc_airv.training import lease as leasing
+
+    out = tmp_path / "out"
+    out.mkdir()
+    for step in (1, 2):
+        kept, model = tmp_path / f"kept-{step}", tmp_path / f"model-{step:09d}.tar"
+        kept.mkdir()
+        with tarfile.open(model, "w") as archive:
+            archive.add(__file__, f"step{step}")
+        parts = split_file(model, kept, 10_000)
+        digests = {part.name: preparing.sha256(part) for part in parts}
+        (kept / "lease.json").write_text(json.dumps({"parts": digests}))
+    copy, seen = shutil.copy, []
+
+    def slow_copy(source, target):
+        copied = copy(source, target)
+        if (out / "lease.json").exists():
+            join(out, tmp_path / f"joined{len(seen)}")
+            seen.append([path.name for path in (tmp_path / f"joined{len(seen)}").iterdir()])
+        return copied
+
+    monkeypatch.setattr(leasing.shutil, "copy", slow_copy)
+    for step in (1, 2):
+        leasing._copy(tmp_path / f"kept-{step}", out)
+    assert seen == [["step1"]] * len(parts)
+    join(out, tmp_path / "model")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["step2"]
+    assert len(list(out.iterdir())) == len(parts) + 1
 
 
 def test_a_mistyped_recipe_is_an_error():
@@ -191,7 +261,7 @@ def test_a_killed_lease_leaves_a_model_and_goes_on_to_its_end(prepared, tmp_path
     # A part that is not what it was is found.
     part = out / next(iter(facts["parts"]))
     part.write_bytes(part.read_bytes()[:-1] + b"x")
-    with pytest.raises(ValueError, match="model.tar.00 is not what the lease wrote"):
+    with pytest.raises(ValueError, match=r"model-\d+.tar.00 is not what the lease wrote"):
         join(out, tmp_path / "broken")
 
 
@@ -205,4 +275,4 @@ def test_the_command_names_what_is_missing(tmp_path, capsys):
     assert (
         main(["lease", "--prepared", str(tmp_path), "--run", folder[0], "--into", folder[1]]) == 2
     )
-    assert "no recipe.json; this is no prepared folder" in capsys.readouterr().err
+    assert "no prepared.json; this is no prepared folder" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """Training: what enters the loss and what does not, and stopping and resuming a run."""
 
+import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -89,9 +91,19 @@ def test_extra_pairs_are_read_and_a_broken_line_is_named(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"task_id": "a", "pairs": [["01|10", "1"]]}\n')
     assert load_pairs(path)["a"][0].output.tolist() == [[1]]
-    path.write_text('{"task_id": "a", "pairs": [["01|1", "1"]]}\n')
-    with pytest.raises(ValueError, match="pairs.jsonl: line 1: .*ragged"):
-        load_pairs(path)
+    for fault, message in (
+        ('{"task_id": "a", "pairs": [["01|1", "1"]]}', ".*ragged"),
+        ('{"pairs": [["1", "1"]]}', "there is no 'task_id'"),
+        ('{"task_id": ["a"], "pairs": [["1", "1"]]}', ".*unhashable"),
+        ('{"task_id": "a", "pairs": [["1", "1"', "Expecting"),
+    ):
+        path.write_text(f'{{"task_id": "b", "pairs": []}}\n{fault}\n')
+        with pytest.raises(ValueError, match=f"pairs.jsonl: line 2: {message}"):
+            load_pairs(path)
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(gzip.compress(b'{"task_id": "a", "pairs": []}\n' * 9)[:-9])
+    with pytest.raises(ValueError, match=r"cut.jsonl.gz: line \d: Compressed file ended"):
+        load_pairs(cut)
 
 
 def test_a_source_without_two_fitting_pairs_is_an_error(training_tasks, tokenizer):
@@ -143,7 +155,7 @@ def small_model(tokenizer):
 
 
 def config(**options):
-    return TrainConfig(**{"batch_tokens": 512, "warmup": 0, "decay": 0, **options})
+    return TrainConfig(**{"batch_tokens": 512, "window": 64, "warmup": 0, "decay": 0, **options})
 
 
 class Steps:
@@ -308,6 +320,120 @@ def test_a_checkpoint_of_another_model_is_refused(stream, tmp_path):
     other = build_model(stream.tokenizer, width=32, layers=2, heads=1)
     with pytest.raises(ValueError, match="checkpoint of another model"):
         train(other, stream, config(seconds=1), tmp_path)
+
+
+@pytest.mark.parametrize("changed", ["data", "seed", "max_tokens", "batch_tokens", "muon_lr"])
+def test_a_checkpoint_of_other_data_or_options_is_refused(
+    stream, training_tasks, tokenizer, tmp_path, changed
+):
+    options = {"model": small_model(tokenizer), "stream": stream, "config": config(seconds=0.1)}
+    train(**options, folder=tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    pairs = dict(list(stream.sources[0].pairs.items())[changed == "data" :])
+    settings = {"max_tokens": 300 - (changed == "max_tokens"), "seed": int(changed == "seed")}
+    other = ExampleStream([Source("", pairs)], tiny_prompt_format(), tokenizer, **settings)
+    longer = config(
+        seconds=9,
+        batch_tokens=512 + (changed == "batch_tokens"),
+        muon_lr=None if changed == "muon_lr" else 0.02,
+    )
+    with pytest.raises(ValueError, match=f"checkpoint.pt was made with .*: {changed}: [^;]*$"):
+        train(small_model(tokenizer), other, longer, tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_base_is_refused(stream, tmp_path):
+    """The weights of a checkpoint do not tell the model that an adapter was trained on."""
+    train(small_model(stream.tokenizer), stream, config(seconds=0.1), tmp_path, base="one")
+    with pytest.raises(ValueError, match="model: 'one', now 'two'. Use another folder, or the sam"):
+        train(small_model(stream.tokenizer), stream, config(seconds=1), tmp_path, base="two")
+
+
+def test_what_looks_on_may_draw_numbers_that_training_does_not_miss(stream, tmp_path, monkeypatch):
+    """A killed run, whose dropout goes on from the checkpoint, is the same as another."""
+    Steps(monkeypatch)
+
+    def run(saved):
+        model = small_model(stream.tokenizer)
+        model.model.layers[0].self_attn.attention_dropout = 0.5
+        options = config(seconds=30, tokens=4e3, checkpoint_every=2)
+        train(model, stream, options, tmp_path / str(saved), saved=saved)
+        return model
+
+    assert_same_weights(run(None), run(lambda model, line: torch.rand(3)))
+
+
+def test_what_was_logged_after_the_checkpoint_comes_again_once(stream, tmp_path, monkeypatch):
+    Steps(monkeypatch)
+
+    def steps():
+        texts = (tmp_path / "train_log.jsonl").read_text().splitlines()
+        return [json.loads(text)["step"] for text in texts]
+
+    logged = {"log_every": 1, "checkpoint_every": 1e9}
+    train(small_model(stream.tokenizer), stream, config(seconds=3, **logged), tmp_path)
+    with open(tmp_path / "train_log.jsonl", "a") as file:  # as a kill may leave it
+        file.write('{"step": 4, "loss": 1.0}\n{"step": 5, "lo')
+    line = train(small_model(stream.tokenizer), stream, config(seconds=5, **logged), tmp_path)
+    assert steps() == [1, 2, 3, 4, 5]
+    # Called once more, there is nothing to do, and the last line is the same.
+    again = train(small_model(stream.tokenizer), stream, config(seconds=5, **logged), tmp_path)
+    assert again == line and steps() == [1, 2, 3, 4, 5]
+
+
+def test_a_training_that_diverges_says_so_and_keeps_the_last_checkpoint(stream, tmp_path):
+    from arc_airv.training.train import Diverged
+
+    model = small_model(stream.tokenizer)
+    train(model, stream, config(seconds=0.1), tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    handle = model.lm_head.register_forward_hook(lambda layer, inputs, logits: logits * torch.nan)
+    with pytest.raises(Diverged, match="the loss is nan at step"):
+        train(model, stream, config(seconds=1), tmp_path)
+    handle.remove()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_run_of_several_gpus_resumes_on_one(stream, tmp_path, monkeypatch):
+    train(small_model(stream.tokenizer), stream, config(seconds=0.1), tmp_path)
+    content, put_back = torch.load(tmp_path / "checkpoint.pt"), []
+    torch.save({**content, "cuda_random": ["one", "two"]}, tmp_path / "checkpoint.pt")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.set_rng_state_all", put_back.append)
+    monkeypatch.setattr("torch.cuda.get_rng_state_all", lambda: [])
+    train(small_model(stream.tokenizer), stream, config(seconds=0.2), tmp_path)
+    assert put_back == [["one"]]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_no_token_sees_those_after_it_whatever_computes_attention(stream, attention):
+    from arc_airv.training.train import causal_mask
+
+    model = small_model(stream.tokenizer)
+    model.set_attn_implementation(attention)
+    ids = torch.tensor([[1, 40, 50, 2, 60]])
+    changed = ids.clone()
+    changed[0, -1] = 70
+    one, other = (model(input_ids=i, **causal_mask(model.config)).logits for i in (ids, changed))
+    torch.testing.assert_close(one[:, :-1], other[:, :-1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 0}, "window must be at least 1, got 0"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"batch_tokens": 2e3}, "batch_tokens must be an integer, got 2000.0"),
+        ({"decay": 1.5}, "decay must be 0 to 1, got 1.5"),
+        ({"adamw_lr": float("nan")}, "adamw_lr must be a finite number from 0 on, got nan"),
+        ({"seconds": float("nan")}, "a budget must be above 0, got nan seconds and inf tokens"),
+        ({"tokens": 0}, "a budget must be above 0"),
+    ],
+)
+def test_a_mistaken_option_is_one_sentence(options, message):
+    """A window of no examples would wait for a batch for ever."""
+    with pytest.raises(ValueError, match=message):
+        replace(TrainConfig(seconds=1), **options)
 
 
 def test_the_log_tells_speed_and_padding(stream, tmp_path):

@@ -1,5 +1,6 @@
 """Test-time fine-tuning: its data, its results, and stopping it."""
 
+import json
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ from arc_airv.tasks import Pair, Task, hide_outputs  # noqa: E402
 from arc_airv.training.train import TrainConfig, make_optimizers  # noqa: E402
 from arc_airv.training.ttft import add_adapter, finetune_joint, finetune_per_task  # noqa: E402
 
-CONFIG = TrainConfig(seconds=2, batch_tokens=512, warmup=0, decay=0)
+CONFIG = TrainConfig(seconds=3, batch_tokens=512, warmup=0, decay=0, window=32)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_a_task_that_does_not_fit_is_told(random_model, tasks, tmp_path):
         n = left_out.count(",") + 1
         with pytest.warns(UserWarning) as told:
             adapters = finetune_per_task(
-                random_model, tasks, CONFIG, tmp_path, prompt_format=wordy, **options
+                random_model, tasks, CONFIG, tmp_path / str(n), prompt_format=wordy, **options
             )
         says = f"{n} of 3 tasks are not learnt, because no two .* max_tokens=110: {left_out}$"
         assert [w for w in told if re.search(says, str(w.message))]
@@ -178,12 +179,107 @@ def test_a_call_that_was_killed_leaves_the_same_shares(random_model, tasks, tmp_
         folder.mkdir()
 
     monkeypatch.setattr("arc_airv.training.ttft.train", note)
-    (tmp_path / "3c9b0459").mkdir()
+    config, first = replace(CONFIG, seconds=100), {"3c9b0459": tasks["3c9b0459"]}
+    finetune_per_task(random_model, first, config, tmp_path, max_tokens=200)
     (tmp_path / ".d037b0a7.1").mkdir()  # the task that the killed call worked on
-    config = replace(CONFIG, seconds=100)
     adapters = finetune_per_task(random_model, tasks, config, tmp_path, max_tokens=200)
-    assert seconds == [pytest.approx(50, abs=1)]
+    assert seconds == [pytest.approx(100, abs=1), pytest.approx(50, abs=1)]
     assert {path.name for path in tmp_path.iterdir()} == {p.name for p in adapters.values()}
+
+
+@pytest.fixture(scope="module")
+def other_model(random_model, tmp_path_factory):
+    """Make a model of the same shape and the same name, with other weights."""
+    folder = tmp_path_factory.mktemp("other") / random_model.name
+    shutil.copytree(random_model, folder)
+    network = load(random_model)
+    with torch.no_grad():
+        network.lm_head.weight.mul_(2)
+    network.save_pretrained(folder)
+    return folder
+
+
+def drop_demonstration(tasks):
+    """Return the tasks, one of which has lost a demonstration."""
+    task = tasks["3c9b0459"]
+    return {**tasks, task.task_id: replace(task, train=task.train[1:])}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ("model", r"untrained was made .*: model: '\w{16}', now '\w{16}'\. Use another folder"),
+        ("demonstrations", r"3c9b0459 was made with other settings: data: "),
+        ("no demonstrations", r"3c9b0459 was made with other settings: data: '\w{16}', now None"),
+        ("options", r"3c9b0459 was made with other settings: adamw_lr: 0.004, now 0.001\."),
+        ("base", r"3c9b0459 was made with other settings: small_base: False, now True\."),
+        ("rank", r"untrained was made with other settings: rank: 4, now 8\."),
+    ],
+)
+def test_adapters_of_something_else_are_refused(
+    random_model, other_model, tasks, adapters, changed, named
+):
+    folder = adapters["3c9b0459"].parent
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    model, asked, config, options = random_model, tasks, CONFIG, {"max_tokens": 200, "rank": 4}
+    match changed:
+        case "model":
+            model = other_model
+        case "demonstrations":
+            asked = drop_demonstration(tasks)
+        case "no demonstrations":
+            asked = {**tasks, "3c9b0459": replace(tasks["3c9b0459"], train=())}
+        case "options":
+            config = replace(CONFIG, adamw_lr=1e-3)
+        case "base":
+            options["small_base"] = True
+        case "rank":
+            options["rank"] = 8
+    with pytest.raises(ValueError, match=named):
+        finetune_per_task(model, asked, config, folder, **options)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_longer_budget_keeps_the_adapters_of_a_shorter_one(random_model, tasks, adapters):
+    longer = replace(CONFIG, seconds=3 * CONFIG.seconds)
+    folder = adapters["3c9b0459"].parent
+    again = finetune_per_task(random_model, tasks, longer, folder, max_tokens=200, rank=4)
+    assert again == adapters
+
+
+def test_a_joint_model_of_something_else_is_not_gone_on_with(
+    random_model, other_model, tasks, tmp_path
+):
+    short = replace(CONFIG, seconds=0.1)
+    finetune_joint(random_model, tasks, short, tmp_path, max_tokens=200)
+    for model, asked, named in (
+        (other_model, tasks, "model"),
+        (random_model, drop_demonstration(tasks), "data"),
+    ):
+        with pytest.raises(ValueError, match=f"checkpoint.pt was made with .* settings: {named}: "):
+            finetune_joint(model, asked, short, tmp_path, max_tokens=200)
+    finetune_joint(random_model, tasks, short, tmp_path, max_tokens=200)
+
+
+def test_a_training_that_diverges_costs_its_own_task_alone(random_model, tasks, tmp_path):
+    """Break the adapter of the first task, so that its loss is NaN."""
+    from arc_airv.training import ttft
+
+    def diverge(model, stream, *args, **options):
+        if "3c9b0459" in stream.sources[0].pairs:
+            with torch.no_grad():
+                next(p for n, p in model.named_parameters() if "lora_A" in n).fill_(float("nan"))
+        return train(model, stream, *args, **options)
+
+    train = ttft.train
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.warns(UserWarning, match="task 3c9b0459 is not learnt: .*the loss is nan at step"),
+    ):
+        patch.setattr(ttft, "train", diverge)
+        adapters = finetune_per_task(random_model, tasks, CONFIG, tmp_path, max_tokens=200)
+    assert [path.name for path in adapters.values()] == ["untrained", "d037b0a7", "untrained"]
+    assert logits(load(random_model, adapters["d037b0a7"])).isfinite().all()
 
 
 def test_no_test_pair_is_learnt_from(random_model, tmp_path):
@@ -216,6 +312,53 @@ peft.LoraModel(network, peft.LoraConfig(target_modules=["0"]), "a")
         run("from arc_airv.engines.adapters import import_peft; peft = import_peft()").returncode
         == 0
     )
+
+
+# A small base ------------------------------------------------------------------------------------
+
+
+def test_on_a_small_base_the_adapter_alone_learns_as_on_a_full_one(tasks, tmp_path, monkeypatch):
+    """Hold the base in bfloat16, the adapter in float32, and compute the layers again."""
+    from arc_airv.training import ttft
+    from arc_airv.training.tiny import build_model, build_tokenizer, tiny_prompt_format
+    from arc_airv.training.train import save_model
+
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    blank = build_model(tokenizer, width=64, layers=2, heads=2)
+    save_model(blank, tokenizer, tiny_prompt_format(), tmp_path)
+    seen, train = [], ttft.train
+
+    def watch(model, *args, **options):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        line = train(model, *args, **options)
+        after = dict(model.named_parameters())
+        learnt = {n: after[n].detach() for n in after if not torch.equal(after[n], before[n])}
+        recomputes = model.get_base_model().is_gradient_checkpointing
+        dtypes = [{p.dtype for n, p in after.items() if ("lora_" in n) == is_lora}
+                  for is_lora in (True, False)]  # fmt: skip
+        seen.append((recomputes, dtypes, learnt))
+        return line
+
+    monkeypatch.setattr(ttft, "train", watch)
+    config = replace(CONFIG, seconds=600, tokens=6e3, adamw_lr=5e-3, log_every=0)
+    options = {"max_tokens": 200, "rank": 4}
+    losses = []
+    for small_base in (True, False):
+        folder, one = tmp_path / str(small_base), {"3c9b0459": tasks["3c9b0459"]}
+        options |= {"small_base": small_base}
+        (adapter,) = finetune_per_task(tmp_path, one, config, folder, **options).values()
+        lines = (adapter / "train_log.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    (recomputes, dtypes, learnt), (full_recomputes, full_dtypes, full_learnt) = seen
+    assert recomputes and not full_recomputes
+    assert dtypes == [{torch.float32}, {torch.bfloat16}]
+    assert full_dtypes == [{torch.float32}, {torch.float32}]
+    assert learnt.keys() == full_learnt.keys() and all("lora_" in name for name in learnt)
+    assert losses[0][-1] < losses[0][0] - 0.2
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+    for name, weights in full_learnt.items():
+        assert (learnt[name] - weights).norm() < 0.2 * weights.norm(), name
 
 
 # Answering with adapters -------------------------------------------------------------------------
