@@ -1,12 +1,10 @@
 """The store of predictions: complete lines stay, half-written ones go, nothing is doubled."""
 
-import bz2
 import errno
 import gzip
 import json
 import math
 import os
-import pickle
 import subprocess
 import sys
 import warnings
@@ -17,8 +15,6 @@ import pytest
 
 from arc_airv import prompts
 from arc_airv.augment import Augmentation
-from arc_airv.grids import as_grid
-from arc_airv.metrics import evaluate, metric_curves
 from arc_airv.records import (
     BLOCK,
     COLUMNS,
@@ -27,15 +23,13 @@ from arc_airv.records import (
     STATUSES,
     Prediction,
     RecordStore,
-    import_predictions,
     mend_store,
     read_predictions,
     read_scores,
     to_frame,
 )
 from arc_airv.storage import run_path, write_atomically
-from arc_airv.tasks import Pair, Task
-from arc_airv.vote import index_pools, rank_candidates
+from arc_airv.vote import index_pools
 
 RUN = {
     "settings": {"model": "tiny", "plan": {"seed": 0}},
@@ -517,115 +511,6 @@ def test_a_store_without_predictions_takes_any_settings(path):
     fill(path, [])
     fill(path, [make_prediction()], {"settings": {"model": "large"}})
     assert json.loads(run_path(path).read_text())["settings"] == {"model": "large"}
-
-
-# Predictions of other programs -------------------------------------------------------------------
-
-TASKS = {
-    i: Task(i, (PAIR := Pair(as_grid([[1]]), as_grid([[1]])),), (PAIR,) * 2)
-    for i in ("00576224", "b")
-}
-
-
-def imported(path, content):
-    path.write_text(json.dumps(content))
-    frame = import_predictions(path)
-    assert list(frame) == COLUMNS
-    return frame
-
-
-def test_results_of_arc24_are_read(tmp_path):
-    colors = {str(c): (c + 1) % 10 for c in range(10)}
-    entry = {"task_id": "00576224", "idx": 1, "prompt": "...", "response": "1", "n_tokens": 4,
-             "grid": [[1]], "cumulative_logprob": -2.0,
-             "data_augmentation_kwargs": {"hflip": True, "n_rot90": 3, "color_map": colors},
-    }  # fmt: skip
-    plain = {**entry, "data_augmentation_kwargs": {"hflip": False, "n_rot90": 0}, "grid": [[2.0]]}
-    frame = imported(tmp_path / "x_task_results.json", [entry, plain, entry, {**plain, "grid": []}])
-    assert frame["augmentation"].map(Augmentation.parse).tolist()[:2] == [
-        Augmentation(True, 3, "1234567890"), Augmentation()
-    ]  # fmt: skip
-    assert frame["sample_index"].tolist() == [0, 0, 1, 1]
-    assert frame["grid"].fillna("").tolist() == ["1", "2", "1", ""]
-    assert frame["status"].tolist() == ["ok", "ok", "ok", "unparsed"]
-    assert frame["text"].tolist() == ["1"] * 4
-    ranked = rank_candidates(frame)
-    assert ranked[["test_index", "grid", "votes", "mean_logprob"]].to_numpy().tolist() == [
-        [1, "1", 2, -0.5], [1, "2", 1, -0.5]
-    ]  # fmt: skip
-    assert evaluate(frame, TASKS)["accuracy"] == (0 + 2 / 4) / 2 / 2
-
-
-def test_a_list_of_ones_own_needs_three_values(tmp_path):
-    rows = [{"task_id": "00576224", "test_index": 0, "grid": g} for g in ([[1]], "1", "12|3", None)]
-    frame = imported(tmp_path / "mine.json", rows)
-    assert frame["grid"].fillna("").tolist() == ["1", "1", "", ""]
-    unknown = ["augmentation", "text", "cumulative_logprob", "n_tokens", "n_prompt_tokens"]
-    assert frame[unknown].isna().all(axis=None)
-    assert rank_candidates(frame)["votes"].tolist() == [2]
-    assert evaluate(frame, TASKS)["pass_n"] == 1 / 4
-    assert len(metric_curves(frame, TASKS))
-
-
-def test_a_submission_of_any_number_of_attempts_is_read(tmp_path):
-    attempts = {f"attempt_{i}": [[i % 10]] for i in (10, 9, 2, 1)}
-    frame = imported(tmp_path / "s.json", {"b": [attempts, {"attempt_1": []}], "00576224": []})
-    assert frame["grid"].fillna("").tolist() == ["1", "2", "9", "0", ""]
-    assert frame["test_index"].tolist() == [0, 0, 0, 0, 1]
-
-
-def test_a_folder_of_arc_agi_benchmarking_is_read(tmp_path):
-    about = {"task_id": "b", "pair_index": 1, "model": "m",
-             "usage": {"prompt_tokens": 90, "completion_tokens": 8},
-             "choices": [{"index": 0, "message": {"role": "user", "content": "?"}},
-                         {"index": 1, "message": {"role": "assistant", "content": "It is 1"}}],
-    }  # fmt: skip
-    answers = [{"attempt_1": {"answer": [[1]], "metadata": about, "correct": True},
-                "attempt_2": {"answer": "[[1, 2]]", "metadata": about}},
-               {"attempt_1": None, "attempt_2": {"answer": [], "metadata": None}}]  # fmt: skip
-    (tmp_path / "00576224.json").write_text(json.dumps(answers[1:]))
-    (tmp_path / "b.json").write_text(json.dumps(answers[:1]))
-    (tmp_path / "results.json").write_text('{"score": 1.0}')
-    frame = import_predictions(tmp_path)
-    assert frame["task_id"].tolist() == ["00576224"] * 2 + ["b"] * 2
-    assert frame["test_index"].tolist() == [0, 0, 1, 1]
-    assert frame["grid"].fillna("").tolist() == ["", "", "1", "12"]
-    assert frame["text"].tolist()[2:] == ["It is 1"] * 2
-    assert frame["n_tokens"].tolist()[2:] == [8, 8]
-
-
-ENTRY = {"task_id": "a", "test_index": 0, "grid": [[1]]}
-
-
-@pytest.mark.parametrize(
-    ("content", "fault"),
-    [
-        (7, "holds no predictions of a known form"),
-        ([7], "holds no predictions of a known form"),
-        ([], "holds no predictions$"),
-        ({"a": [{}]}, "holds no predictions$"),
-        ({"a": [[[1]]]}, "task a: attempts must be"),
-        ({"a": {"train": [], "test": []}}, "task a: attempts must be"),
-        ([{"task_id": "a", "grid": [[1]]}], "known form .'test_index'"),
-        ([ENTRY, {**ENTRY, "task_id": 5}], "prediction 2: task_id must be str, got 5"),
-        ([{**ENTRY, "test_index": -1}], "prediction 1: test_index must be an integer from 0"),
-        ([{**ENTRY, "n_tokens": "many"}], "prediction 1: n_tokens must be int"),
-        ([{**ENTRY, "cumulative_logprob": math.inf}], "cumulative_logprob must be a finite"),
-        ([{**ENTRY, "data_augmentation_kwargs": {"hflip": False, "n_rot90": 4}}], "the key of an"),
-        ([{**ENTRY, "data_augmentation_kwargs": {"hflip": 0, "n_rot90": 0,
-                                                 "color_map": {"1": 2}}}], "the key of an"),
-    ],
-)  # fmt: skip
-def test_what_is_no_file_of_predictions_is_named(tmp_path, content, fault):
-    with pytest.raises(ValueError, match=rf"other\.json: .*{fault}"):
-        imported(tmp_path / "other.json", content)
-
-
-def test_a_pickle_is_not_opened(tmp_path):
-    path = tmp_path / "a.bz2"
-    path.write_bytes(bz2.compress(pickle.dumps([ENTRY])))
-    with pytest.raises(ValueError, match=r"a\.bz2: not readable as JSON"):
-        import_predictions(path)
 
 
 # Atomic files ------------------------------------------------------------------------------------
