@@ -230,6 +230,30 @@ def test_a_line_that_lacks_a_field_is_an_error_that_names_both(path):
         read_predictions(path)
 
 
+@pytest.mark.parametrize("number", [0, BLOCK])
+@pytest.mark.parametrize(
+    "again",
+    ['"grid": "9"', '"grid": "012|345"', '"text": "9"', '"n_train" : 9', '"gr\\u0069d": "9"',
+     '"other": 1, "other": 1', '"other": {"a": 1, "a": 2}'],
+)  # fmt: skip
+def test_a_field_that_is_there_twice_is_an_error_that_names_the_line(path, again, number):
+    lines = [json.dumps(asdict(make_prediction(sample_index=i))) for i in range(BLOCK + 2)]
+    lines[number] = lines[number][:-1] + f", {again}}}"
+    path.write_text("\n".join(lines) + "\n")
+    said = rf"line {number + 1} is not a prediction \(\['\w+'\] more than once in one object\)"
+    for read in (RecordStore, read_predictions):
+        with pytest.raises(ValueError, match=said):
+            read(path)
+    assert mend_store(path) == 1
+    assert len(read_predictions(path)) == BLOCK + 1
+
+
+def test_a_name_that_is_only_in_a_text_is_no_field(path):
+    texts = ['{"grid": "1", "grid": "2"}', '\\", "grid": "1"', '"']
+    fill(path, [make_prediction(sample_index=i, text=text) for i, text in enumerate(texts)])
+    assert read_predictions(path)["text"].tolist() == texts
+
+
 BAD_VALUES = [
     ("task_id", 5), ("task_id", None), ("task_id", "\ud800"), ("task_id", ["a"]),
     *[(name, bad) for name in ("test_index", "sample_index", "n_tokens")
