@@ -183,7 +183,7 @@ def test_what_is_no_grid_is_no_answer_and_told_once(tmp_path, no_grid):
         combined = combine_submissions([path, submission(ONE, NONE)], TASKS)
     (warning,) = caught
     assert warning.filename == __file__
-    expected = r"other\.json: 1 answers are none: task 6150a2bd: answer 0: attempt_1 must"
+    expected = r"other\.json: 1 faults leave answers out: task 6150a2bd: answer 0: attempt_1 must"
     assert re.search(
         expected, str(warning.message).replace("attempt_1 is ragged", "attempt_1 must")
     )
@@ -201,7 +201,7 @@ def test_what_is_no_grid_is_no_answer_and_told_once(tmp_path, no_grid):
     ],
 )
 def test_answers_of_another_form_are_none_and_told(answers, fault):
-    with pytest.warns(UserWarning, match=f"^submission 1: 1 answers are none: {fault}$"):
+    with pytest.warns(UserWarning, match=f"^submission 1: 1 faults leave answers out: {fault}$"):
         combined = combine_submissions([{}, {"6150a2bd": answers}, submission(ONE, TWO)], TASKS)
     assert combined == submission(ONE, TWO)
 
@@ -209,12 +209,41 @@ def test_answers_of_another_form_are_none_and_told(answers, fault):
 def test_faults_of_a_submission_are_one_warning_and_five_of_them_are_named():
     outputs = [submission({}, {})["44f52bb0"][0]] * 3
     task = replace(TASKS["44f52bb0"], test=TASKS["44f52bb0"].test[:1] * 3)
-    with pytest.warns(UserWarning, match="^submission 0: 6 answers are none: ") as caught:
+    with pytest.warns(UserWarning, match="^submission 0: 6 faults leave answers out: ") as caught:
         assert combine_submissions([{"a": outputs}], {"a": task}) == {
             "a": submission(NONE, NONE)["44f52bb0"][:1] * 3
         }
     assert len(caught) == 1
     assert str(caught[0].message).count("attempt_") == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"44f52bb0": submission(ONE, TWO)["44f52bb0"] * 2},
+         "task 44f52bb0: has 2 test outputs, not 4"),
+        ({"6150a2bd": [{"attempt1": ONE, "attempt_2": TWO}]},
+         r"task 6150a2bd: answer 0: 'attempt1' is none of \('attempt_1', 'attempt_2'\)"),
+        ({"6150a2bd": [{"attempt_1": ONE, "attempt_2": TWO, "attempt_3": ONE}]},
+         r"task 6150a2bd: answer 0: 'attempt_3' is none of .*"),
+        ({"else": [{"attempt_1": ONE}]}, "1 tasks are not in the challenges, such as .'else'."),
+    ],
+)  # fmt: skip
+def test_an_answer_that_has_no_place_is_told(tmp_path, change, fault):
+    given = {**submission(ONE, TWO), **change}
+    path = tmp_path / "given.json"
+    path.write_text(json.dumps(given))
+    with pytest.warns(UserWarning, match=f"1 faults leave answers out: {fault}$") as caught:
+        combined = combine_submissions([path], TASKS)
+    assert len(caught) == 1 and str(caught[0].message).startswith(str(path))
+    assert combined["44f52bb0"] == submission(ONE, TWO)["44f52bb0"]
+
+
+def test_a_submission_of_other_tasks_is_refused():
+    with pytest.raises(
+        ValueError, match="submission 1: none of its tasks is in the challenges, suc"
+    ):
+        combine_submissions([submission(ONE, TWO), {"a": [], "b": []}], TASKS)
 
 
 def test_numbers_are_written_as_integers():
