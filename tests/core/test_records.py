@@ -319,6 +319,26 @@ def test_a_prediction_that_is_there_twice_counts_once_and_that_is_said(path):
     assert table.index.tolist() == [0, 1, 2]
 
 
+def test_a_prompt_that_did_not_fit_is_followed_by_its_reply(path, recwarn):
+    later = make_prediction(sample_index=1, grid="9")
+    with RecordStore(path, RUN) as store:
+        store.append([make_prediction(), unanswered(sample_index=1), unanswered(sample_index=2)])
+        assert [store.is_new(p) for p in (make_prediction(), later)] == [False, True]
+        for known in (make_prediction(), unanswered(sample_index=1)):
+            with pytest.raises(ValueError, match="already"):
+                store.append([known])
+        with pytest.raises(ValueError, match="already"):
+            store.append([later, later])
+        store.append([later])
+        assert len(store) == 3 and not store.is_new(later)
+    with RecordStore(path, RUN) as store:
+        assert not store.is_new(later) and store.is_new(make_prediction(sample_index=2))
+    frame = read_predictions(path)
+    assert frame["sample_index"].tolist() == [0, 2, 1]
+    assert frame["status"].tolist() == ["ok", "prompt_too_long", "ok"]
+    assert frame.index.tolist() == [0, 1, 2] and not recwarn.list
+
+
 # Tables ------------------------------------------------------------------------------------------
 
 
@@ -410,6 +430,52 @@ def test_a_compressed_store_is_not_written_to(path, tmp_path):
     compressed.write_bytes(gzip.compress(b""))
     with pytest.raises(ValueError, match="compressed store cannot be appended to"):
         RecordStore(compressed)
+
+
+@pytest.mark.parametrize("name", ["p", "p.json", "p.JSONL", "p.jsonl.txt", ".jsonl"])
+def test_a_store_under_another_name_is_not_written_for_it_would_share_its_description(
+    tmp_path, name
+):
+    fill(tmp_path / "p.jsonl", [make_prediction()])
+    before = sorted(tmp_path.iterdir()), run_path(tmp_path / "p.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=rf"{name}: the name of a store must be <name>.jsonl"):
+        RecordStore(tmp_path / name, {"settings": {"model": "other"}})
+    assert before == (sorted(tmp_path.iterdir()), run_path(tmp_path / "p.jsonl").read_bytes())
+    # What another program left under such a name has no model of ours.
+    if name != ".jsonl":
+        (tmp_path / name).write_text(json.dumps(asdict(make_prediction())) + "\n")
+        with pytest.warns(UserWarning, match="no run description"):
+            assert read_predictions(tmp_path / name)["model"].tolist() == [str(tmp_path / name)]
+
+
+def test_a_new_store_does_not_take_the_description_of_a_packed_one(path):
+    fill(path, [make_prediction()])
+    packed = path.with_name(path.name + ".gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    fill(path, [make_prediction(sample_index=1)])  # the same store goes on
+    path.unlink()
+    with pytest.raises(ValueError, match="predictions.jsonl.gz beside it has the run description"):
+        fill(path, [make_prediction()], {"settings": {"model": "other"}})
+    assert read_predictions(packed)["model"].tolist() == ["0123"]
+
+
+def test_a_store_without_a_run_description_is_told_once(path):
+    fill(path, [make_prediction()], run=None)
+    with pytest.warns(UserWarning, match="predictions.jsonl: no run description") as told:
+        frame = read_predictions(path)
+    assert len(told) == 1 and told[0].filename == __file__
+    assert math.isnan(frame["temperature"][0]) and frame["model"].tolist() == [str(path)]
+    path.write_bytes(b"")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_predictions(path)  # there is nothing to tell of
+
+
+def test_a_setting_that_is_there_twice_is_no_run_description(path):
+    fill(path, [make_prediction()])
+    run_path(path).write_text('{"settings": {}, "settings": {"model": "other"}}')
+    with pytest.raises(ValueError, match="predictions.run.json: not readable as a JSON object"):
+        fill(path, [make_prediction(sample_index=1)])
 
 
 def test_a_store_whose_run_description_is_gone_is_gone_on_with_and_told(path):
