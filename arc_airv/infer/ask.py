@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from arc_airv.infer.views import Job, Renderer, progress_bar
-from arc_airv.records import Record, RecordStore
-from arc_airv.storage import add_call
-from arc_airv.tasks import check_deadline
+from arc_airv.records import PROMPT_TOO_LONG, Record, RecordStore
+from arc_airv.storage import add_call, add_tasks
+from arc_airv.tasks import check_deadline, hash_task
 
 FLUSH_SECONDS = 1.0  # longest time that finished records wait in memory
 
@@ -66,11 +66,15 @@ def fill_store(
         Puts the jobs into groups that are asked one after the other.
     """
     start = time.monotonic()
+    tasks = {job.task.task_id: job.task for job in jobs}
     with RecordStore(path, run) as store:
         held = {key[:3]: (asked, n_train) for key, (asked, _, n_train) in store.known.items()}
-        renderer.check_store(path, {job.task.task_id: job.task for job in jobs}.values(), held)
-        n_before, n_asked = len(store), len(jobs) * n
-        todo = [job for job in jobs if any(key not in store.known for key in job.keys(n))]
+        renderer.check_store(path, tasks.values(), held)
+        add_tasks(path, {task_id: hash_task(task) for task_id, task in tasks.items()})
+        n_asked = len(jobs) * n
+        # What did not fit is tried again, for the context may be larger now.
+        sent = {key for key, (_, status, _) in store.known.items() if status != PROMPT_TOO_LONG}
+        todo = [job for job in jobs if not sent.issuperset(job.keys(n))]
         groups = arrange(todo, store)
         with progress_bar(n_asked, n_asked - len(todo) * n, progress, unit=unit) as bar:
             loop = Loop(send, prepare, store, deadline, report=lambda k: bar.update(k * n))
@@ -79,7 +83,7 @@ def fill_store(
         summary = RunSummary(
             n_asked=n_asked,
             n_stored=n_stored,
-            n_new=len(store) - n_before,
+            n_new=loop.n_new,
             seconds=time.monotonic() - start,
             engine_seconds=loop.engine_seconds,
             stopped="done" if finished or n_stored == n_asked else "deadline",
@@ -108,6 +112,8 @@ class Loop:
     ----------
     engine_seconds : float
         Spent waiting for the engine so far.
+    n_new : int
+        Records stored so far.
     """
 
     def __init__(
@@ -125,6 +131,7 @@ class Loop:
         self.deadline = deadline
         self.report = report
         self.engine_seconds = 0.0
+        self.n_new = 0
         self.finished: list[Record] = []
         self.n_finished = 0  # jobs, whose records these are
         self.last_flush = time.monotonic()
@@ -174,7 +181,9 @@ class Loop:
 
     def _flush(self) -> None:
         # What belongs to one job may have been stored in part before a kill.
-        self.store.append([r for r in self.finished if r.key not in self.store.known])
+        new = [record for record in self.finished if self.store.is_new(record)]
+        self.store.append(new)
+        self.n_new += len(new)
         self.report(self.n_finished)
         self.finished, self.n_finished = [], 0
         self.last_flush = time.monotonic()

@@ -22,6 +22,7 @@ from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits, store_size
 from arc_airv.kaggle.supervise import degrade, store_paths, supervise_generation
 from arc_airv.records import mend_store, read_stores
+from arc_airv.storage import check_store_name
 from arc_airv.submission import (
     build_submission,
     count_answered,
@@ -200,12 +201,17 @@ class Run:
 
         At most `n_predictions` of every test output: as many as the time allows. The options are of
         `supervise_generation` and `arc_airv.infer.generate_predictions`.
+
+        What earlier calls left in other stores votes, too, also that of the model as it was before
+        `finetune`: each model's replies are predictions of their own, and the column model of
+        `read_predictions` tells them apart. (A store that another model began is refused.)
         """
         paths = store_paths(Path(store).resolve(), len(self.configuration["devices"]))
         self.stores = list(dict.fromkeys([*self.stores, *paths]))
         end = self.deadline.at(reserve=min(120, 0.1 * self.deadline.seconds))
         options = {"adapters": self.adapters, **options}
         with self.step("generate"):
+            check_store_name(store)
             options["adapters"] = self._suit_adapters(options["adapters"])
             supervise_generation(
                 self.tasks,
@@ -305,7 +311,9 @@ class Run:
             if predictions.empty:
                 return
             answered = self._write(select_attempts(rank_candidates(predictions), self.tasks))
-            self.log.add("plain votes", f"{len(predictions)} predictions; {answered}")
+            n_models = predictions.groupby("task_id")["model"].nunique().max()
+            by = f" by {n_models} models" if n_models > 1 else ""
+            self.log.add("plain votes", f"{len(predictions)} predictions{by}; {answered}")
 
     def _vote_now_and_then(self) -> None:
         size, (when, before) = sum(map(store_size, self.stores)), self._voted

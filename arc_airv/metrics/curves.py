@@ -9,7 +9,7 @@ import pandas as pd
 
 from arc_airv.metrics.outputs import average_pools, bootstrap_interval
 from arc_airv.metrics.solutions import SIZES, find_right, number_outputs, score_predictions
-from arc_airv.tasks import Task
+from arc_airv.tasks import Task, check_count
 from arc_airv.vote.candidates import Pools, index_pools, reply_logprob
 
 VOTES = (1, 2)  # the curves vote_1 and vote_2
@@ -47,7 +47,7 @@ def metric_curves(
     Raises
     ------
     ValueError
-        If there are no predictions, or a number is below 1.
+        If there are no predictions, or a number is no integer from 1.
 
     Notes
     -----
@@ -65,9 +65,11 @@ def metric_curves(
         raise ValueError("no predictions to draw a curve of")
     if n_predictions is None:
         n_predictions = sorted({2**i for i in range(largest.bit_length())} | {largest})
-    if not len(n_predictions) or min(n_predictions) < 1 or n_subsamples < 1:
-        got = f"{n_predictions} and {n_subsamples}"
-        raise ValueError(f"n_predictions and n_subsamples must be at least 1, got {got}")
+    if not len(n_predictions):
+        raise ValueError("n_predictions must hold at least one number")
+    for n in n_predictions:
+        check_count("each of n_predictions", n)
+    check_count("n_subsamples", n_subsamples)
     output = number_outputs(scored, tasks)
     best = _expected_best(scored[list(BEST_OF.values())], output, len(full), n_predictions)
     votes = _Subsamples(pools, tasks, n_subsamples, seed)

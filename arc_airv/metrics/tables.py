@@ -12,8 +12,8 @@ import pandas as pd
 
 from arc_airv.metrics.outputs import add_votes, average_pools, bootstrap_interval
 from arc_airv.metrics.solutions import score_predictions
-from arc_airv.records import NO_REPLY, read_predictions
-from arc_airv.storage import read_run, run_path
+from arc_airv.records import NO_REPLY, other_tasks, read_predictions
+from arc_airv.storage import has_run, read_run
 from arc_airv.tasks import Task, has_hidden, outputs_of
 from arc_airv.vote.candidates import POOL, Pools, index_pools
 from arc_airv.vote.rank import rank_candidates
@@ -75,12 +75,14 @@ def read_results(store: str | Path, tasks: dict[str, Task]) -> Results:
         If a file is broken, or the store holds no prediction for these tasks.
     """
     predictions = read_predictions(store)
-    run = read_run(store) if run_path(store).exists() else {}
+    run = read_run(store) if has_run(store) else {}
+    others = other_tasks(store, tasks)
     known = pd.MultiIndex.from_frame(predictions[POOL]).isin(outputs_of(tasks))
     strangers, predictions = predictions[~known], predictions[known]
+    predictions = predictions[~predictions["task_id"].isin(others)]
     if predictions.empty:
         raise ValueError(f"{store} holds no prediction for these {len(tasks)} tasks")
-    asked = {*run.get("task_ids", ()), *predictions["task_id"]}
+    asked = {*run.get("task_ids", ()), *predictions["task_id"]} - {*others}
     counted = {task_id: task for task_id, task in tasks.items() if task_id in asked}
     predictions = predictions[predictions["status"] != NO_REPLY]
 
@@ -100,6 +102,11 @@ def read_results(store: str | Path, tasks: dict[str, Task]) -> Results:
     if ids := strangers["task_id"].unique().tolist():
         lacks = f"outputs of {len(ids)} tasks that the data set lacks, such as {ids[:3]}"
         notes += [f"Left out: {len(strangers)} predictions for {lacks}."]
+    if others:
+        notes += [
+            f"Left out: {len(others)} tasks that are others in this data set, though their ids are "
+            f"the same, such as {others[:3]}."
+        ]
     if has_hidden(counted):
         notes += ["Solutions are hidden: no metric that needs them."]
     return Results(predictions, counted, notes)

@@ -202,7 +202,7 @@ function judgeTask(task, outputs, run, method) {
     first_votes: mean(outs.map((o) => o.firstVotes)),
     first_logprob: mean(outs.map((o) => o.order[0]?.[MEAN])),
     entropy: mean(outputs.map((output) => output.entropy)),
-    candidates: mean(outputs.map((output) => output.c.filter((c) => c[VOTES]).length + output.rest[0])),
+    candidates: mean(outputs.map((output) => output.c.filter(isWritten).length + output.rest[0])),
     predictions: mean(outputs.map((output) => output.n)),
     size: mean(task.test.map(([input, output]) => (output ?? input).replaceAll("|", "").length)),
   });
@@ -210,11 +210,14 @@ function judgeTask(task, outputs, run, method) {
   return { cls, values, outs, solved: known ? values.vote_2 : null };
 }
 
+/** Tell what a model wrote from what the vote by cells composed; a repeat of a reply has no vote. */
+const isWritten = (c) => c[PREDICTIONS].length + c[LEFT_OUT] > 0;
+
 function judgeOutput(solution, output, method) {
   const order = output.c.filter((c) => c[RANKS][method]).sort((a, b) => a[RANKS][method] - b[RANKS][method]);
   const right = solution && order.find((c) => c[GRID] === solution);
   const rank = right ? right[RANKS][method] : 0;
-  const inPool = solution && output.c.some((c) => c[GRID] === solution && c[VOTES]);
+  const inPool = solution && output.c.some((c) => c[GRID] === solution && isWritten(c));
   const cls = !order.length ? "none" : !solution ? "hidden"
     : rank && rank <= 2 ? "solved" : inPool ? "missed" : "absent";
   return { order, right, rank, cls, firstVotes: order[0]?.[VOTES] ?? 0 };
@@ -628,7 +631,7 @@ function renderSide(place, test, solution, side, base) {
   const now = judge(side.run, side.method)[place].outs[test];
   const before = base && base.run === side.run && judge(base.run, base.method)[place].outs[test];
   const [n, bad] = [output.n, output.bad[0]];
-  const total = output.c.filter((c) => c[VOTES]).length + output.rest[0];
+  const total = output.c.filter(isWritten).length + output.rest[0];
   const strip = el("span", { class: "strip wide", role: "img", "aria-label": "votes of the candidates" });
   strip.style.background = votesGradient(output, now);
   const facts = [count(n, "prediction"), count(total, "candidate"), bad && `${bad} without a grid`,
@@ -683,7 +686,7 @@ function renderCandidate(c, { test, side, output, now, before, solution, cell })
       label: `candidate ${rank}`, numbers: state.numbers, marks: state.marks && differ ? differ : [] })),
     el("span", { class: "line small" }, el("span", {}, `${rows.length}×${rows[0].length}`), el("span", { class: "note" }, note)),
     bar,
-    el("span", { class: "line small" }, el("b", {}, c[VOTES] ? count(c[VOTES], "vote") : "composed"),
+    el("span", { class: "line small" }, el("b", {}, isWritten(c) ? count(c[VOTES], "vote") : "composed"),
       el("span", { class: "dim", title: "mean log-probability of a token" }, `${nats(c[MEAN])}/token`)),
     el("span", { class: "line small dim" }, asked ? el("span", { title: "symmetries (flip and quarter turns) of which a view gave it" }, `${gave} of ${count(asked, "symmetry", "symmetries")}`) : el("span"),
       el("span", { title: "log-probability of its likeliest reply" }, `${nats(c[LIKELIEST])} nats`)));

@@ -265,6 +265,7 @@ def _describe_pools(
     row = np.append(given, -1)[pools.candidate]  # in the table; -1: no grid
     # A candidate owns its predictions, and a pool those without a grid.
     owner = np.where(row >= 0, row, len(table) + pools.pool)
+    owned = np.bincount(owner, minlength=len(table) + len(pools.pools)).tolist()
     listed = np.append(kept, np.ones(len(pools.pools), dtype=bool))[owner]
     order = np.lexsort((np.where(np.isnan(logprob), np.inf, -logprob), owner))  # stable
     order = order[listed[order]]
@@ -297,7 +298,7 @@ def _describe_pools(
     np.bitwise_or.at(gave, row[row >= 0], symmetry[row >= 0])
 
     counts = np.bincount(pools.pool, minlength=len(pools.pools)).tolist()
-    invalid = np.bincount(pools.pool[row < 0], minlength=len(pools.pools)).tolist()
+    invalid = owned[len(table) :]
     content = [
         {"n": n, "c": [], "rest": [0, 0], "seen": int(s), "entropy": _number(e),
          "bad": [bad, predictions.get(len(table) + i, [])]}
@@ -310,9 +311,9 @@ def _describe_pools(
     for i, (owner_pool, grid, votes, nats, bits, rank) in enumerate(rows):
         if kept[i]:
             made = predictions.get(i, [])
-            cells = [grid, votes, *map(_number, nats), bits, rank, votes - len(made), made]
+            cells = [grid, votes, *map(_number, nats), bits, rank, owned[i] - len(made), made]
             content[owner_pool]["c"].append(cells)
-        elif votes:
+        elif owned[i]:
             rest = content[owner_pool]["rest"]
             content[owner_pool]["rest"] = [rest[0] + 1, rest[1] + votes]
     return content, notes
@@ -373,8 +374,9 @@ def _entropies(pools: Pools) -> np.ndarray:
     """Return the entropy of the votes of each pool over its candidates (bits); NaN without any."""
     n = len(pools.pools)
     valid = np.bincount(pools.pool_of, weights=pools.votes, minlength=n)
-    share = pools.votes / valid[pools.pool_of]
-    entropy = np.bincount(pools.pool_of, weights=-share * np.log2(share), minlength=n)
+    votes, pool = pools.votes[pools.votes > 0], pools.pool_of[pools.votes > 0]
+    share = votes / valid[pool]
+    entropy = np.bincount(pool, weights=-share * np.log2(share), minlength=n)
     return np.where(valid > 0, entropy + 0.0, np.nan)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from arc_airv.grids import N_COLORS, format_grid, stack_grids
-from arc_airv.records import NO_REPLY, check_table
+from arc_airv.records import ASKED, KEY, NO_REPLY, check_table
 
 POOL = ["task_id", "test_index"]
 CANDIDATE = [*POOL, "grid"]
@@ -33,7 +33,7 @@ class Pools:
     Attributes
     ----------
     predictions : DataFrame
-        Without the rows that hold none (`arc_airv.records.NO_REPLY`).
+        Without the rows that hold none (`arc_airv.records.NO_REPLY`), and without copies of others.
     pools, candidates : DataFrame
         Columns task_id, test_index, and grid of the candidates; distinct and sorted. A pool may
         have no candidate.
@@ -62,13 +62,17 @@ class Pools:
 
 
 def index_pools(predictions: pd.DataFrame | Pools) -> Pools:
-    """Number the pools and candidates of predictions, of which a table needs `CANDIDATE` alone."""
+    """Number the pools and candidates of predictions, of which a table needs `CANDIDATE` alone.
+
+    A table that holds a run twice, to the last digit, counts it once, with a warning.
+    """
     if isinstance(predictions, Pools):
         return predictions
     check_columns(predictions, CANDIDATE)
     check_table(predictions)
     if "status" in predictions:
         predictions = predictions[predictions["status"] != NO_REPLY]
+    predictions = _drop_copies(predictions)
     task, _ = pd.factorize(predictions["task_id"], sort=True)
     test_index, test_indices = pd.factorize(predictions["test_index"], sort=True)
     output = task * len(test_indices) + test_index
@@ -86,6 +90,28 @@ def index_pools(predictions: pd.DataFrame | Pools) -> Pools:
     candidates = predictions[CANDIDATE].iloc[valid[first]].reset_index(drop=True)
     voter = np.where(_repeats(predictions, pool), -1, candidate)
     return Pools(predictions, pools, candidates, pool, candidate, voter, pool[valid[first]])
+
+
+def _drop_copies(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Drop what is there twice, if it is a run's copy.
+
+    It is one if all that a model answered twice, of one key and prompt, is the same to the last
+    digit. Independent replies to a prompt may be the same, too, but hardly all of them.
+    """
+    asked = [*KEY, *ASKED]
+    reply = [*asked, "text", "cumulative_logprob"]
+    if not set(reply) <= set(predictions) or not predictions.duplicated(KEY).any():
+        return predictions
+    known = predictions[["model", "prompt_hash"]].notna().all(axis=1)
+    again, copies = (known & predictions.duplicated(names) for names in (asked, reply))
+    if not copies.any() or copies.sum() < again.sum():
+        return predictions
+    warnings.warn(
+        f"{copies.sum()} predictions are there twice, to the last digit of their probability: "
+        "each counts once",
+        stacklevel=4,
+    )
+    return predictions[~copies]
 
 
 def _repeats(predictions: pd.DataFrame, pool: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
-from arc_airv.storage import write_atomically
+from arc_airv.storage import unique_fields, write_atomically
 from arc_airv.vote.candidates import check_features, needs_scores
 
 
@@ -91,7 +91,8 @@ class Selector:
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote; a ValueError names a file that holds no selector."""
         try:
-            return cls(**json.loads(Path(path).read_text("utf-8")))
+            text = Path(path).read_text("utf-8")
+            return cls(**json.loads(text, object_pairs_hook=unique_fields))
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: not a selector ({error})") from None
 

@@ -16,11 +16,11 @@ from arc_airv.engines.fingerprint import N_PARTS, PART, fingerprint, model_finge
 from arc_airv.grids import as_grid
 from arc_airv.infer import generate_predictions, rescore
 from arc_airv.infer.views import MOST_RENDERED
-from arc_airv.metrics import score_outputs
-from arc_airv.records import read_predictions, read_scores
+from arc_airv.metrics import read_results, score_outputs
+from arc_airv.records import read_predictions, read_scores, read_stores
 from arc_airv.storage import read_run, run_path
 from arc_airv.tasks import Pair, Task
-from arc_airv.vote import combine_predictions, rank_candidates
+from arc_airv.vote import combine_predictions, index_pools, rank_candidates
 from arc_airv.vote.candidates import candidate_features
 
 GRIDS = [as_grid(g) for g in ([[1, 2]], [[2, 1]], [[1, 1]], [[2, 2]], [[1], [2]], [[2], [1]])]
@@ -205,6 +205,29 @@ def test_a_task_that_lost_a_test_pair_does_not_go_on(tmp_path):
         ask(TASKS, store)
 
 
+@pytest.mark.parametrize("task", CHANGED.values(), ids=CHANGED)
+def test_a_store_is_not_read_as_answers_to_another_task_of_its_id(tmp_path, task, recwarn):
+    store, changed = tmp_path / "p.jsonl", {"task": task}
+    ask(TASKS, store)
+    assert len(read_stores([store], tasks=TASKS)) == 8
+    assert not recwarn.list
+    if sorted(map(id, task.train)) == sorted(map(id, TASK.train)) and task.test == TASK.test:
+        assert len(read_stores([store], tasks=changed)) == 8  # to the same question
+        return
+    with pytest.warns(UserWarning, match="tasks that are others here, .* such as .'task'"):
+        assert read_stores([store], tasks=changed).empty
+    with pytest.raises(ValueError, match="holds no prediction for these 1 tasks"):
+        read_results(store, changed)
+
+
+def test_a_task_that_changed_before_it_was_answered_is_answered(tmp_path):
+    store, other = tmp_path / "p.jsonl", replace(CHANGED["other test"], task_id="other")
+    ask({**TASKS, "other": replace(TASK, task_id="other")}, store, deadline=0)
+    assert len(read_predictions(store)) == 0
+    ask({**TASKS, "other": other}, store)
+    assert len(read_stores([store], tasks={**TASKS, "other": other})) == 16
+
+
 @pytest.mark.parametrize("number", range(8))
 def test_every_row_is_checked_and_not_only_the_first_view(tmp_path, number):
     assert number < MOST_RENDERED
@@ -289,6 +312,43 @@ def test_a_reply_that_reverts_to_two_grids_votes_for_the_same_one_in_any_order()
 def test_predictions_stay_predictions():
     tasks = {"a": replace(TASK, task_id="a")}
     assert score_outputs(rows(*TWICE), tasks)["n_predictions"].tolist() == [3]
+
+
+FULL = [(IDENTITY, "p", "1", "1"), (SWAPPED, "q", "2", "2")]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, np.nan])
+def test_a_run_that_is_there_twice_counts_once_and_that_is_said(temperature):
+    frame = rows(*FULL, temperature=temperature)
+    for twice in (pd.concat([frame, frame]), pd.concat([frame, frame[:1]], ignore_index=True)):
+        with pytest.warns(UserWarning, match=f"{len(twice) - 2} predictions are there twice, to"):
+            pools = index_pools(twice)
+        assert len(pools.predictions) == 2 and pools.votes.tolist() == [1, 1]
+    tasks = {"a": replace(TASK, task_id="a")}
+    with pytest.warns(UserWarning, match="2 predictions are there twice"):
+        scored = score_outputs(pd.concat([frame, frame]), tasks)
+    assert scored["n_predictions"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        rows(*FULL, temperature=0.7, model="two"),
+        rows(*FULL, temperature=1.0),
+        rows(*[(view, hash_ + "2", *reply) for view, hash_, *reply in FULL], temperature=0.7),
+        rows(*FULL, temperature=0.7).assign(sample_index=1),
+        rows(FULL[0], (SWAPPED, "q", "1", "1"), temperature=0.7),  # another seed
+        rows(*FULL, temperature=0.7).assign(
+            cumulative_logprob=[-1.0, -1.25]
+        ),  # and by chance equal
+        rows(*FULL, temperature=0.7).assign(model=None),
+        rows(*FULL, temperature=0.7).drop(columns="prompt_hash"),
+    ],
+)
+def test_replies_of_other_models_temperatures_prompts_and_seeds_are_no_copies(other, recwarn):
+    both = pd.concat([rows(*FULL, temperature=0.7), other])
+    assert len(index_pools(both).predictions) == 4 and not recwarn.list
+    assert index_pools(both).votes.sum() == 4
 
 
 def test_a_copy_of_a_run_is_noticed_in_an_ensemble(tmp_path):

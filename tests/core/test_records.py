@@ -1,12 +1,10 @@
 """The store of predictions: complete lines stay, half-written ones go, nothing is doubled."""
 
-import bz2
 import errno
 import gzip
 import json
 import math
 import os
-import pickle
 import subprocess
 import sys
 import warnings
@@ -17,8 +15,6 @@ import pytest
 
 from arc_airv import prompts
 from arc_airv.augment import Augmentation
-from arc_airv.grids import as_grid
-from arc_airv.metrics import evaluate, metric_curves
 from arc_airv.records import (
     BLOCK,
     COLUMNS,
@@ -27,15 +23,13 @@ from arc_airv.records import (
     STATUSES,
     Prediction,
     RecordStore,
-    import_predictions,
     mend_store,
     read_predictions,
     read_scores,
     to_frame,
 )
 from arc_airv.storage import run_path, write_atomically
-from arc_airv.tasks import Pair, Task
-from arc_airv.vote import index_pools, rank_candidates
+from arc_airv.vote import index_pools
 
 RUN = {
     "settings": {"model": "tiny", "plan": {"seed": 0}},
@@ -236,6 +230,30 @@ def test_a_line_that_lacks_a_field_is_an_error_that_names_both(path):
         read_predictions(path)
 
 
+@pytest.mark.parametrize("number", [0, BLOCK])
+@pytest.mark.parametrize(
+    "again",
+    ['"grid": "9"', '"grid": "012|345"', '"text": "9"', '"n_train" : 9', '"gr\\u0069d": "9"',
+     '"other": 1, "other": 1', '"other": {"a": 1, "a": 2}'],
+)  # fmt: skip
+def test_a_field_that_is_there_twice_is_an_error_that_names_the_line(path, again, number):
+    lines = [json.dumps(asdict(make_prediction(sample_index=i))) for i in range(BLOCK + 2)]
+    lines[number] = lines[number][:-1] + f", {again}}}"
+    path.write_text("\n".join(lines) + "\n")
+    said = rf"line {number + 1} is not a prediction \(\['\w+'\] more than once in one object\)"
+    for read in (RecordStore, read_predictions):
+        with pytest.raises(ValueError, match=said):
+            read(path)
+    assert mend_store(path) == 1
+    assert len(read_predictions(path)) == BLOCK + 1
+
+
+def test_a_name_that_is_only_in_a_text_is_no_field(path):
+    texts = ['{"grid": "1", "grid": "2"}', '\\", "grid": "1"', '"']
+    fill(path, [make_prediction(sample_index=i, text=text) for i, text in enumerate(texts)])
+    assert read_predictions(path)["text"].tolist() == texts
+
+
 BAD_VALUES = [
     ("task_id", 5), ("task_id", None), ("task_id", "\ud800"), ("task_id", ["a"]),
     *[(name, bad) for name in ("test_index", "sample_index", "n_tokens")
@@ -299,6 +317,26 @@ def test_a_prediction_that_is_there_twice_counts_once_and_that_is_said(path):
     assert table["sample_index"].tolist() == [0, 1, 2]
     assert table["grid"].tolist() == ["012|345"] * 3
     assert table.index.tolist() == [0, 1, 2]
+
+
+def test_a_prompt_that_did_not_fit_is_followed_by_its_reply(path, recwarn):
+    later = make_prediction(sample_index=1, grid="9")
+    with RecordStore(path, RUN) as store:
+        store.append([make_prediction(), unanswered(sample_index=1), unanswered(sample_index=2)])
+        assert [store.is_new(p) for p in (make_prediction(), later)] == [False, True]
+        for known in (make_prediction(), unanswered(sample_index=1)):
+            with pytest.raises(ValueError, match="already"):
+                store.append([known])
+        with pytest.raises(ValueError, match="already"):
+            store.append([later, later])
+        store.append([later])
+        assert len(store) == 3 and not store.is_new(later)
+    with RecordStore(path, RUN) as store:
+        assert not store.is_new(later) and store.is_new(make_prediction(sample_index=2))
+    frame = read_predictions(path)
+    assert frame["sample_index"].tolist() == [0, 2, 1]
+    assert frame["status"].tolist() == ["ok", "prompt_too_long", "ok"]
+    assert frame.index.tolist() == [0, 1, 2] and not recwarn.list
 
 
 # Tables ------------------------------------------------------------------------------------------
@@ -392,6 +430,52 @@ def test_a_compressed_store_is_not_written_to(path, tmp_path):
     compressed.write_bytes(gzip.compress(b""))
     with pytest.raises(ValueError, match="compressed store cannot be appended to"):
         RecordStore(compressed)
+
+
+@pytest.mark.parametrize("name", ["p", "p.json", "p.JSONL", "p.jsonl.txt", ".jsonl"])
+def test_a_store_under_another_name_is_not_written_for_it_would_share_its_description(
+    tmp_path, name
+):
+    fill(tmp_path / "p.jsonl", [make_prediction()])
+    before = sorted(tmp_path.iterdir()), run_path(tmp_path / "p.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=rf"{name}: the name of a store must be <name>.jsonl"):
+        RecordStore(tmp_path / name, {"settings": {"model": "other"}})
+    assert before == (sorted(tmp_path.iterdir()), run_path(tmp_path / "p.jsonl").read_bytes())
+    # What another program left under such a name has no model of ours.
+    if name != ".jsonl":
+        (tmp_path / name).write_text(json.dumps(asdict(make_prediction())) + "\n")
+        with pytest.warns(UserWarning, match="no run description"):
+            assert read_predictions(tmp_path / name)["model"].tolist() == [str(tmp_path / name)]
+
+
+def test_a_new_store_does_not_take_the_description_of_a_packed_one(path):
+    fill(path, [make_prediction()])
+    packed = path.with_name(path.name + ".gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    fill(path, [make_prediction(sample_index=1)])  # the same store goes on
+    path.unlink()
+    with pytest.raises(ValueError, match="predictions.jsonl.gz beside it has the run description"):
+        fill(path, [make_prediction()], {"settings": {"model": "other"}})
+    assert read_predictions(packed)["model"].tolist() == ["0123"]
+
+
+def test_a_store_without_a_run_description_is_told_once(path):
+    fill(path, [make_prediction()], run=None)
+    with pytest.warns(UserWarning, match="predictions.jsonl: no run description") as told:
+        frame = read_predictions(path)
+    assert len(told) == 1 and told[0].filename == __file__
+    assert math.isnan(frame["temperature"][0]) and frame["model"].tolist() == [str(path)]
+    path.write_bytes(b"")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_predictions(path)  # there is nothing to tell of
+
+
+def test_a_setting_that_is_there_twice_is_no_run_description(path):
+    fill(path, [make_prediction()])
+    run_path(path).write_text('{"settings": {}, "settings": {"model": "other"}}')
+    with pytest.raises(ValueError, match="predictions.run.json: not readable as a JSON object"):
+        fill(path, [make_prediction(sample_index=1)])
 
 
 def test_a_store_whose_run_description_is_gone_is_gone_on_with_and_told(path):
@@ -517,115 +601,6 @@ def test_a_store_without_predictions_takes_any_settings(path):
     fill(path, [])
     fill(path, [make_prediction()], {"settings": {"model": "large"}})
     assert json.loads(run_path(path).read_text())["settings"] == {"model": "large"}
-
-
-# Predictions of other programs -------------------------------------------------------------------
-
-TASKS = {
-    i: Task(i, (PAIR := Pair(as_grid([[1]]), as_grid([[1]])),), (PAIR,) * 2)
-    for i in ("00576224", "b")
-}
-
-
-def imported(path, content):
-    path.write_text(json.dumps(content))
-    frame = import_predictions(path)
-    assert list(frame) == COLUMNS
-    return frame
-
-
-def test_results_of_arc24_are_read(tmp_path):
-    colors = {str(c): (c + 1) % 10 for c in range(10)}
-    entry = {"task_id": "00576224", "idx": 1, "prompt": "...", "response": "1", "n_tokens": 4,
-             "grid": [[1]], "cumulative_logprob": -2.0,
-             "data_augmentation_kwargs": {"hflip": True, "n_rot90": 3, "color_map": colors},
-    }  # fmt: skip
-    plain = {**entry, "data_augmentation_kwargs": {"hflip": False, "n_rot90": 0}, "grid": [[2.0]]}
-    frame = imported(tmp_path / "x_task_results.json", [entry, plain, entry, {**plain, "grid": []}])
-    assert frame["augmentation"].map(Augmentation.parse).tolist()[:2] == [
-        Augmentation(True, 3, "1234567890"), Augmentation()
-    ]  # fmt: skip
-    assert frame["sample_index"].tolist() == [0, 0, 1, 1]
-    assert frame["grid"].fillna("").tolist() == ["1", "2", "1", ""]
-    assert frame["status"].tolist() == ["ok", "ok", "ok", "unparsed"]
-    assert frame["text"].tolist() == ["1"] * 4
-    ranked = rank_candidates(frame)
-    assert ranked[["test_index", "grid", "votes", "mean_logprob"]].to_numpy().tolist() == [
-        [1, "1", 2, -0.5], [1, "2", 1, -0.5]
-    ]  # fmt: skip
-    assert evaluate(frame, TASKS)["accuracy"] == (0 + 2 / 4) / 2 / 2
-
-
-def test_a_list_of_ones_own_needs_three_values(tmp_path):
-    rows = [{"task_id": "00576224", "test_index": 0, "grid": g} for g in ([[1]], "1", "12|3", None)]
-    frame = imported(tmp_path / "mine.json", rows)
-    assert frame["grid"].fillna("").tolist() == ["1", "1", "", ""]
-    unknown = ["augmentation", "text", "cumulative_logprob", "n_tokens", "n_prompt_tokens"]
-    assert frame[unknown].isna().all(axis=None)
-    assert rank_candidates(frame)["votes"].tolist() == [2]
-    assert evaluate(frame, TASKS)["pass_n"] == 1 / 4
-    assert len(metric_curves(frame, TASKS))
-
-
-def test_a_submission_of_any_number_of_attempts_is_read(tmp_path):
-    attempts = {f"attempt_{i}": [[i % 10]] for i in (10, 9, 2, 1)}
-    frame = imported(tmp_path / "s.json", {"b": [attempts, {"attempt_1": []}], "00576224": []})
-    assert frame["grid"].fillna("").tolist() == ["1", "2", "9", "0", ""]
-    assert frame["test_index"].tolist() == [0, 0, 0, 0, 1]
-
-
-def test_a_folder_of_arc_agi_benchmarking_is_read(tmp_path):
-    about = {"task_id": "b", "pair_index": 1, "model": "m",
-             "usage": {"prompt_tokens": 90, "completion_tokens": 8},
-             "choices": [{"index": 0, "message": {"role": "user", "content": "?"}},
-                         {"index": 1, "message": {"role": "assistant", "content": "It is 1"}}],
-    }  # fmt: skip
-    answers = [{"attempt_1": {"answer": [[1]], "metadata": about, "correct": True},
-                "attempt_2": {"answer": "[[1, 2]]", "metadata": about}},
-               {"attempt_1": None, "attempt_2": {"answer": [], "metadata": None}}]  # fmt: skip
-    (tmp_path / "00576224.json").write_text(json.dumps(answers[1:]))
-    (tmp_path / "b.json").write_text(json.dumps(answers[:1]))
-    (tmp_path / "results.json").write_text('{"score": 1.0}')
-    frame = import_predictions(tmp_path)
-    assert frame["task_id"].tolist() == ["00576224"] * 2 + ["b"] * 2
-    assert frame["test_index"].tolist() == [0, 0, 1, 1]
-    assert frame["grid"].fillna("").tolist() == ["", "", "1", "12"]
-    assert frame["text"].tolist()[2:] == ["It is 1"] * 2
-    assert frame["n_tokens"].tolist()[2:] == [8, 8]
-
-
-ENTRY = {"task_id": "a", "test_index": 0, "grid": [[1]]}
-
-
-@pytest.mark.parametrize(
-    ("content", "fault"),
-    [
-        (7, "holds no predictions of a known form"),
-        ([7], "holds no predictions of a known form"),
-        ([], "holds no predictions$"),
-        ({"a": [{}]}, "holds no predictions$"),
-        ({"a": [[[1]]]}, "task a: attempts must be"),
-        ({"a": {"train": [], "test": []}}, "task a: attempts must be"),
-        ([{"task_id": "a", "grid": [[1]]}], "known form .'test_index'"),
-        ([ENTRY, {**ENTRY, "task_id": 5}], "prediction 2: task_id must be str, got 5"),
-        ([{**ENTRY, "test_index": -1}], "prediction 1: test_index must be an integer from 0"),
-        ([{**ENTRY, "n_tokens": "many"}], "prediction 1: n_tokens must be int"),
-        ([{**ENTRY, "cumulative_logprob": math.inf}], "cumulative_logprob must be a finite"),
-        ([{**ENTRY, "data_augmentation_kwargs": {"hflip": False, "n_rot90": 4}}], "the key of an"),
-        ([{**ENTRY, "data_augmentation_kwargs": {"hflip": 0, "n_rot90": 0,
-                                                 "color_map": {"1": 2}}}], "the key of an"),
-    ],
-)  # fmt: skip
-def test_what_is_no_file_of_predictions_is_named(tmp_path, content, fault):
-    with pytest.raises(ValueError, match=rf"other\.json: .*{fault}"):
-        imported(tmp_path / "other.json", content)
-
-
-def test_a_pickle_is_not_opened(tmp_path):
-    path = tmp_path / "a.bz2"
-    path.write_bytes(bz2.compress(pickle.dumps([ENTRY])))
-    with pytest.raises(ValueError, match=r"a\.bz2: not readable as JSON"):
-        import_predictions(path)
 
 
 # Atomic files ------------------------------------------------------------------------------------

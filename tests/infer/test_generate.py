@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scripted import BARE, GARBAGE, ScriptedEngine, StreamingEngine
 
@@ -476,6 +477,21 @@ def test_a_run_in_which_nothing_fits_is_done(store):
 def test_every_sample_of_a_prompt_that_does_not_fit_is_a_prediction(store):
     ask(StreamingEngine(TASKS, max_model_len=10), store, 8, sampling=SAMPLED)
     assert n_of_outputs(store) == dict.fromkeys(OUTPUTS, 8)
+
+
+@pytest.mark.parametrize("options", [{}, {"sampling": SAMPLED}, {"drop_demonstrations": True}])
+def test_what_did_not_fit_is_asked_in_a_larger_context(store, options):
+    sizes = (150, 300, None)
+    asked = [ask(StreamingEngine(TASKS, max_model_len=size), store, 8, **options) for size in sizes]
+    n_lost = [(summary.n_asked, summary.n_stored) for summary in asked]
+    assert n_lost == [(56, 56)] * 3 and asked[1].n_new and asked[2].n_new < 56
+    frame = table(store)
+    assert set(frame["status"]) == {"ok"} and n_of_outputs(store) == dict.fromkeys(OUTPUTS, 8)
+    assert ask(StreamingEngine(TASKS, max_model_len=150), store, 8, **options).n_new == 0
+    pd.testing.assert_frame_equal(table(store), frame)
+    if "drop_demonstrations" not in options:  # as if it had been asked so at first
+        ask(StreamingEngine(TASKS), store.with_name("other.jsonl"), 8, **options)
+        pd.testing.assert_frame_equal(table(store.with_name("other.jsonl")), frame)
 
 
 def test_demonstrations_are_dropped_until_the_prompt_fits(store):

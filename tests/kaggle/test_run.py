@@ -188,6 +188,28 @@ def test_a_store_that_was_cut_is_gone_on_with(make):
     assert len(again.read_predictions()) == 14 and answered() == 7
 
 
+def test_what_a_model_answered_before_it_learnt_stays_and_is_told_apart(make, capsys):
+    a_run = make()
+    generate(a_run)
+    description = json.loads(Path("store.run.json").read_text())
+    description["fingerprints"]["model"] = "before"
+    Path("store.run.json").write_text(json.dumps(description))
+    with pytest.warns(UserWarning, match="tuned.jsonl hold 28 predictions .* another model:"):
+        a_run.generate(2, seed=0, store="tuned.jsonl")
+        predictions = a_run.read_predictions()
+    assert predictions["model"].value_counts().to_dict() == {"before": 14, "scripted": 14}
+    assert rank_candidates(predictions)["votes"].tolist() == [4] * 7
+    assert "plain votes: 28 predictions by 2 models; 7 of 7" in capsys.readouterr().out
+
+
+def test_a_store_whose_name_is_none_is_told_before_any_engine_starts(make):
+    a_run = make()
+    a_run.generate(2, seed=0, store="store")
+    (failure,) = a_run.log.failures
+    assert "store: the name of a store must be <name>.jsonl" in failure.what
+    assert not list(Path().glob("store*"))
+
+
 def test_a_fine_tuning_that_fails_costs_nothing_else(make):
     a_run = make()
     a_run.finetune("per_tusk", share=0.5, folder="tuned", max_tokens=200)

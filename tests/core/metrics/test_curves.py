@@ -207,16 +207,19 @@ def test_a_curve_does_not_depend_on_the_other_points_nor_change_with_the_day():
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "fault"),
     [
-        {"n_predictions": []},
-        {"n_predictions": [0]},
-        {"n_predictions": [1, -1]},
-        {"n_subsamples": 0},
+        ({"n_predictions": []}, "n_predictions must hold at least one number"),
+        ({"n_predictions": [0]}, "n_predictions must be at least 1, got 0"),
+        ({"n_predictions": [1, -1]}, "n_predictions must be at least 1, got -1"),
+        ({"n_predictions": [1, 2.5]}, "n_predictions must be an integer, got 2.5"),
+        ({"n_subsamples": 0}, "n_subsamples must be at least 1, got 0"),
+        ({"n_subsamples": 1.5}, "n_subsamples must be an integer, got 1.5"),
+        ({"n_subsamples": True}, "n_subsamples must be an integer, got True"),
     ],
 )
-def test_numbers_below_one_are_refused(options):
-    with pytest.raises(ValueError, match="must be at least 1, got"):
+def test_what_is_no_number_from_one_is_refused(options, fault):
+    with pytest.raises(ValueError, match=fault):
         metric_curves(*random_data(0), **options)
 
 

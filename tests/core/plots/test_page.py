@@ -76,6 +76,21 @@ def test_metrics_by_every_selector_are_those_of_its_own_outputs(method, tasks):
     assert values == pytest.approx(table["value"].tolist(), abs=1e-4, nan_ok=True)
 
 
+def test_a_reply_that_repeats_another_has_no_vote_and_is_listed_all_the_same(monkeypatch):
+    """Equal prompts at temperature 0 vote once, and their reply may revert to two grids."""
+    store = make_store(((RIGHT, -3.0), ("1", -3.0), ("2", -1.0), (None, -9.0)))
+    store = store.assign(model="m", temperature=0.0, text=["a", "a", "b", "c"])
+    for most in (20_000, 1):
+        monkeypatch.setattr("arc_airv.plots.page.MOST_CANDIDATES", most)
+        output = data_of(browse(store, TASKS))["runs"][0]["tasks"][0][0]
+        by_grid = {grid: (votes, left, made) for grid, votes, *_, left, made in output["c"]}
+        assert output["entropy"] == 1.0  # of one vote each for two grids
+        assert all(left == 0 and len(made) == 1 for _, left, made in by_grid.values())
+        assert len(by_grid) + output["rest"][0] == 3
+        assert sum(votes for votes, *_ in by_grid.values()) + output["rest"][1] == 2
+    assert output["rest"] == [2, 1]
+
+
 def test_the_order_of_the_rows_does_not_matter():
     store = make_store()
     assert browse(store.iloc[::-1], TASKS).html == browse(store, TASKS).html

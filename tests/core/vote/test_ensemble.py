@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arc_airv.records import Prediction, RecordStore, read_stores, to_frame
+from arc_airv.metrics import read_results
+from arc_airv.records import Prediction, RecordStore, other_tasks, read_stores, to_frame
+from arc_airv.storage import add_tasks
 from arc_airv.submission import combine_submissions, validate_submission, write_submission
-from arc_airv.tasks import load_tasks
+from arc_airv.tasks import hash_task, hide_outputs, load_tasks
 from arc_airv.vote.ensemble import combine_predictions
 from arc_airv.vote.rank import rank_candidates, select_attempts
 
@@ -114,8 +116,8 @@ def test_faults_of_the_caller(runs, options, message):
 # Stores of one plan ------------------------------------------------------------------------------
 
 
-def test_stores_of_one_plan_count_a_key_once(tmp_path):
-    run = {"settings": {"model": "a"}}
+def test_stores_of_one_plan_count_a_key_once(tmp_path, recwarn):
+    run = {"settings": {"model": "a"}, "fingerprints": {"model": "0123"}}
     with RecordStore(tmp_path / "0.jsonl", run) as store:
         store.append(records(["1", "2"]) + records(["5"], task_id="44f52bb0", test_index=1))
     with RecordStore(tmp_path / "1.jsonl", run) as store:
@@ -128,6 +130,72 @@ def test_stores_of_one_plan_count_a_key_once(tmp_path):
     assert frame["grid"].tolist() == ["1", "2", "5", "3"]
     empty = read_stores([tmp_path / "no.jsonl"], tasks=TASKS)
     assert empty.empty and list(empty) == list(frame)
+    assert not recwarn.list
+
+
+def settings(model="0123", temperature=0.0):
+    sampling = {"sampling": {"temperature": temperature}}
+    return {"settings": sampling, "fingerprints": {} if model is None else {"model": model}}
+
+
+@pytest.mark.parametrize(
+    ("other", "changes", "differing"),
+    [
+        (settings("4567"), {}, "model"),
+        (settings(temperature=1.0), {}, "temperature"),
+        (settings(), {"prompt_hash": "1" * 16}, "prompt_hash"),
+        (settings("4567", 1.0), {"prompt_hash": "1" * 16}, "model and temperature and prompt_hash"),
+    ],
+)
+def test_equal_keys_of_other_models_temperatures_or_prompts_are_other_predictions(
+    tmp_path, other, changes, differing
+):
+    paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    replies = records(["1", "2"]), [replace(r, **changes) for r in records(["1", "3"])]
+    for path, run, given in zip(paths, (settings(), other), replies):
+        with RecordStore(path, run) as store:
+            store.append([replace(reply, text=reply.grid) for reply in given])
+    said = rf"a\.jsonl and .*b\.jsonl hold 4 predictions of the same views with another {differing}"
+    with pytest.warns(UserWarning, match=said) as caught:
+        frame = read_stores(paths, tasks=TASKS)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert frame["grid"].tolist() == ["1", "2", "1", "3"]
+    assert rank_candidates(frame)["votes"].tolist() == [2, 1, 1]
+    # Of one of them, the same reply counts once.
+    with pytest.warns(UserWarning, match=said):
+        assert read_stores([*paths, paths[0]], tasks=TASKS).equals(frame)
+
+
+@pytest.mark.parametrize("changes", [{}, {"prompt_hash": "1" * 16, "n_train": 0}])
+def test_a_prompt_that_did_not_fit_in_one_store_and_was_answered_in_another(
+    tmp_path, changes, recwarn
+):
+    lost = {"status": "prompt_too_long", "grid": None, "text": None, "cumulative_logprob": None}
+    replies = records(["1", "2"])
+    unsent = [replace(reply, **lost, **changes) for reply in [*replies, *records(["3"], first=2)]]
+    for name, given in (("a", unsent), ("b", replies)):
+        with RecordStore(tmp_path / f"{name}.jsonl", settings()) as store:
+            store.append(given)
+    frame = read_stores([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tasks=TASKS)
+    assert frame["grid"].fillna("").tolist() == ["1", "2", ""] and not recwarn.list
+
+
+def test_a_store_of_other_tasks_of_the_same_ids_is_left_out_and_named(tmp_path, recwarn):
+    task = TASKS["44f52bb0"]
+    swapped = {**TASKS, "44f52bb0": replace(task, test=task.test[::-1])}
+    reordered = {**TASKS, "44f52bb0": replace(task, train=task.train[::-1])}
+    with RecordStore(tmp_path / "p.jsonl", settings()) as store:
+        add_tasks(store.path, {task_id: hash_task(task) for task_id, task in TASKS.items()})
+        store.append(records(["1"]) + records(["5"], task_id="44f52bb0", test_index=1))
+    for tasks in (TASKS, hide_outputs(TASKS), reordered):  # the order of what is shown is a view's
+        assert len(read_stores([store.path], tasks=tasks)) == 2
+        assert not other_tasks(store.path, tasks)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"p\.jsonl: left out .* 1 tasks .* such as .'44f52bb0'"):
+        assert read_stores([store.path], tasks=swapped)["grid"].tolist() == ["1"]
+    results = read_results(store.path, swapped)
+    assert results.predictions["grid"].tolist() == ["1"] and list(results.tasks) == ["6150a2bd"]
+    assert any("1 tasks that are others in this data set" in note for note in results.notes)
 
 
 # Submissions -------------------------------------------------------------------------------------
@@ -183,7 +251,7 @@ def test_what_is_no_grid_is_no_answer_and_told_once(tmp_path, no_grid):
         combined = combine_submissions([path, submission(ONE, NONE)], TASKS)
     (warning,) = caught
     assert warning.filename == __file__
-    expected = r"other\.json: 1 answers are none: task 6150a2bd: answer 0: attempt_1 must"
+    expected = r"other\.json: 1 faults leave answers out: task 6150a2bd: answer 0: attempt_1 must"
     assert re.search(
         expected, str(warning.message).replace("attempt_1 is ragged", "attempt_1 must")
     )
@@ -201,7 +269,7 @@ def test_what_is_no_grid_is_no_answer_and_told_once(tmp_path, no_grid):
     ],
 )
 def test_answers_of_another_form_are_none_and_told(answers, fault):
-    with pytest.warns(UserWarning, match=f"^submission 1: 1 answers are none: {fault}$"):
+    with pytest.warns(UserWarning, match=f"^submission 1: 1 faults leave answers out: {fault}$"):
         combined = combine_submissions([{}, {"6150a2bd": answers}, submission(ONE, TWO)], TASKS)
     assert combined == submission(ONE, TWO)
 
@@ -209,12 +277,41 @@ def test_answers_of_another_form_are_none_and_told(answers, fault):
 def test_faults_of_a_submission_are_one_warning_and_five_of_them_are_named():
     outputs = [submission({}, {})["44f52bb0"][0]] * 3
     task = replace(TASKS["44f52bb0"], test=TASKS["44f52bb0"].test[:1] * 3)
-    with pytest.warns(UserWarning, match="^submission 0: 6 answers are none: ") as caught:
+    with pytest.warns(UserWarning, match="^submission 0: 6 faults leave answers out: ") as caught:
         assert combine_submissions([{"a": outputs}], {"a": task}) == {
             "a": submission(NONE, NONE)["44f52bb0"][:1] * 3
         }
     assert len(caught) == 1
     assert str(caught[0].message).count("attempt_") == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"44f52bb0": submission(ONE, TWO)["44f52bb0"] * 2},
+         "task 44f52bb0: has 2 test outputs, not 4"),
+        ({"6150a2bd": [{"attempt1": ONE, "attempt_2": TWO}]},
+         r"task 6150a2bd: answer 0: 'attempt1' is none of \('attempt_1', 'attempt_2'\)"),
+        ({"6150a2bd": [{"attempt_1": ONE, "attempt_2": TWO, "attempt_3": ONE}]},
+         r"task 6150a2bd: answer 0: 'attempt_3' is none of .*"),
+        ({"else": [{"attempt_1": ONE}]}, "1 tasks are not in the challenges, such as .'else'."),
+    ],
+)  # fmt: skip
+def test_an_answer_that_has_no_place_is_told(tmp_path, change, fault):
+    given = {**submission(ONE, TWO), **change}
+    path = tmp_path / "given.json"
+    path.write_text(json.dumps(given))
+    with pytest.warns(UserWarning, match=f"1 faults leave answers out: {fault}$") as caught:
+        combined = combine_submissions([path], TASKS)
+    assert len(caught) == 1 and str(caught[0].message).startswith(str(path))
+    assert combined["44f52bb0"] == submission(ONE, TWO)["44f52bb0"]
+
+
+def test_a_submission_of_other_tasks_is_refused():
+    with pytest.raises(
+        ValueError, match="submission 1: none of its tasks is in the challenges, suc"
+    ):
+        combine_submissions([submission(ONE, TWO), {"a": [], "b": []}], TASKS)
 
 
 def test_numbers_are_written_as_integers():

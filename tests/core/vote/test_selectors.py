@@ -112,7 +112,8 @@ def test_a_selector_is_read_back_as_it_was_saved(selector, tmp_path):
 @pytest.mark.parametrize(
     "content",
     ["", "[]", "7", "{}", '{"weights": {}}', '{"weights": {"luck": 1}}', '{"weights": 1}',
-     '{"weights": {"votes": null}}', '{"weights": {"votes": 1}, "bias": 2}'],
+     '{"weights": {"votes": null}}', '{"weights": {"votes": 1}, "bias": 2}',
+     '{"weights": {"votes": 1, "votes": 2}}'],
 )  # fmt: skip
 def test_a_file_that_holds_no_selector_is_named(content, tmp_path):
     path = tmp_path / "selector.json"
