@@ -232,9 +232,11 @@ def test_the_folder_of_an_adapter_is_in_its_folder_and_its_tasks_alone(ids, tmp_
 def test_fine_tuning_writes_and_deletes_in_its_folder_alone(tmp_path, monkeypatch):
     ttft = pytest.importorskip("arc_airv.training.ttft")
     adapted = type("Adapted", (), {"unload": lambda self: None})()
+    plain = PromptFormat(make_encoder(["minimal"]), PlainTemplate())
     make = lambda folder: folder.mkdir(parents=True)  # noqa: E731
-    monkeypatch.setattr(ttft, "load_model", lambda model, **_: (None, None, None))
-    monkeypatch.setattr(ttft, "ExampleStream", lambda *_, **__: [None])
+    monkeypatch.setattr(ttft, "load_model", lambda model, **_: (None, None, plain))
+    stream = type("Stream", (list,), {"describe": lambda self: {}})([None])
+    monkeypatch.setattr(ttft, "ExampleStream", lambda *_, **__: stream)
     monkeypatch.setattr(ttft, "add_adapter", lambda network, rank: adapted)
     monkeypatch.setattr(ttft, "save_model", lambda *given: make(given[-1]))
     monkeypatch.setattr(ttft, "train", lambda _, __, ___, folder, deadline: make(folder))
