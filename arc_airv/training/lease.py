@@ -162,6 +162,7 @@ def start_training(
         return subprocess.Popen(
             [*command, *([device] if device else [])],
             env=environment,
+            cwd=prepared,  # where Python looks first
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -231,6 +231,7 @@ def test_a_killed_lease_leaves_a_model_and_goes_on_to_its_end(prepared, tmp_path
     process = start_training(prepared, run, "cpu", 2.0)
     wait_for(lambda: newest_kept(run) or process.poll() is not None)
     assert is_running(run)
+    assert os.readlink(f"/proc/{process.pid}/cwd") == str(prepared)  # its package, not this one
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not is_running(run)
