@@ -186,12 +186,12 @@ function judge(run, method) {
   if (!judged.has(key)) {
     const place = data.methods.findIndex(([name]) => name === method);
     judged.set(key, data.runs[run].tasks.map((outputs, i) =>
-      outputs && judgeTask(data.tasks[i], outputs, data.runs[run], place)));
+      outputs && judgeTask(data.tasks[i], i, outputs, data.runs[run], place)));
   }
   return judged.get(key);
 }
 
-function judgeTask(task, outputs, run, method) {
+function judgeTask(task, place, outputs, run, method) {
   const outs = outputs.map((output, i) => judgeOutput(task.test[i][1], output, method));
   const values = {};
   run.fixed.forEach((metric, m) => (values[metric] = mean(outputs.map((output) => output.v[m]))));
@@ -205,6 +205,7 @@ function judgeTask(task, outputs, run, method) {
     candidates: mean(outputs.map((output) => output.c.filter(isWritten).length + output.rest[0])),
     predictions: mean(outputs.map((output) => output.n)),
     size: mean(task.test.map(([input, output]) => (output ?? input).replaceAll("|", "").length)),
+    id: task.id, place,
   });
   const cls = PRIORITY.find((name) => outs.some((o) => o.cls === name));
   return { cls, values, outs, solved: known ? values.vote_2 : null };
@@ -421,9 +422,8 @@ function renderList() {
     [name, found.filter((i) => isIn(name, i)).length])), base, now);
 
   const sign = state.up ? 1 : -1;
-  const valueOf = { id: (i) => data.tasks[i].id, place: (i) => i }[state.sort] ?? ((i) => now[i].values[state.sort]);
   listed = found.filter((i) => isIn(state.show, i)).sort((a, b) => {
-    const [x, y] = [valueOf(a), valueOf(b)];
+    const [x, y] = [now[a].values[state.sort], now[b].values[state.sort]];
     if (x == null || y == null) return (x == null) - (y == null) || a - b;
     return sign * (x > y ? 1 : x < y ? -1 : 0) || a - b;
   });
@@ -501,7 +501,7 @@ function renderHead() {
     const [value, low, high] = rows[name];
     const gain = other?.[name] && value - other[name][1];
     return el("div", { class: "number" }, el("strong", {}, percent(value)),
-      gain ? el("em", { class: gain > 0 ? "gained" : "lost" }, `${gain > 0 ? "+" : "−"}${Math.abs(100 * gain).toFixed(1)}`) : null,
+      gain ? el("em", { class: gain > 0 === (name !== "unanswered") ? "gained" : "lost" }, `${gain > 0 ? "+" : "−"}${Math.abs(100 * gain).toFixed(1)}`) : null,
       el("span", {}, text), el("small", {}, `95% interval ${percent(low)} – ${percent(high)}`));
   }), el("details", { class: "notes", open: isWide() }, el("summary", {}, "About these numbers"), el("ul", {}, [...run.notes.slice(1), ...run.limits, `Each value is the ${run.average}.`,
     data.methods.find(([name]) => name === state.by)[1] && `${state.by}: ${data.methods.find(([name]) => name === state.by)[1]}`]
@@ -714,7 +714,7 @@ function renderPredictions(predictions, leftOut, grid) {
     const said = [grid ? "ok" : status, sample > 0 && `sample ${sample}`, logprob != null && `${nats(logprob)} nats`, tokens != null && count(tokens, "token")];
     const body = el("div", { class: "reply" });
     const fill = () => body.childNodes.length || body.append(
-      grid || !data.statuses[status] ? "" : el("p", {}, data.statuses[status]),
+      grid || !Object.hasOwn(data.statuses, status) ? "" : el("p", {}, data.statuses[status]),
       el("p", {}, "View ", el("code", {}, key ?? "unknown")),
       text == null ? el("p", { class: "dim" }, "No text.") : el("pre", { tabindex: "0", "aria-label": "the reply as the model wrote it" }, text));
     const details = el("details", { ontoggle: () => details.open && fill() },
@@ -727,7 +727,7 @@ function renderPredictions(predictions, leftOut, grid) {
     return el("li", {}, details);
   });
   return el("div", { class: "predictions wide", role: "region", "aria-label": "predictions" },
-    el("ol", {}, rows), leftOut > 0 && predictions.length + leftOut > predictions.length && !(predictions.length === 0)
+    el("ol", {}, rows), leftOut > 0 && predictions.length
       ? el("p", { class: "dim" }, `and ${count(leftOut, "other prediction")} that are not listed`) : null,
     predictions.length ? null : el("p", { class: "dim" }, leftOut > 0 ? `${count(leftOut, "prediction")}, none of them listed` : "No model wrote this grid: the vote by cells composed it."));
 }
@@ -796,7 +796,7 @@ function render(before = {}) {
   if (state.task) {
     const opened = state.open !== before.open && state.task === before.task;
     renderTask();
-    if (opened) $("task").querySelector(`[data-open="${state.open || before.open}"]`)?.focus({ preventScroll: true });
+    if (opened) $("task").querySelector(`[data-open="${CSS.escape(state.open || before.open)}"]`)?.focus({ preventScroll: true });
     if (state.task !== before.task) {
       window.scrollTo(0, 0);
       $("task").focus({ preventScroll: true });
@@ -817,8 +817,8 @@ function render(before = {}) {
 const next = (list, item, step = 1) => list[(list.indexOf(item) + step + list.length) % list.length];
 
 function step(by) {
-  if (!listed.length) return;
-  set({ task: taskKeys[next(listed, taskKeys.indexOf(state.task), by)], open: "" });
+  const at = listed.indexOf(taskKeys.indexOf(state.task)); // -1: the task is not listed
+  if (listed.length) set({ task: taskKeys[listed.at((at < 0 && by < 0 ? by : at + by) % listed.length)], open: "" });
 }
 
 /** Move the keyboard among the cards, by rows and columns as they lie. */

@@ -251,7 +251,8 @@ def _describe_pools(
     best = best.mask(table["grid"].to_numpy() == texts[pool], 0)
     place = np.empty(len(table), dtype=np.int64)
     place[np.lexsort((best, pool))] = _count_within(np.sort(pool))
-    cap = largest_cap(np.bincount(pool, minlength=1), MOST_CANDIDATES)
+    # At least the first of each selector, which the numbers of a task are of, and the right one.
+    cap = max(largest_cap(np.bincount(pool, minlength=1), MOST_CANDIDATES), len(rankings) + 1)
     kept = place < cap
     if not kept.all():
         notes += [

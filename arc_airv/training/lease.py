@@ -162,6 +162,7 @@ def start_training(
         return subprocess.Popen(
             [*command, *([device] if device else [])],
             env=environment,
+            cwd=prepared,  # where Python looks first
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -303,7 +304,6 @@ def train_leased(prepared: Path, run: Path, reserve: float, device: str | None =
     facts = {
         "recipe": asdict(recipe),
         "sources": {s.name: [len(s.pairs), sum(map(len, s.pairs.values()))] for s in sources},
-        "parameters": sum(p.numel() for p in model.parameters()),
         "began": round(began, 1),
     }
     keep = _Keeper(run, stream, facts)
@@ -341,7 +341,8 @@ class _Keeper:
             folder.mkdir()
         save_model(model, self.stream.tokenizer, self.stream.format, plain)
         # For serving; the checkpoint keeps full precision.
-        AutoModelForCausalLM.from_pretrained(plain, dtype=torch.bfloat16).save_pretrained(plain)
+        served = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.bfloat16)
+        served.save_pretrained(plain)
         whole = self.run / WEIGHTS.format(line["step"])
         with tarfile.open(whole, "w") as archive:
             for path in sorted(plain.iterdir()):
@@ -354,6 +355,7 @@ class _Keeper:
         facts = {
             **self.facts,
             **describe_machine(model.device),
+            "parameters": served.num_parameters(),
             "last": line,
             "seconds": round(begin - self.facts["began"], 1),
             "left": round(read_end(self.run) - begin, 1),

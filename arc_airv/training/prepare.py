@@ -25,7 +25,6 @@ from arc_airv.training.sources import without_tasks
 RECIPE, MANIFEST, DATA, MODEL = "recipe.json", "prepared.json", "data", "model"
 ANSWERED = "arc1-demonstrations"  # the tasks that the model is to answer: they must fit as a whole
 EXTRA = "extra"  # further pairs of training tasks
-LARGEST = 60 * 2**20  # bytes of the folder
 UNUSED = ("__pycache__", "*.pyc", "checkpoint.pt*", "*.jsonl")  # of the package and a model folder
 
 
@@ -127,8 +126,8 @@ def prepare(
     Raises
     ------
     ValueError
-        If the folder exists, or would be larger than 60 MiB, there is no source of a name, or the
-        model folder is not whole or an adapter.
+        If the folder exists, there is no source of a name, or the model folder is not whole or an
+        adapter.
     """
     folder = Path(folder)
     if folder.exists():
@@ -151,9 +150,6 @@ def prepare(
             shutil.copytree(model, unfinished / MODEL, ignore=shutil.ignore_patterns(*UNUSED))
         recipe.changed({"sources": used}).save(unfinished / RECIPE)
         manifest = _list_files(unfinished)
-        if (size := manifest["bytes"]) > LARGEST:
-            most = LARGEST // 2**20
-            raise ValueError(f"{folder} would have {size / 2**20:.1f} MiB: at most {most} travel")
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         unfinished.rename(folder)
     finally:

@@ -21,6 +21,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn.utils.parametrize import is_parametrized
 
+from arc_airv.grids import N_COLORS
 from arc_airv.prompts import PromptFormat
 from arc_airv.prompts.format import choose_format
 from arc_airv.tasks import check_count, check_deadline
@@ -365,11 +366,23 @@ def load_model(
     """Read a model to train, its tokenizer and its prompt format; by default onto a GPU, if any.
 
     The format is chosen as for asking it: see `arc_airv.prompts.format.choose_format`.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer is one of other texts. (For a Qwen2 whose tokenizer is not Qwen's,
+        Transformers 5.19 makes one that gives no tokens at all.)
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     chosen = choose_format(prompt_format, PromptFormat.load(folder), tokenizer, folder)
+    texts = [chosen.encoder.encode(np.full((1, 1), c, np.int8)) for c in range(N_COLORS)]
+    if len({tuple(tokenizer.encode(text, add_special_tokens=False)) for text in texts}) < N_COLORS:
+        raise ValueError(
+            f"{folder}: its tokenizer, which Transformers loads as a {type(tokenizer).__name__}, "
+            f"does not tell the colours of a grid apart, such as {texts[0]!r} and {texts[1]!r}"
+        )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # Weights that are trained stay in float32; the arithmetic is bfloat16 where there is any.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)

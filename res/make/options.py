@@ -94,7 +94,7 @@ def run(
     for task in held_back.values():
         answer = prompt_format.render_answer(task.test[0].output)
         nats.append(-engine.score([prompt_format.render(task)], [[answer]])[0][0])
-    exact = HeldOut(held_back, stream)._exact(model)
+    exact = HeldOut(held_back, stream)(model)["held_out_exact"]
     return {
         **{"options": name, "seed": seed, "tokens": line["tokens"], "exact": exact},
         "nats": [n / task.test[0].output.size for n, task in zip(nats, held_back.values())],

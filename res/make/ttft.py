@@ -45,8 +45,7 @@ def main() -> None:
         model, adapters, options = args.model, None, {}
         if name == "joint":
             model = args.into / "joint"
-            if not (model / "config.json").exists():  # written at the end
-                finetune_joint(args.model, tasks, config, model, max_tokens=args.max_tokens)
+            finetune_joint(args.model, tasks, config, model, max_tokens=args.max_tokens)
         elif name == "per-task":
             adapters = finetune_per_task(
                 args.model,

@@ -194,6 +194,9 @@ def test_votes_entropy_and_size_sort_and_what_has_no_value_comes_last(page):
     page.choose("sort", "size")
     sizes = {task_id: ALL_TASKS[task_id].test[0].output.size for task_id in TASKS}
     assert page.cards == sorted(TASKS, key=sizes.get)
+    for name, order in (("id", sorted(TASKS)), ("place", list(TASKS))):
+        page.choose("sort", name)
+        assert page.cards == order and page.texts("#cards .value") == [""] * 4
 
 
 def test_the_head_holds_every_metric_with_its_interval_and_the_curve(page):
@@ -451,6 +454,19 @@ def test_an_address_that_asks_for_what_there_is_not_shows_the_rest(browser):
     wrong = "sort=speed&by=best&run=9&show=x&task=none&vs=r7&palette=x&theme=x&open=0.0.99&up=x"
     page = browser.open(browse(STORE, TASKS), wrong + "&__proto__=1")
     assert len(page.cards) == 4 and page.run("state.sort") == "correct_pixels"
+    page.open(fragment=f"task={MISSED}")
+    page.run(f"(() => {{ location.hash = 'task={MISSED}&open=%22]&numbers=1' }})()")
+    page.wait("state.numbers")
+    assert page.run("document.getElementById('numbers').getAttribute('aria-pressed')") == "true"
+
+
+def test_from_a_task_that_is_not_listed_the_neighbours_are_the_first_and_the_last(browser):
+    page = browser.open(browse(STORE, TASKS))
+    for way, place in (("next", 0), ("previous", -1)):
+        page.open(fragment=f"q=e&task={NOTHING}")
+        assert len(page.cards) == 3 and NOTHING not in page.cards
+        page.click(f"#{way}")
+        assert page.text("#crumb") == page.cards[place]
 
 
 # What is hidden, hostile, large or narrow ---------------------------------------------------------
@@ -526,23 +542,37 @@ def test_nothing_is_wider_than_the_window(browser, width):
 
 
 def test_beyond_the_limits_the_page_sums_up_and_says_so(browser, monkeypatch):
-    monkeypatch.setattr("arc_airv.plots.page.MOST_CANDIDATES", 4)
     monkeypatch.setattr("arc_airv.plots.page.MOST_PREDICTIONS", 6)
     monkeypatch.setattr("arc_airv.plots.page.MOST_CHARACTERS", 100)
-    page = browser.open(browse(STORE, TASKS), f"task={MISSED}")
-    # Of three candidates the right one stays, though a third by votes.
-    assert [text[:3] for text in page.texts(".candidate:not(.invalid)")] == ["#3✓"]
-    assert "and 2 other candidates with 4 votes" in page.text(".candidates")
-    assert "6 predictions · 3 candidates · 1 without a grid · entropy 1.52 bits" in page.text(
-        ".verdict"
-    )
-    page.press("\ue00c")
-    notes = " ".join(page.texts(".notes li"))
-    assert "more than 1 candidate," in notes and "more than 1 prediction," in notes
-    assert "the middle is left out" in notes
-    page.open(fragment=f"task={SOLVED}&open=0.0.0")
+    page = browser.open(browse(STORE, TASKS), f"task={SOLVED}&open=0.0.0")
     assert "and 2 other predictions that are not listed" in page.text(".predictions")
     assert "characters are left out here" in page.text(".predictions pre")
+    page.press("\ue00c", "\ue00c")
+    notes = " ".join(page.texts(".notes li"))
+    assert "more than 1 prediction," in notes and "the middle is left out" in notes
+
+
+@pytest.mark.parametrize("method", ["votes", "logprob"])
+def test_what_is_not_listed_changes_no_number(browser, monkeypatch, method):
+    """The right grid is the last of many; what a card says is of the first."""
+    right = solution_of(MISSED)
+    others = [(str(n), -1.0 - n / 9) for n in range(10, 24)]
+    answers = [others[13], *others, others[13], (right, -9.0)]
+    frame = to_frame(make_rows(MISSED, answers))
+    tasks = {MISSED: TASKS[MISSED]}
+    monkeypatch.setattr("arc_airv.plots.page.MOST_CANDIDATES", 1)
+    page = browser.open(browse(frame, tasks, method=method, metric="agreement"))
+    outputs = describe_outputs(frame, tasks, method=method)
+    assert page.texts("#cards .value") == [f"{100 * outputs['agreement'][0]:.0f}%"]
+    page.click("#cards a")
+    shown = page.texts(".candidate")
+    assert shown[0].startswith("#1✕") and shown[-1].startswith("#15✓") and len(shown) < 12
+    left = 15 - len(shown)
+    assert f"and {left} other candidates with {left} votes" in page.text(".candidates")
+    assert "17 predictions · 15 candidates · entropy" in page.text(".verdict")
+    page.press("\ue00c")
+    most = len(SELECTORS) + 1
+    assert f"an output with more than {most} candidates," in " ".join(page.texts(".notes li"))
 
 
 def test_a_pool_of_the_whole_data_set_is_small_and_fast(browser, capsys):

@@ -124,17 +124,14 @@ def test_a_prepared_folder_holds_everything_and_says_what(prepared):
         assert len(file.readlines()) == 20
 
 
-def test_what_would_not_travel_is_refused(tmp_path, monkeypatch, prepared):
+def test_what_cannot_be_prepared_leaves_nothing_behind(tmp_path, prepared):
     with pytest.raises(ValueError, match="exists"):
         prepare(prepared, TOY)
-    monkeypatch.setattr(preparing, "LARGEST", 2**10)
-    with pytest.raises(ValueError, match="MiB: at most 0 travel"):
-        prepare(tmp_path / "large", TOY, n_tasks=2)
     mistyped = TOY.changed({"sources": {"arc1-trainin": [1.0, 0.0]}})
     with pytest.raises(ValueError, match=r"no sources \['arc1-trainin'\]; there are .*'arc1-train"):
-        prepare(tmp_path / "large", mistyped)
+        prepare(tmp_path / "new", mistyped)
     with pytest.raises(ValueError, match="is no model folder: it holds no config.json"):
-        prepare(tmp_path / "large", TOY, model=tmp_path)
+        prepare(tmp_path / "new", TOY, model=tmp_path)
     assert not list(tmp_path.iterdir())  # so that the next attempt finds nothing in its way
 
 
@@ -234,6 +231,7 @@ def test_a_killed_lease_leaves_a_model_and_goes_on_to_its_end(prepared, tmp_path
     process = start_training(prepared, run, "cpu", 2.0)
     wait_for(lambda: newest_kept(run) or process.poll() is not None)
     assert is_running(run)
+    assert os.readlink(f"/proc/{process.pid}/cwd") == str(prepared)  # its package, not this one
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not is_running(run)
@@ -253,7 +251,7 @@ def test_a_killed_lease_leaves_a_model_and_goes_on_to_its_end(prepared, tmp_path
     assert facts["device"] == "cpu" and facts["recipe"]["width"] == 32
     assert PromptFormat.load(tmp_path / "model") is not None
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    assert model.config.hidden_size == 32
+    assert model.config.hidden_size == 32 and model.num_parameters() == facts["parameters"]
     steps = [json.loads(line)["step"] for line in open(out / LOG_COPY)]
     assert steps == sorted(steps) and steps[-1] == facts["last"]["step"]
     # Called once more, there is nothing to do.

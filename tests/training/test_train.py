@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -434,6 +435,16 @@ def test_a_mistaken_option_is_one_sentence(options, message):
     """A window of no examples would wait for a batch for ever."""
     with pytest.raises(ValueError, match=message):
         replace(TrainConfig(seconds=1), **options)
+
+
+def test_a_tokenizer_that_loses_the_grids_is_refused(random_model, tmp_path):
+    from arc_airv.training.train import load_model
+
+    model = shutil.copytree(random_model, tmp_path / "model")
+    words = (model / "tokenizer.json").read_text()
+    (model / "tokenizer.json").write_text(words.replace('"0a"', '"?a"').replace('"1a"', '"!a"'))
+    with pytest.raises(ValueError, match="does not tell the colours of a grid apart, such as '1 0"):
+        load_model(model)
 
 
 def test_the_log_tells_speed_and_padding(stream, tmp_path):
