@@ -1,6 +1,6 @@
 """Make the runs that the studies compare: temperatures, augmentations, samples, thresholds.
 
-    python res/make/sweep.py --max-tokens 512 --into res/dumps/tiny/settings
+    python res/make/sweep.py --max-tokens 512 --into res/dumps/settings
 
 Every run generates as many predictions of the same tasks (with a threshold: searches as many
 views) and changes one setting. The command skips finished runs and resumes interrupted ones;
