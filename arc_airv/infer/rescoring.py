@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from arc_airv.augment import Augmentation, Plan
-from arc_airv.engines.base import Engine, Sampling, as_engine
+from arc_airv.engines.base import Engine, Sampling, as_engine, check_given
 from arc_airv.grids import parse_grid
 from arc_airv.infer.ask import Loop, Prepared
 from arc_airv.infer.views import Job, Renderer, progress_bar
@@ -98,6 +98,7 @@ def rescore(
             new = {k: a for k, a in zip(view.keys(), answers) if k not in scores.known}
 
             def receive(logprobs: list[float]) -> list[Rescore]:
+                check_given("scores of a prompt", len(logprobs), len(new))
                 # JSON has no NaN, which an overflow is.
                 return [
                     Rescore(*k, float(v) if math.isfinite(v) else None, question.prompt_hash)

@@ -1,0 +1,50 @@
+"""No answer is swapped, lost or left over on its way through files, tables and engines."""
+
+import pytest
+from scripted import ScriptedEngine
+
+from arc_airv.engines.base import CHUNK, Completion
+from arc_airv.grids import as_grid
+from arc_airv.infer import generate_predictions, rescore
+from arc_airv.records import read_predictions
+from arc_airv.tasks import Pair, Task
+
+GRIDS = [as_grid(g) for g in ([[1, 2]], [[2, 1]], [[1, 1]], [[2, 2]], [[1], [2]], [[2], [1]])]
+PAIRS = [Pair(a, b) for a, b in zip(GRIDS, GRIDS[1:])]
+TASK = Task("task", tuple(PAIRS[:3]), (PAIRS[3],))
+TASKS = {"task": TASK}
+
+
+def ask(tasks, store, n=8, engine=None, **options):
+    engine = engine or ScriptedEngine(tasks)
+    return generate_predictions(
+        tasks, engine, n_predictions=n, seed=0, store=store, progress=False, **options
+    )
+
+
+# Engines of one's own ----------------------------------------------------------------------------
+
+
+class Padded(ScriptedEngine):
+    """Answer a batch that was padded, and score one that was cut."""
+
+    def generate(self, prompts, sampling):
+        filler = Completion("7<end>", 2, -1.0, "stop")
+        return [*super().generate(prompts, sampling), [filler]]
+
+    def score(self, prompts, continuations):
+        return [[-1.0] * (len(texts) - 1) for texts in continuations]
+
+
+def test_a_reply_too_many_does_not_answer_the_next_question(tmp_path):
+    n, store = CHUNK + 8, tmp_path / "p.jsonl"
+    with pytest.raises(RuntimeError, match=f"asked for {CHUNK} lists of replies, .* gave 513"):
+        ask(TASKS, store, n, Padded(TASKS, n_views=n))
+    assert read_predictions(store).empty
+
+
+def test_scores_that_an_engine_leaves_out_are_not_lost_without_a_word(tmp_path):
+    ask(TASKS, tmp_path / "p.jsonl")
+    candidates = read_predictions(tmp_path / "p.jsonl")
+    with pytest.raises(RuntimeError, match="asked for 1 scores of a prompt, the engine gave 0"):
+        rescore(candidates, TASKS, Padded(TASKS), n_views=2, progress=False)
