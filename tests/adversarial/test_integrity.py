@@ -1,18 +1,30 @@
 """No answer is swapped, lost or left over on its way through files, tables and engines."""
 
-import pytest
-from scripted import ScriptedEngine
+import json
+import math
 
-from arc_airv.engines.base import CHUNK, Completion
+import pandas as pd
+import pytest
+from scripted import BARE, ScriptedEngine
+
+from arc_airv.__main__ import main
+from arc_airv.engines.base import CHUNK, Completion, Sampling
 from arc_airv.grids import as_grid
 from arc_airv.infer import generate_predictions, rescore
-from arc_airv.records import read_predictions
-from arc_airv.tasks import Pair, Task
+from arc_airv.metrics import read_results
+from arc_airv.plots import browse
+from arc_airv.prompts.format import FORMAT_FILE, PromptFormat
+from arc_airv.records import mend_store, read_predictions, read_stores
+from arc_airv.storage import read_run, run_path
+from arc_airv.studies import compare_runs
+from arc_airv.tasks import Pair, Task, hide_outputs
+from arc_airv.vote import rank_candidates, select_attempts
 
 GRIDS = [as_grid(g) for g in ([[1, 2]], [[2, 1]], [[1, 1]], [[2, 2]], [[1], [2]], [[2], [1]])]
 PAIRS = [Pair(a, b) for a, b in zip(GRIDS, GRIDS[1:])]
 TASK = Task("task", tuple(PAIRS[:3]), (PAIRS[3],))
 TASKS = {"task": TASK}
+OTHERS = {"task": Task("task", TASK.train[:2], TASK.test)}  # of the same id
 
 
 def ask(tasks, store, n=8, engine=None, **options):
@@ -48,3 +60,20 @@ def test_scores_that_an_engine_leaves_out_are_not_lost_without_a_word(tmp_path):
     candidates = read_predictions(tmp_path / "p.jsonl")
     with pytest.raises(RuntimeError, match="asked for 1 scores of a prompt, the engine gave 0"):
         rescore(candidates, TASKS, Padded(TASKS), n_views=2, progress=False)
+
+
+# Tables and rankings -----------------------------------------------------------------------------
+
+
+def test_the_attempts_of_several_rankings_are_not_one_grid_twice(tmp_path):
+    ask(TASKS, tmp_path / "p.jsonl")
+    ranked = rank_candidates(read_predictions(tmp_path / "p.jsonl"))
+    with pytest.raises(ValueError, match="holds several"):
+        select_attempts(pd.concat([ranked, ranked]), TASKS)
+    with pytest.raises(ValueError, match="holds several"):
+        select_attempts(pd.concat([ranked, ranked.assign(rank=2)]), TASKS)
+
+
+# Files -------------------------------------------------------------------------------------------
+
+
