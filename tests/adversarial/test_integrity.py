@@ -74,6 +74,13 @@ def test_the_attempts_of_several_rankings_are_not_one_grid_twice(tmp_path):
         select_attempts(pd.concat([ranked, ranked.assign(rank=2)]), TASKS)
 
 
+def test_metrics_of_runs_are_not_over_other_tasks_of_their_ids(tmp_path):
+    ask(TASKS, tmp_path / "p.jsonl")
+    assert compare_runs({"p": tmp_path / "p.jsonl"}, TASKS).loc["p", "vote_2"] == 1
+    with pytest.warns(UserWarning, match="left out what it holds for 1 tasks that are others here"):
+        compare_runs({"p": tmp_path / "p.jsonl"}, OTHERS)
+
+
 # Files -------------------------------------------------------------------------------------------
 
 
