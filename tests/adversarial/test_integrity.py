@@ -81,6 +81,14 @@ def test_metrics_of_runs_are_not_over_other_tasks_of_their_ids(tmp_path):
         compare_runs({"p": tmp_path / "p.jsonl"}, OTHERS)
 
 
+@pytest.mark.parametrize("tasks", [OTHERS, {}, hide_outputs(TASKS)])
+def test_a_page_does_not_show_replies_beside_other_tasks(tmp_path, tasks):
+    ask(TASKS, tmp_path / "p.jsonl")
+    results = read_results(tmp_path / "p.jsonl", TASKS)
+    with pytest.raises(ValueError, match=r"'p' was read against other tasks .* \['task'\]"):
+        browse({"p": results}, tasks)
+
+
 # Files -------------------------------------------------------------------------------------------
 
 
