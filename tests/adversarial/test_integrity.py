@@ -89,6 +89,17 @@ def test_a_page_does_not_show_replies_beside_other_tasks(tmp_path, tasks):
         browse({"p": results}, tasks)
 
 
+def test_draws_of_another_seed_are_not_lost_in_equal_keys(tmp_path):
+    stores = [tmp_path / f"{seed}.jsonl" for seed in (1, 2)]
+    for seed, store in enumerate(stores):
+        engine = ScriptedEngine(TASKS, wrong=0.9, seed=seed)
+        ask(TASKS, store, 8, engine, sampling=Sampling(temperature=1.0, seed=seed))
+    first, second = map(read_predictions, stores)
+    n_others = (first["text"] != second["text"]).sum()
+    with pytest.warns(UserWarning, match=f"{2 * n_others} predictions .* with another text"):
+        assert len(read_stores(stores, tasks=TASKS)) == 8 + n_others > 8
+
+
 # Files -------------------------------------------------------------------------------------------
 
 
