@@ -68,7 +68,7 @@ def fill_store(
     start = time.monotonic()
     tasks = {job.task.task_id: job.task for job in jobs}
     with RecordStore(path, run) as store:
-        held = {key[:3]: (asked, n_train) for key, (asked, _, n_train) in store.known.items()}
+        held = [(key[:3], asked, n_train) for key, (asked, _, n_train) in store.known.items()]
         renderer.check_store(path, tasks.values(), held)
         add_tasks(path, {task_id: hash_task(task) for task_id, task in tasks.items()})
         n_asked = len(jobs) * n

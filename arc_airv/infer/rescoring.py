@@ -85,7 +85,7 @@ def rescore(
     run = renderer.describe_run(context=engine.max_model_len if drop_demonstrations else None)
     too_long: dict[tuple, tuple[float, str]] = {}
     with RecordStore(store, run, kind=Rescore) as scores:
-        held = {(t, i, view): (asked, -1) for (t, i, _, view), (_, asked) in scores.known.items()}
+        held = [((t, i, view), asked, -1) for (t, i, _, view), (_, asked) in scores.known.items()]
         renderer.check_store(store, tasks.values(), held)
 
         def prepare(view: _View) -> Prepared:

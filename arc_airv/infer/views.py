@@ -228,7 +228,7 @@ class Renderer:
         return hash_text(self.format.render(view, job.test_index, tokenizer=self.engine.tokenizer))
 
     def check_store(
-        self, path: Any, tasks: Iterable[Task], held: Mapping[tuple, tuple[str | None, int]]
+        self, path: Any, tasks: Iterable[Task], held: Iterable[tuple[tuple, str | None, int]]
     ) -> None:
         """Check that what a store holds answers the questions that these tasks ask.
 
@@ -237,8 +237,8 @@ class Renderer:
         path : str or Path or None
             Of the store.
         tasks : iterable of Task
-        held : mapping
-            By (task_id, test_index, augmentation) of each view in the store: its prompt hash (None:
+        held : iterable of tuple
+            (task_id, test_index, augmentation) of each record in the store, its prompt hash (None:
             not known), and the demonstrations that it showed (-1: not known).
 
         Raises
@@ -248,7 +248,7 @@ class Renderer:
         """
         known, n_unknown = {task.task_id: task for task in tasks}, 0
         views: dict[tuple, list[tuple]] = {}
-        for view, (prompt_hash, n_train) in held.items():
+        for view, prompt_hash, n_train in dict.fromkeys(held):
             if view[0] in known:
                 n_unknown += prompt_hash is None
                 views.setdefault(view[:2], []).append((view[2], prompt_hash, n_train))

@@ -100,6 +100,16 @@ def test_draws_of_another_seed_are_not_lost_in_equal_keys(tmp_path):
         assert len(read_stores(stores, tasks=TASKS)) == 8 + n_others > 8
 
 
+def test_each_sample_of_a_view_is_to_have_its_prompt(tmp_path):
+    store, options = tmp_path / "p.jsonl", {"sampling": Sampling(n=2, temperature=1.0)}
+    ask(TASKS, store, **options)
+    rows = [json.loads(line) for line in store.read_text().splitlines()]
+    rows[0]["prompt_hash"] = "0" * 16  # the first of two samples
+    store.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="the store answers another prompt"):
+        ask(TASKS, store, **options)
+
+
 # Files -------------------------------------------------------------------------------------------
 
 
