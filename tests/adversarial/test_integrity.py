@@ -113,3 +113,16 @@ def test_each_sample_of_a_view_is_to_have_its_prompt(tmp_path):
 # Files -------------------------------------------------------------------------------------------
 
 
+def test_a_link_to_a_store_stays_one(tmp_path):
+    store, link = tmp_path / "there" / "p.jsonl", tmp_path / "p.jsonl"
+    ask(TASKS, store, 4)
+    link.symlink_to(store)
+    run_path(link).symlink_to(run_path(store))
+    lines = store.read_text().splitlines(keepends=True)
+    store.write_text("".join([lines[0], "{broken\n", *lines[1:]]))
+    assert mend_store(link) == 1
+    ask(TASKS, link, 8)
+    assert len(read_predictions(store)) == 8
+    assert read_run(store)["n_predictions"] == 8
+
+
