@@ -126,3 +126,14 @@ def test_a_link_to_a_store_stays_one(tmp_path):
     assert read_run(store)["n_predictions"] == 8
 
 
+def test_a_field_of_a_format_that_is_there_twice_is_an_error(tmp_path, capsys):
+    BARE.save(tmp_path)
+    file = tmp_path / FORMAT_FILE
+    file.write_text(file.read_text().replace("{", '{"encoder": ["rows"],', 1))
+    with pytest.raises(ValueError, match=r"\['encoder'\] more than once in one object"):
+        PromptFormat.load(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["generate", "model", "--tasks", "tasks", "--format", str(file)])
+    assert "more than once" in capsys.readouterr().err
+
+
