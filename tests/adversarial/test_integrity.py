@@ -137,3 +137,6 @@ def test_a_field_of_a_format_that_is_there_twice_is_an_error(tmp_path, capsys):
     assert "more than once" in capsys.readouterr().err
 
 
+def test_a_temperature_is_finite():
+    with pytest.raises(ValueError, match="a finite temperature"):
+        Sampling(temperature=math.inf)
