@@ -17,6 +17,7 @@ from typing import Any
 
 import arc_airv
 from arc_airv.augment import Augmentation, Plan
+from arc_airv.engines.adapters import base_of
 from arc_airv.engines.base import Completion, Engine, Sampling
 from arc_airv.engines.fingerprint import fingerprint
 from arc_airv.grids import MAX_SIDE, format_grid
@@ -187,6 +188,15 @@ class Renderer:
         self.sampling = replace(sampling, stop=(*sampling.stop, *self.format.stop))
         self.drop_demonstrations = drop_demonstrations
         self.adapters = {task_id: str(path) for task_id, path in (adapters or {}).items()}
+        own = engine.fingerprint if self.adapters else None
+        bases = {task_id: base_of(path) or own for task_id, path in self.adapters.items()}
+        if own and (others := [task_id for task_id, base in bases.items() if base != own]):
+            warnings.warn(
+                f"the adapters of {len(others)} tasks were trained on another model than "
+                f"{engine.model} (or on the same one before it was changed, as by quantization), "
+                f"such as that of {others[0]}",
+                stacklevel=3,
+            )
         self.context = engine.max_model_len or math.inf
         self.reply_tokens = lru_cache(self._reply_tokens)
 

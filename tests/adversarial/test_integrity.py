@@ -8,6 +8,7 @@ import pytest
 from scripted import BARE, ScriptedEngine
 
 from arc_airv.__main__ import main
+from arc_airv.engines.adapters import MADE_BY
 from arc_airv.engines.base import CHUNK, Completion, Sampling
 from arc_airv.grids import as_grid
 from arc_airv.infer import generate_predictions, rescore
@@ -60,6 +61,20 @@ def test_scores_that_an_engine_leaves_out_are_not_lost_without_a_word(tmp_path):
     candidates = read_predictions(tmp_path / "p.jsonl")
     with pytest.raises(RuntimeError, match="asked for 1 scores of a prompt, the engine gave 0"):
         rescore(candidates, TASKS, Padded(TASKS), n_views=2, progress=False)
+
+
+# Adapters ----------------------------------------------------------------------------------------
+
+
+def test_an_adapter_of_another_model_is_told(tmp_path, recwarn):
+    adapter = tmp_path / "adapters" / "task"
+    adapter.mkdir(parents=True)
+    (adapter / MADE_BY).write_text(json.dumps({"model": ScriptedEngine.fingerprint}))
+    ask(TASKS, tmp_path / "own.jsonl", adapters={"task": adapter})
+    assert not recwarn.list
+    (adapter / MADE_BY).write_text(json.dumps({"model": "other"}))
+    with pytest.warns(UserWarning, match="1 tasks were trained on another model than scripted"):
+        ask(TASKS, tmp_path / "other.jsonl", adapters={"task": adapter})
 
 
 # Tables and rankings -----------------------------------------------------------------------------
