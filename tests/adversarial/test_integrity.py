@@ -15,7 +15,14 @@ from arc_airv.infer import generate_predictions, rescore
 from arc_airv.metrics import read_results
 from arc_airv.plots import browse
 from arc_airv.prompts.format import FORMAT_FILE, PromptFormat
-from arc_airv.records import mend_store, read_predictions, read_stores
+from arc_airv.records import (
+    COLUMNS,
+    Prediction,
+    RecordStore,
+    mend_store,
+    read_predictions,
+    read_stores,
+)
 from arc_airv.storage import read_run, run_path
 from arc_airv.studies import compare_runs
 from arc_airv.tasks import Pair, Task, hide_outputs
@@ -139,6 +146,20 @@ def test_a_link_to_a_store_stays_one(tmp_path):
     ask(TASKS, link, 8)
     assert len(read_predictions(store)) == 8
     assert read_run(store)["n_predictions"] == 8
+
+
+def test_a_store_that_is_being_written_is_not_mended(tmp_path):
+    store = tmp_path / "p.jsonl"
+    ask(TASKS, store, 4)
+    rows = read_predictions(store)
+    with RecordStore(store) as opened:
+        with open(store, "ab") as file:
+            file.write(b"{half of a line\n")
+        assert mend_store(store) == 0
+        last = rows.iloc[-1][COLUMNS].to_dict() | {"sample_index": 7}
+        opened.append([Prediction(**last)])
+    assert mend_store(store) == 1
+    assert len(read_predictions(store)) == 5
 
 
 def test_a_field_of_a_format_that_is_there_twice_is_an_error(tmp_path, capsys):
