@@ -299,15 +299,18 @@ _count, _minutes = _number(int, 1), _number(float, 0)
 
 def _format(text: str) -> dict[str, Any]:
     """The content of a prompt_format.json, from its path or as it is."""
+    from arc_airv.storage import unique_fields
+
+    read = functools.partial(json.loads, object_pairs_hook=unique_fields)
     try:
         with open(text, encoding="utf-8") as file:
-            return json.load(file)
+            return read(file.read())
     except OSError:
         pass
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text}: {error}") from None
     try:
-        return json.loads(text)
+        return read(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"is neither a file nor JSON: {text!r}") from None
 

@@ -202,9 +202,9 @@ def _read_key(key: str) -> Row:
     for step in steps:
         kind, digits = (STEP.fullmatch(step) or STEP.match("")).groups()
         numbers = [int(n) for n in (digits.split("-") if "-" in digits else digits) if n]
-        if kind in ("rot90", "rt"):
+        if kind in ("rot90", "rt") and not digits:
             turned = np.rot90(turned)
-        elif kind in ("transpose", "tp"):
+        elif kind in ("transpose", "tp") and not digits:
             turned = turned.T
         elif kind in ("permute", "perm") and len(numbers) == N_COLORS:
             colors = [numbers[color] for color in colors]

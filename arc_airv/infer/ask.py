@@ -68,7 +68,7 @@ def fill_store(
     start = time.monotonic()
     tasks = {job.task.task_id: job.task for job in jobs}
     with RecordStore(path, run) as store:
-        held = {key[:3]: (asked, n_train) for key, (asked, _, n_train) in store.known.items()}
+        held = [(key[:3], asked, n_train) for key, (asked, _, n_train) in store.known.items()]
         renderer.check_store(path, tasks.values(), held)
         add_tasks(path, {task_id: hash_task(task) for task_id, task in tasks.items()})
         n_asked = len(jobs) * n
@@ -154,11 +154,11 @@ class Loop:
                     waiting[next(number)] = receive
                     yield request
 
-        start = time.monotonic()
+        start, asked = time.monotonic(), requests()
         try:
             if self._late():
                 return False
-            with closing(self.send(requests())) as stream:
+            with closing(self.send(asked)) as stream:
                 for answers in stream:
                     # The engine's time: since it was asked, less what rendering took of it.
                     self.engine_seconds += time.monotonic() - start - rendering
@@ -169,6 +169,8 @@ class Loop:
                     if self._late():
                         return False
                     start, rendering = time.monotonic(), 0.0
+            for _ in asked:  # those that the engine did not even take are waiting, too
+                pass
             if waiting:
                 raise RuntimeError(f"the engine left {len(waiting)} prompts unanswered")
             return True

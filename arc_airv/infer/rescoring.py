@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from arc_airv.augment import Augmentation, Plan
-from arc_airv.engines.base import Engine, Sampling, as_engine
+from arc_airv.engines.base import Engine, Sampling, as_engine, check_given
 from arc_airv.grids import parse_grid
 from arc_airv.infer.ask import Loop, Prepared
 from arc_airv.infer.views import Job, Renderer, progress_bar
@@ -85,7 +85,7 @@ def rescore(
     run = renderer.describe_run(context=engine.max_model_len if drop_demonstrations else None)
     too_long: dict[tuple, tuple[float, str]] = {}
     with RecordStore(store, run, kind=Rescore) as scores:
-        held = {(t, i, view): (asked, -1) for (t, i, _, view), (_, asked) in scores.known.items()}
+        held = [((t, i, view), asked, -1) for (t, i, _, view), (_, asked) in scores.known.items()]
         renderer.check_store(store, tasks.values(), held)
 
         def prepare(view: _View) -> Prepared:
@@ -98,6 +98,7 @@ def rescore(
             new = {k: a for k, a in zip(view.keys(), answers) if k not in scores.known}
 
             def receive(logprobs: list[float]) -> list[Rescore]:
+                check_given("scores of a prompt", len(logprobs), len(new))
                 # JSON has no NaN, which an overflow is.
                 return [
                     Rescore(*k, float(v) if math.isfinite(v) else None, question.prompt_hash)

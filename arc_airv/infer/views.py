@@ -17,6 +17,7 @@ from typing import Any
 
 import arc_airv
 from arc_airv.augment import Augmentation, Plan
+from arc_airv.engines.adapters import base_of
 from arc_airv.engines.base import Completion, Engine, Sampling
 from arc_airv.engines.fingerprint import fingerprint
 from arc_airv.grids import MAX_SIDE, format_grid
@@ -187,6 +188,15 @@ class Renderer:
         self.sampling = replace(sampling, stop=(*sampling.stop, *self.format.stop))
         self.drop_demonstrations = drop_demonstrations
         self.adapters = {task_id: str(path) for task_id, path in (adapters or {}).items()}
+        own = engine.fingerprint if self.adapters else None
+        bases = {task_id: base_of(path) or own for task_id, path in self.adapters.items()}
+        if own and (others := [task_id for task_id, base in bases.items() if base != own]):
+            warnings.warn(
+                f"the adapters of {len(others)} tasks were trained on another model than "
+                f"{engine.model} (or on the same one before it was changed, as by quantization), "
+                f"such as that of {others[0]}",
+                stacklevel=3,
+            )
         self.context = engine.max_model_len or math.inf
         self.reply_tokens = lru_cache(self._reply_tokens)
 
@@ -228,7 +238,7 @@ class Renderer:
         return hash_text(self.format.render(view, job.test_index, tokenizer=self.engine.tokenizer))
 
     def check_store(
-        self, path: Any, tasks: Iterable[Task], held: Mapping[tuple, tuple[str | None, int]]
+        self, path: Any, tasks: Iterable[Task], held: Iterable[tuple[tuple, str | None, int]]
     ) -> None:
         """Check that what a store holds answers the questions that these tasks ask.
 
@@ -237,8 +247,8 @@ class Renderer:
         path : str or Path or None
             Of the store.
         tasks : iterable of Task
-        held : mapping
-            By (task_id, test_index, augmentation) of each view in the store: its prompt hash (None:
+        held : iterable of tuple
+            (task_id, test_index, augmentation) of each record in the store, its prompt hash (None:
             not known), and the demonstrations that it showed (-1: not known).
 
         Raises
@@ -248,7 +258,7 @@ class Renderer:
         """
         known, n_unknown = {task.task_id: task for task in tasks}, 0
         views: dict[tuple, list[tuple]] = {}
-        for view, (prompt_hash, n_train) in held.items():
+        for view, prompt_hash, n_train in dict.fromkeys(held):
             if view[0] in known:
                 n_unknown += prompt_hash is None
                 views.setdefault(view[:2], []).append((view[2], prompt_hash, n_train))

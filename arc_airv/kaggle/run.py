@@ -293,7 +293,8 @@ class Run:
             tasks = {task_id: tasks[task_id] for task_id in self.tasks}
         if not tasks or has_hidden(tasks):
             return "nothing to score against, the solutions are hidden"
-        submission = {task_id: self._submitted[task_id] for task_id in tasks}
+        written = validate_submission(self.path, self.challenges.all)
+        submission = {task_id: written[task_id] for task_id in tasks}
         if submission == build_submission({}, tasks):
             return "none, because nothing was answered"
         asked = "tasks" if self.n_tasks is None else f"{len(tasks)} tasks that were asked"

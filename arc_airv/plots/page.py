@@ -116,7 +116,8 @@ def browse(
     Raises
     ------
     ValueError
-        If a name is unknown, a column is missing, or predictions are for outputs of no task.
+        If a name is unknown, a column is missing, predictions are for outputs of no task, or
+        results were read against other tasks.
     """
     methods = [name for name, selector in METHODS.items() if not selector.needs_scores]
     if method not in methods:
@@ -129,6 +130,9 @@ def browse(
         str(name): given if isinstance(given, Results) else Results(given, tasks, [])
         for name, given in named.items()
     }
+    for name, result in results.items():
+        if others := [id_ for id_, task in result.tasks.items() if tasks.get(id_) != task]:
+            raise ValueError(f"{name!r} was read against other tasks than these: {others[:5]}")
     shown = {id_: tasks[id_] for id_ in tasks if any(id_ in r.tasks for r in results.values())}
     outputs, runs = None, []
     for name, result in results.items():

@@ -24,6 +24,7 @@ from arc_airv.prompts.encoders import (
 )
 from arc_airv.prompts.replies import Reading, begins_thought, has_thought, read_reply
 from arc_airv.records import OK, RAGGED, TRUNCATED, UNPARSED
+from arc_airv.storage import unique_fields
 from arc_airv.tasks import Pair, Task
 
 FORMAT_FILE = "prompt_format.json"
@@ -427,7 +428,8 @@ class PromptFormat:
         if not path.is_file():
             return None
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            text = path.read_text(encoding="utf-8")
+            return cls.from_dict(json.loads(text, object_pairs_hook=unique_fields))
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: {error}") from None
 

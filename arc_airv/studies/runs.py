@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from arc_airv.metrics.outputs import score_outputs
-from arc_airv.records import NO_REPLY, read_predictions
+from arc_airv.records import NO_REPLY, read_stores
 from arc_airv.storage import read_run, run_path
 from arc_airv.studies.selection import compare_outputs
 from arc_airv.tasks import Task
@@ -30,7 +30,7 @@ def compare_runs(
     ----------
     stores : mapping of str to path
         Stores of `arc_airv.infer.generate_predictions`, by a name of its own. Predictions for other
-        tasks are left out.
+        tasks are left out, see `arc_airv.records.read_stores`.
     **options
         As of `arc_airv.metrics.score_outputs`, such as the method that ranks the candidates.
 
@@ -59,8 +59,7 @@ def compare_runs(
         raise ValueError("stores must name at least one run, got none")
     settings, outputs = {}, {}
     for name, path in stores.items():
-        predictions = read_predictions(path)
-        predictions = predictions[predictions["task_id"].isin(tasks)]
+        predictions = read_stores([path], tasks=tasks)
         pools = index_pools(predictions)
         outputs[name] = score_outputs(pools, tasks, **options)
         # A view without a reply was read, too.

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from arc_airv.engines.adapters import UNTRAINED, adapter_folder, import_peft
+from arc_airv.engines.adapters import MADE_BY, UNTRAINED, adapter_folder, import_peft
 from arc_airv.engines.fingerprint import fingerprint
 from arc_airv.prompts import PromptFormat
 from arc_airv.storage import write_atomically
@@ -34,8 +34,6 @@ from arc_airv.training.train import (
     save_model,
     train,
 )
-
-MADE_BY = "finetuning.json"  # in the folder of an adapter: the settings that made it
 
 
 def finetune_joint(

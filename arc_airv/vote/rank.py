@@ -101,8 +101,13 @@ def select_attempts(
     Raises
     ------
     ValueError
-        If `ranked` names an output that `tasks` does not have.
+        If `ranked` names an output that `tasks` does not have, or holds several rankings.
     """
+    if ranked.duplicated(names := [*POOL, "rank"]).any() or ranked.duplicated(CANDIDATE).any():
+        raise ValueError(
+            f"a ranking has one row for each {names} and each grid: this one holds several, which "
+            "arc_airv.vote.combine_predictions makes one of"
+        )
     check_count("n_attempts", n_attempts)
     attempts = {task_id: [[] for _ in task.test] for task_id, task in tasks.items()}
     best = ranked[ranked["rank"] <= n_attempts].sort_values([*POOL, "rank"])

@@ -274,6 +274,7 @@ def test_of_a_prompt_that_was_cut_the_order_is_not_known(steps, order, n_train):
         (VIEW, [{"beam_score": math.nan, "solution": SOLUTION}], "prediction 1: cumulative_logpr"),
         ("00576224", [], "is not called <task_id>_<number>"),
         ("00576224_x.rot90", [], "is not called <task_id>_<number>"),
+        ("00576224_0.rt2", [], "the step 'rt2' of the view '00576224_0.rt2' is not known"),
         ("a_0.shear", [], "the step 'shear' of the view"),
         ("a_0.permute01", [], "the step 'permute01' of the view"),
         ("a_0..rot90", [], "the step '' of the view"),

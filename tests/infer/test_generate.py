@@ -1,5 +1,6 @@
 """Inference: every output gets N predictions, whatever the model replies and whenever it stops."""
 
+import itertools
 import json
 import math
 import signal
@@ -257,13 +258,24 @@ def test_what_any_engine_says_of_its_replies_can_be_stored(store):
 
 @pytest.mark.parametrize("lost", [1, 84])
 def test_an_engine_that_leaves_prompts_out_is_an_error(store, lost):
-    class Forgetful(ScriptedEngine):
-        def generate(self, prompts, sampling):
-            return super().generate(prompts, sampling)[lost:]
+    class Forgetful(StreamingEngine):
+        def stream(self, requests):
+            yield from itertools.islice(filter(None, super().stream(requests)), 84 - lost)
 
     with pytest.raises(RuntimeError, match=f"left {lost} prompts unanswered"):
         ask(Forgetful(TASKS), store, 12)
     assert len(read_predictions(store)) == 84 - lost
+
+
+@pytest.mark.parametrize("lost", [1, 84])
+def test_replies_of_which_some_are_missing_answer_no_prompt(store, lost):
+    class Forgetful(ScriptedEngine):
+        def generate(self, prompts, sampling):
+            return super().generate(prompts, sampling)[lost:]  # none is that of its place
+
+    with pytest.raises(RuntimeError, match=f"asked for 84 lists .* gave {84 - lost}"):
+        ask(Forgetful(TASKS), store, 12)
+    assert read_predictions(store).empty
 
 
 @pytest.mark.parametrize("given", [0, 3, 5])

@@ -12,7 +12,12 @@ import pytest
 
 from arc_airv.engines.gpus import Gpu
 from arc_airv.kaggle import Run, run
-from arc_airv.submission import score_submission, validate_submission
+from arc_airv.submission import (
+    build_submission,
+    score_submission,
+    validate_submission,
+    write_submission,
+)
 from arc_airv.tasks import Pair, hide_outputs, load_tasks, read_challenges, save_tasks
 from arc_airv.vote.rank import rank_candidates, select_attempts
 
@@ -64,6 +69,14 @@ def answered():
     """Count the outputs that the submission on disk answers; it has to be valid."""
     submission = validate_submission("submission.json", load_tasks("hidden.json"))
     return sum(a["attempt_1"] != [[0]] for answers in submission.values() for a in answers)
+
+
+def test_the_score_is_that_of_the_file(make, capsys):
+    a_run = make()
+    a_run.submit({i: [[pair.output] for pair in task.test] for i, task in TASKS.items()})
+    write_submission(build_submission({}, a_run.tasks), a_run.path)  # past the run
+    a_run.finish(solutions="solutions.json")
+    assert "score: none, because nothing was answered" in capsys.readouterr().out
 
 
 def test_a_run_from_its_fallback_to_its_score(make, capsys):
