@@ -18,6 +18,7 @@ from arc_airv.kaggle.supervise import run_shares, share_out
 from arc_airv.tasks import Task, check_deadline
 
 MODES = ("joint", "per_task")
+REFUSED = "was made with other settings"  # what a training says of a folder that is there
 # Adapters and pre-trained models want AdamW; an optimizer without history wants a gentle start.
 # A small window, so that the first step comes soon and the last one ends in time.
 TRAINING = {"muon_lr": None, "adamw_lr": 1e-3, "warmup": 0.1, "window": 256}
@@ -111,17 +112,21 @@ def supervise_finetuning(
     shares = share_out(tasks, paths, job, label=f"{mode}, ", may_repeat=False)
     limits = replace(limits, startup_seconds=math.inf, hang_seconds=math.inf)
     adapters = {task_id: adapter_folder(folder, task_id) for task_id in tasks}
-    n_failures, n_before = len(log.failures), sum(path.exists() for path in adapters.values())
+    n_failures, before = len(log.failures), {t for t, path in adapters.items() if path.exists()}
     run_shares(shares, named, [{}], deadline, limits, log)
     failed = not tasks or len(log.failures) > n_failures
     if mode == "joint":
         return (Path(model) if failed else folder), None
-    n_trained = sum(path.exists() for path in adapters.values())
-    log.add("finetune", f"{n_trained} of {len(tasks)} tasks have learnt an adapter")
+    trained = {task_id for task_id, path in adapters.items() if path.exists()}
+    # Where a training refused what was there, it may be of another model or of other tasks.
+    if any(REFUSED in str(failure) for failure in log.failures[n_failures:]):
+        trained -= before
+    log.add("finetune", f"{len(trained)} of {len(tasks)} tasks have learnt an adapter")
     # Adapters that change nothing would only be slower; and where a training failed before it had
-    # learnt anything, those that are there may be of another model, which it says.
-    if not n_trained or (failed and n_trained == n_before):
+    # learnt anything, those that are there may be as wrong.
+    if not trained or (failed and trained <= before):
         return Path(model), None
     return Path(model), {
-        task_id: path if path.exists() else folder / UNTRAINED for task_id, path in adapters.items()
+        task_id: path if task_id in trained else folder / UNTRAINED
+        for task_id, path in adapters.items()
     }

@@ -1,5 +1,6 @@
 """Fine-tuning in other processes: its results, and failures that cost nothing else."""
 
+import itertools
 import os
 import re
 import shutil
@@ -13,9 +14,10 @@ import pytest
 pytest.importorskip("peft")
 pytest.importorskip("torch")
 
-from arc_airv.kaggle.finetune import supervise_finetuning
+from arc_airv.kaggle.finetune import REFUSED, supervise_finetuning
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits
+from arc_airv.tasks import load_tasks
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,22 @@ def test_adapters_of_another_model_do_not_answer_for_this_one(finetune, random_m
     model, adapters, log = finetune("per_task", 60)
     assert str(model) == str(random_model) and adapters is None
     assert "3c9b0459 was made with other settings" in log
+
+
+def test_what_one_of_several_trainings_refuses_does_not_answer(finetune, tmp_path, monkeypatch):
+    def run_shares(shares, devices, configurations, deadline, limits, log, *_):
+        learnt = [load_tasks(share.job["tasks"]) for share in shares]
+        log.add("finetune.0", f"ended: ValueError: 3c9b0459 {REFUSED}", failed=True)
+        for task_id in itertools.chain(*learnt):
+            (tmp_path / "finetuned" / task_id).mkdir(exist_ok=True)
+
+    monkeypatch.setattr("arc_airv.kaggle.finetune.run_shares", run_shares)
+    (tmp_path / "finetuned/3c9b0459").mkdir(parents=True)
+    _, adapters, _ = finetune("per_task", 60, devices=(None, None, None))
+    assert {t: path.name for t, path in adapters.items()} == {
+        **{t: t for t in adapters},
+        "3c9b0459": "untrained",
+    }
 
 
 def test_a_model_that_cannot_be_right_is_refused(finetune, tmp_path):
