@@ -1,7 +1,8 @@
 """Replies: which grid of a free text is the answer, in the notations that models and people write.
 
 For replies whose prompt did not open the grid. What a closed thought holds is dropped; of the rest,
-the boxed grid is the answer, else the last one. Every step takes time linear in the text.
+the boxed grid is the answer, else the last one. What looks like a row and is none belongs to the
+rows next to it, and makes their grid a broken one. Every step takes time linear in the text.
 """
 
 import re
@@ -9,12 +10,12 @@ from bisect import bisect
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import NamedTuple
 
 import numpy as np
 
-from arc_airv.grids import MAX_SIDE, Grid, as_grid
+from arc_airv.grids import MAX_SIDE, N_COLORS, Grid, as_grid
 from arc_airv.prompts.encoders import (
     FENCE,
     GridCodeBlock,
@@ -84,6 +85,23 @@ _LIST = re.compile(rf"[\[(]\s*+(?:(?:{_LIST_ROW}|{_TEXT_ROW})[\s,;]*+)++[\])]")
 _ROW_OF_LIST = re.compile(rf"{_LIST_ROW}|{_TEXT_ROW}")
 _FLOAT = re.compile(r"\.0*")
 
+# What may stand where a cell should: a token with a digit in it, or one that says it is none.
+_CHAR = r"[^\s,;|&*\[\](){}\"'`]"
+_TOKEN = re.compile(rf"{_CHAR}+")
+_PART = (
+    rf"(?:(?:(?!\d){_CHAR}){{0,9}}+\d{_CHAR}{{0,40}}+|(?:null|none|nan|n/?a|undefined|unknown|blank|"
+    rf"empty|x{{1,2}}|\?{{1,3}}|_{{1,2}}|\.++|…)(?!{_CHAR}))"
+)
+_IS_PART = re.compile(_PART, re.IGNORECASE)
+_BRACKETS = re.compile(  # and what is between them in a list of lists, be it good or broken
+    rf"(?<!\\)[\[(](?:[\[\](), ;\t]|\n(?![ \t]*\n)|{_PART}|\"[^\"\n]{{0,99}}\"|'[^'\n]{{0,99}}'"
+    r"|(?:(?<=[\[(,])|(?<=, ))[\w ]{1,30}(?=[,\])])|(?:#|//)[^\n]{0,200}|[-#*~.]{1,2})*+",
+    re.IGNORECASE,
+)
+_NEST = re.compile(r"(?P<opens>[\[(]\s*[\[(\"'])|[\])\"']\s*[\])]")
+_LIST_BEFORE = re.compile(r"\[[^\[\]{}]{1,300}\]\s*,\s*$")
+_LIST_AFTER = re.compile(r"\s*,\s*\[[^\[\]{}]{1,300}\]")
+
 _NUMBER = (  # of a row: "Row 1:", "r1 |", "1:", "1)", "1. ", "[1] "; "1 012" is told by the others
     r"(?:(?:row|line|r)[ _#]?[*_]*+(?P<named>\d++)[*_]*+(?: \([^()\n]{0,20}\))?[ \t]*+"
     r"(?:[:=|)\-–.]|->|→)?|"
@@ -96,23 +114,44 @@ _LABEL = (
     r"[*_\"']*+ ?[:=][*_]*+)"
 )
 _LINE = (
-    rf"(?!\|?-+$)[ \t>|*•`+]*+(?:- )?(?:{_LABEL}[ \t]*+)?(?:{_NUMBER}[ \t]*+)?[ \t|\[(\"'`]*+"
-    r"(?P<body>\d++(?:[ \t\"',;|&*]++\d++)*+)[ \t|\])}\"',;`*]*+\.?[ \t]*+"
+    rf"(?!\n|\|?-+$)[ \t>|*•`+]*+(?:- )?(?:{_LABEL}[ \t]*+)?(?:{_NUMBER}[ \t]*+)?[ \t|\[(\"'`]*+"
+    r"(?P<body>\d++(?:[ \t\"',;|&*]++\d++)*+)[ \t|\])}\"',;&`*]*+(?:(?<!\s)\.)?[ \t]*+"
 )
-_OWN_NUMBER = re.compile(r"\s*+\d+ \d+\s*+")
-_RULE = r"[ \t]*+[|+:\-=][ \t|+:\-=]*+"  # between the lines of a table
+_BLANK = re.compile(r"(?:\A|\n)[ \t]*\n")  # a line between two runs
+_PIPED = re.compile(r"(\d+)[ \t]*\|[ \t|]*(\d[\d \t,]*\d)")  # "0 | 2 0"
+_HOLE = re.compile(r"([,;|&])[ \t\"'*]*\1|\d[ \t]\d+[ \t]+\|[ \t]*\d")  # no cell, or two grids
+_RULE = r"(?=[^\n]*[|+])(?=[^\n]*[-=])[ \t]*+[|+:\-=][ \t|+:\-=]*+"  # between the lines of a table
 _ROW = re.compile(_LINE, re.IGNORECASE)
 _PLAIN_LINE = re.sub(r"\(\?P<\w+>", "(?:", _LINE)
-_RUN = re.compile(rf"(?:^{_PLAIN_LINE}$\n?(?:^{_RULE}$\n?)?)++", re.IGNORECASE | re.MULTILINE)
+_RUN = re.compile(rf"^(?:{_PLAIN_LINE}$\n?(?:{_RULE}$\n?)?)++", re.IGNORECASE | re.MULTILINE)
+_SIDES = re.compile(r"[(\[]?(\d{1,2})(?:[x×]| [x×] )(\d{1,2})[)\]:]?")  # "3x3"
+_TELLS = re.compile(
+    r"\b(?:same as|repeat|more\b|etc\b|and so on|ditto|contin|remaining|omit|skip|truncat|rest of)",
+    re.IGNORECASE,
+)
+_LEFT_OUT = re.compile(  # rows that are told, not written: "...", "# 3 more", "etc.", "[]", "| |"
+    rf"(?:\d+\W+)?(?:\W*(?:\.{{3}}|…)|[(\[#/<*{{ ]*[(\[#/<{{][^\n]{{0,60}}?{_TELLS.pattern}"
+    r"|(?:same|repeat\w*|etc|ditto|and so on)\b(?: \w+){0,3}\W*$|\"?\[\s*\]|\|[|\s]*\|$)",
+    re.IGNORECASE,
+)
+_NO_ROW = re.compile(  # what stands next to rows, and has digits for a reason of its own
+    rf"^{FENCE}|[:：]$|->|[→⇒=%]|\d/\d|\d{{4}}-\d\d-\d\d|\d\),? \(\d"
+    r"|^[(\[]?\d{1,2}(?:[x×]| [x×] )\d{1,2}\b(?![ \t,|]*\d)"
+)
+_NUMBERED = re.compile(rf"[ \t>|*•`+]*+(?:- )?{_NUMBER}", re.IGNORECASE)
 _SHAPE = re.compile(
     r"\b(?:shape|size|dim\w{0,7})\b[\s:=*]*[\[(]?\s?(\d{1,9})"
     r"(?:\s?[x×,]\s?| by | rows? (?:x|by|and) )(\d{1,9})(?!\d)",
     re.IGNORECASE,
 )
-_LATEX = re.compile(r"\\(?:begin|end)\{\w+\}(?:\{[clr|]*\})?|\\\\(?:\[\w*\])?|\\hline")
-_ESCAPED = re.compile(r"(?<=:)\s?(?=\"[\d ,|]{1,99}\\n)|(?<=[\d|\] ,])\\n(?=[\d|\[ ])")
+_LATEX = re.compile(r"\\(?:begin|end)\{\w+\}(?:\{[clr|]*\})?|\\\\(?:\[\w*\])?[ \t]*\n?|\\hline")
+_ESCAPED = re.compile(  # a text of lines in JSON, and line breaks of digits elsewhere
+    r"(?<=:)\s?\"(?:[^\"\\\n]{0,99}\\n)++[^\"\\\n]{0,99}|(?<=[\d|\] ,])\\n(?=[\d|\[ ])"
+)
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s?\{|<(?:answer|output|solution)>", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>\s]{1,40}>")  # an end token, a line break
+_CELL_TAG = re.compile(r"</?t[dh]\b[^<>]{0,40}>\s*", re.IGNORECASE)
+_COMMENT = re.compile(r"(?:(?<=\])|(?<=\],))[ \t]*+(?:#|//)[^\n]*")  # behind a row of a list
 _INDEX = re.compile(  # the first cell of a table's header, above the numbers of its rows
     r"\s*\|[ *]*(?:(?:row|r|y)\s?[\\/]\s?\w+|rows?|r|y|i|#|index|idx|)[ *]*\|", re.IGNORECASE
 )
@@ -121,16 +160,42 @@ _SAYS_OUTPUT = re.compile(
     r"output|answer|result|solution|predict|final|attempt|grid|becom|transform", re.IGNORECASE
 )
 _ANNOUNCES = re.compile(r"\b(?:output|answer|result|solution|boxed)\b", re.IGNORECASE)
+_BEGINS = (  # what looks like the beginning of a grid
+    r"(?:(?:[\w.]{1,20}\()?\[|\(\(|[{|]|[* ]*row \d++:"
+    rf"|(?!\d++ ?[x×]){_PART}(?:[ \t,|&]+(?:{_PART}|\S(?=[\s,|]))|[ \t]*$))"
+)
+_BEGUN = re.compile(rf"\s*{_BEGINS}", re.IGNORECASE | re.MULTILINE)
+_ANSWER = re.compile(  # and an answer that begins so
+    r"\b(?:output|answer|result|solution)(?:[_ ]grid)?[\"']?(?: \([^()\n]{0,40}\))?[*_ ]*:[*_]*\s*"
+    rf"(?:(?:{FENCE}|shape)[^\n]{{0,99}}\n\s*){{0,2}}{_BEGINS}",
+    re.IGNORECASE | re.MULTILINE,
+)
 _SAYS_COUNT = re.compile(
     r"number|count|how many|total|object|size|height|width|shape|colou?r|cell|step|date|year|rows"
-    r"|columns|index|score|length|area|input|example|case",
+    r"|columns|index|score|length|area|input|example|case|legend|mapping|palette|\bsum|check",
     re.IGNORECASE,
 )
+_INPUT_WORDS = {  # of the label of a grid that is no answer
+    *(
+        "again",
+        "as",
+        "compare",
+        "compared",
+        "comparison",
+        "example",
+        "for",
+        "given",
+        "grid",
+        "here",
+    ),
+    *("input", "is", "original", "test", "the", "this", "to", "was"),
+}
 _SAYS_PLACE = re.compile(
     r"coord|position|location|indices|points|cells|pixels|\bat\b", re.IGNORECASE
 )
 
 
+_LIST_FILL, _BROKEN_FILL = "\x00", "\x01"  # in place of a list that was found
 MOST = 300  # lists, and runs of rows, that are looked at: the last ones
 
 
@@ -144,6 +209,7 @@ class _Found:
     status: str
     sure: bool  # False: may be a count or a list of places
     ended: bool  # nothing could follow that belongs to it
+    given: bool  # the input, repeated
 
 
 class Reading(NamedTuple):
@@ -173,37 +239,42 @@ def read_reply(
     if answer is None:
         return Reading(None, TRUNCATED if cut else UNPARSED, 0)
     answer = "\n".join(answer.splitlines()) + ("\n" if answer[-1:] in ("\r", "\n") else "")
-    answer = _ESCAPED.sub("\n", answer)
+    answer = _ESCAPED.sub(lambda match: "\n" + match.group().replace("\\n", "\n").strip(), answer)
     if "\\begin{" in answer:
         answer = _LATEX.sub("\n", answer)
-    answer = _own_rows(answer, encoder)
-    numbered = _cells_of(encoder)[1]
+    answer = _own_rows(_COMMENT.sub("", answer), encoder)
+    own = _own_number(encoder)
     boxes = list(_BOXED.finditer(answer))
     if boxes:
         start = boxes[-1].end()
         end = re.compile(r"\}(?=[^}\d]*+$)|\}|</\w+>").search(answer, start)
-        found = _find(answer[start : end.start() if end else None], numbered)
-        if end and (grids := [each for each in found if each.grid is not None]):
-            return Reading(grids[-1].grid, OK, len({_key(each.grid) for each in grids}))
-    answer = _TAG.sub("\n", answer)
-    found = _find(answer, numbered)
-    sure = [each for each in found if each.sure] or [
-        each for each in found if each.grid is not None
-    ]
-    n_grids = len({_key(each.grid) for each in sure if each.grid is not None})
-    if cut and _goes_on(answer, sure[-1] if sure else None):
+        found = _find(answer[start : end.start() if end else None], own)
+        grids = [each for each in found if each.sure or each.grid is not None]
+        if end and grids:
+            return Reading(grids[-1].grid, grids[-1].status, _n_distinct(grids))
+        if end and _BEGUN.match(answer[start : end.start()]):
+            return Reading(None, RAGGED, 0)
+    answer = _TAG.sub("\n", _CELL_TAG.sub(" ", answer))
+    found = _find(answer, own)
+    n_grids = _n_distinct([each for each in found if each.sure] or found)
+    found = [each for each in found if not each.given]
+    found = [each for each in found if each.sure] or found
+    if cut and _goes_on(answer, found[-1] if found else None):
         return Reading(None, TRUNCATED, n_grids)
-    if not (sure or found):
+    if not found:
         return Reading(None, TRUNCATED if cut else UNPARSED, 0)
-    last = (sure or found)[-1]
+    last = found[-1]
     in_fence = finish_reason is None and answer.count(FENCE, 0, last.start) % 2
     if not last.ended and (cut or in_fence):
         return Reading(None, TRUNCATED, n_grids)
+    if last.grid is not None and _ANSWER.search(answer, last.end if last.sure else 0):
+        return Reading(None, RAGGED, n_grids)
     return Reading(last.grid, last.status, n_grids)
 
 
-def _key(grid: Grid) -> tuple:
-    return grid.shape, grid.tobytes()
+def _n_distinct(found: list[_Found]) -> int:
+    grids = [each.grid for each in found if each.grid is not None]
+    return len({(grid.shape, grid.tobytes()) for grid in grids})
 
 
 def _goes_on(text: str, last: _Found | None) -> bool:
@@ -228,68 +299,141 @@ def _cells_of(encoder: GridEncoder) -> tuple[GridEncoder, bool]:
     return encoder, numbered
 
 
+def _own_number(encoder: GridEncoder) -> re.Pattern | None:
+    """Return what a row of an encoder looks like in digits, if it carries its number."""
+    cells, numbered = _cells_of(encoder)
+    between = "" if _is_rewritten(cells) else re.escape(vars(cells).get("separator", ""))
+    return re.compile(rf"\s*+\d+ \d(?:{between}\d)*+\s*+") if numbered else None
+
+
+def _is_rewritten(cells: GridEncoder) -> bool:
+    separator = set(vars(cells).get("separator", "~"))
+    return not isinstance(cells, (Minimal, Json)) and not separator <= set(" \t,;|&")
+
+
 def _own_rows(text: str, encoder: GridEncoder) -> str:
     """Rewrite the rows of an encoder that writes more than bare digits as digits."""
     cells, numbered = _cells_of(encoder)
-    if isinstance(cells, (Minimal, Json)) or not set(vars(cells).get("separator", "~")) - set(
-        " \t,;|&"
-    ):
+    if not _is_rewritten(cells):
         return text
     longest = 2 * len(cells.encode_row([0] * MAX_SIDE, 0))
+    each = [set(cells.encode_row([c], 0)) for c in range(N_COLORS)]
+    symbols = set.union(*each) - set.intersection(*each)
 
-    def rewrite(line: str) -> str | None:
+    def rewrite(line: str, index: int) -> str | None:
         number, space, rest = line.strip().partition(" ") if numbered else ("", "", line.strip())
         if not rest or len(rest) > longest or (space and not number.isdecimal()):
             return None
-        try:
-            row = cells.decode_row(rest, 0)
-        except ReplyError:
-            return None
-        return None if row is None else f"{number}{space}{''.join(map(str, row))}"
+        for i in (index, 0):  # the next row, or the first one of another grid
+            try:
+                row = cells.decode_row(rest, i)
+            except ReplyError:
+                continue
+            return None if row is None else f"{number}{space}{''.join(map(str, row))}"
+        return None
 
+    old, new, n_rows = text.split("\n"), [], 0
+    for line in old:
+        new.append(rewrite(line, n_rows))
+        n_rows = 0 if new[-1] is None else n_rows + 1
     lines: list[str] = []
-    for are_digits, run in groupby(text.split("\n"), lambda line: line.strip().isdecimal()):
-        old = list(run)
-        new = list(map(rewrite, old))
-        if are_digits and None in new:  # these are plain digits
-            lines += old
-        else:
-            lines += [a if b is None else b for a, b in zip(old, new)]
+    for are_digits, run in groupby(zip(old, new), lambda pair: pair[0].strip().isdecimal()):
+        pairs = list(run)
+        n_known = sum(row is not None for _, row in pairs)
+        plain = are_digits and 2 * n_known <= len(pairs)  # digits that were not meant so
+        lines += [a if plain or b is None else b for a, b in pairs]
+    for i, line in enumerate(old):
+        if new[i] is None and len(line) <= longest and any(new[max(0, i - 1) : i + 2]):
+            n_symbols = sum(map(line.count, symbols))
+            if line == lines[i] and 5 * n_symbols > len(line.strip()) > 0:
+                lines[i] = _BROKEN_FILL  # next to rows, and much like one
     return "\n".join(lines)
 
 
-def _find(text: str, numbered: bool) -> list[_Found]:
+def _find(text: str, own: re.Pattern | None) -> list[_Found]:
     """Return the grids of a text in their order, those that are faulty among them."""
-    found, rest, end = [], [], 0
     fences = [match.start() for match in re.finditer(FENCE, text)]
-    for match in deque(_LIST.finditer(text), MOST):
-        rows = [_digits(row) for row in _ROW_OF_LIST.findall(match.group(), 1)]
-        places = len(rows[0]) == 2 and _ROW_OF_LIST.search(match.group(), 1).group()[0] == "("
-        around = _lines_before(text, match.start())
-        fenced = bisect(fences, match.start()) % 2 == 1
-        found.append(_judge(match.span(), rows, around, fenced=fenced, places=places, nested=True))
-        rest += [text[end : match.start()], "\x00" * len(match.group())]
-        end = match.end()
-    text = "".join([*rest, text[end:]])
-    for start, end, lines in _runs(text):
-        label, before = _lines_before(text, start)
-        declared = _declared(label) or (_declared(before) if _is_fence(label, before) else None)
-        shape = tuple(map(int, declared.groups())) if declared else None
-        rows = _read_rows(lines, numbered, _INDEX.match(before) is not None, shape)
-        if rows is None:
-            continue
-        around = (_ROW.match(lines[0])["label"] or label, before)
-        places = len(rows) > 0 and len(rows[0]) == 2 and lines[0].lstrip(" \t-*•>")[:1] == "("
-        after = text[end : end + 300].lstrip()  # the last line may be a row that was cut short
-        ended = after.startswith(FENCE) or "\n" in after or len(after) > 200
+    found, text = _find_lists(text, fences)
+    for run in _runs(text, fences):
+        first, last = run.lines[0], run.lines[-1]
+        label, before = _lines_before(text, run.start)
+        within = _ROW.match(first)["label"]
+        fenced = bisect(fences, run.start) % 2 == 1
+        in_table = re.fullmatch(_RULE, label) is not None
+        after = text[run.end : run.end + 300]
+        rest = after.strip()  # if there is none, the last line may be a row that was cut short
+        ended = rest.startswith(FENCE) or "\n" in rest or len(rest) > 200
+        # The lines next to it, in the same block.
+        line_above = text[max(0, run.start - 99) : run.start].split("\n")[-2:][0]
+        near = fenced or run.apart or line_above.strip()
+        if near and not within and _spoils(before if in_table else label, first, -1):
+            label, run.broken = before, True
+        below = (rest if fenced or run.apart else after).partition("\n")[0]
+        run.broken |= _spoils(below, last, 1)
+        declared = [_declared(before) if _is_fence(label, before) else None, _declared(label)]
+        declared = declared[:: -1 if _is_fence(label) else 1]
+        if fenced or not after.startswith("\n"):
+            declared.append(None if _is_fence(below) else _declared(below))
+        shape = next((tuple(map(int, each.groups())) for each in declared if each), None)
+        rows = _read_rows(run.lines, own, _INDEX.match(before) is not None, shape)
+        rows += [[]] * run.broken
+        counts = in_table and _SAYS_COUNT.search(before) is not None  # "| color | count |"
+        places = counts or first.lstrip(" \t-*•>")[:1] == "("
         # In a block, under the rule of a table, or under a shape.
-        fenced = bisect(fences, start) % 2 == 1 or label.lstrip()[:1] == "|" or shape
+        fenced = fenced or (in_table and not counts) or shape
+        span, around = (run.start, run.end), (within or label, before)
+        grid = _judge(span, rows, around, fenced=fenced, places=places, ended=ended, shape=shape)
+        if any(rows) or grid.sure:
+            found.append(grid)
+    return sorted(found, key=lambda each: each.start)
+
+
+def _find_lists(text: str, fences: list[int]) -> tuple[list[_Found], str]:
+    """Return the lists of lists in a text, and the text without them."""
+    good, found = list(deque(_LIST.finditer(text), MOST)), []
+    rest = _without(text, good, _LIST_FILL)
+    bad = [each for each in deque(_BRACKETS.finditer(rest), MOST) if _is_broken_list(each.group())]
+    for match in good + bad:
+        start, end = match.span()
+        broken = (
+            match in bad
+            or _LIST_BEFORE.search(text[max(0, start - 300) : start]) is not None
+            or _LIST_AFTER.match(text, end) is not None
+        )
+        inner = match.group()[1 : 3000 if broken else None]
+        rows = [_digits(row) for row in _ROW_OF_LIST.findall(inner)] + [[]] * broken
+        is_open = sum(map(inner.count, "[(")) >= sum(map(inner.count, "])"))
         found.append(
             _judge(
-                (start, end), rows, around, fenced=fenced, places=places, ended=ended, shape=shape
+                (start, end),
+                rows,
+                _lines_before(text, start),
+                fenced=bisect(fences, start) % 2 == 1,
+                places=inner.lstrip()[:1] == "(",
+                nested=True,
+                ended=not (broken and is_open and len(text) - end < 20),
             )
         )
-    return sorted(found, key=lambda each: each.start)
+    return found, _without(rest, bad, _BROKEN_FILL)
+
+
+def _without(text: str, matches: list[re.Match], fill: str) -> str:
+    ends = [0, *(match.end() for match in matches)]
+    parts = [text[end : m.start()] + fill * len(m.group()) for end, m in zip(ends, matches)]
+    return "".join(parts) + text[ends[-1] :]
+
+
+def _is_broken_list(text: str) -> bool:
+    """Tell if some brackets, which are no list of lists, have cells in them as one has."""
+    nest, text = _NEST.search(text), text[:3000]
+    tokens = _TOKEN.findall(text) if nest else []
+    n_words = sum(_IS_PART.fullmatch(token) is None for token in tokens)
+    return (
+        any(map(str.isdigit, text))
+        and len(tokens) > (1 if nest and nest["opens"] else 3)
+        and (text.count(",") > 1 or len(re.findall(r"[\[(]|\"[\d ,|]+\"", text)) > 2)
+        and (3 * n_words <= len(tokens) or _TELLS.search(text) is not None)
+    )
 
 
 def _is_fence(*lines: str) -> bool:
@@ -298,6 +442,8 @@ def _is_fence(*lines: str) -> bool:
 
 def _declared(line: str) -> re.Match | None:
     """Find the shape that a line declares: a fence's, or one that says nothing else."""
+    if alone := _SIDES.fullmatch(line.strip(" \t>*\"'}")):
+        return alone
     found = _SHAPE.search(line)
     alone = found and not re.search(r"\w", line[found.end() :])
     few = found and len(line[: found.start()].split()) < 4
@@ -308,55 +454,133 @@ def _digits(row: str) -> list[int]:
     return [int(c) for c in _FLOAT.sub("", row) if c.isdecimal()]
 
 
-def _runs(text: str) -> list[tuple[int, int, list[str]]]:
-    """Return start, end and lines of the runs of lines that may be rows."""
-    runs: list[tuple[int, int, list[str]]] = []
-    single = False  # the last run has a blank line between any two of its lines
+@dataclass
+class _Run:
+    """Lines that may be the rows of a grid."""
+
+    start: int
+    end: int
+    lines: list[str]
+    apart: bool  # with a blank line between any two
+    broken: bool = False  # there is a row among them that is none
+
+
+def _runs(text: str, fences: list[int]) -> list[_Run]:
+    """Return the runs of lines that may be rows."""
+    runs: list[_Run] = []
     for match in deque(_RUN.finditer(text), MOST):
-        lines = [line for line in match.group().split("\n") if any(map(str.isdecimal, line[:99]))]
+        lines = (line for line in match.group().split("\n") if any(map(str.isdecimal, line[:99])))
+        lines = list(islice(lines, 2 * MAX_SIDE))
         pieces: list[list[str]] = []
-        for line in lines[: 2 * MAX_SIDE]:
+        for line in lines:
             if not pieces or _ROW.match(line)["label"]:
                 pieces.append([])
             pieces[-1].append(line)
-        is_single = len(lines) == 1
-        blank = runs and text[runs[-1][1] : match.start()].isspace()
-        if blank and is_single and single and not _ROW.match(lines[0])["label"]:
-            start, _, before = runs.pop()
-            before += lines
-            runs.append((start, match.end(), before))
-        else:
-            runs += [(match.start(), match.end(), piece) for piece in pieces]
-        single = is_single
+        apart = len(lines) == 1
+        gap = text[runs[-1].end : match.start()] if runs else FENCE
+        if FENCE not in gap and not _ROW.match(lines[0])["label"]:
+            last, between = runs[-1], [line for line in gap[-400:].split("\n") if line.strip()][-5:]
+            spoilt = [_spoils(line, lines[0]) for line in between]
+            double = apart and last.apart and all(spoilt)
+            in_block = bisect(fences, match.start()) % 2 == 1 or not _BLANK.search(gap)
+            new = any(_introduces(line) for line, bad in zip(between, spoilt) if not bad)
+            if double or (
+                in_block and not new
+            ):  # one grid, and broken if more than blanks divide it
+                last.end = match.end()
+                last.lines += pieces.pop(0)
+                last.apart = double
+                last.broken |= bool(between) or not double
+        runs += [_Run(match.start(), match.end(), piece, apart) for piece in pieces]
     return runs
 
 
+def _spoils(line: str, row: str, step: int = 0) -> bool:
+    """Tell if a line next to a row, `step` lines away, is a broken row or stands for others."""
+    line = line.strip(" \t>*•\"'").removeprefix("- ")
+    if not line or _NO_ROW.search(line) or _ROW.fullmatch(line):
+        return False
+    if _BROKEN_FILL in line or _LEFT_OUT.match(line) or _LEFT_OUT.match(line.strip("| ")):
+        return True
+    if step > 0 and re.fullmatch(r"[\s\[(,]*[\[(]", line):  # of a row, this is all there is
+        return True
+    found = _ROW.fullmatch(row)
+    number, other = _number(found), _number(_NUMBERED.match(line))
+    if number and other:
+        return not step or _counts_on(number, other, step)
+    tokens = _TOKEN.findall(line)
+    columns = [re.sub(r"^[A-Za-z]+(?=\d)", "", token) for token in tokens[1:]]
+    titled = len(columns) > 1 and _counts(columns) and not _IS_PART.fullmatch(tokens[0])
+    if number or ":" in line or (step < 0 and titled):
+        return False
+    marks = "".join(set(",;|&\t") & set(row.strip(" \t,|")))
+    if "|" in marks and "|" in line and step > 0:  # a table goes on
+        return True
+    if marks:
+        parts = re.split(f"[{marks}]", line.rstrip(" ,;|").lstrip("|"))
+        tokens = [part.strip(" \t[]()\"'") for part in parts]
+    is_part = [_IS_PART.fullmatch(token) is not None for token in tokens]
+    n, n_digits = len(re.findall(r"\d+", found["body"])), sum(map(str.isdigit, line))
+    if not n_digits:
+        return all(is_part) and (len(tokens) == n or len(line) > 2)
+    if n == 1:  # digits that touch
+        width = len(found["body"])
+        alike = width - 2 < n_digits < width + 3 and len(line) < width + 10
+        return alike and (width > 2 or all(is_part))
+    if len(tokens) == 1:
+        return all(is_part) and 0 <= n_digits - sum(map(str.isdigit, found["body"])) < 3
+    n_words = sum(len(token) > 1 and not part for part, token in zip(is_part, tokens))
+    few = n_words <= max(1, len(tokens) // 4) and (marks or 2 * n_words < len(tokens))
+    alike = few and abs(len(tokens) - n) < 2 and max(map(len, tokens)) < 13
+    begins = len(tokens) > n and all(map(str.isdigit, tokens[:n]))
+    return bool(all(is_part) or begins or alike)
+
+
+def _introduces(line: str) -> bool:
+    """Tell if a line between two grids says that they are two."""
+    line = line.strip()
+    return (
+        line.rstrip("*_").endswith((":", "："))
+        or _LIST_FILL in line
+        or _SHAPE.search(line) is not None
+        or re.fullmatch(_RULE, line) is not None
+        or _SAYS_OUTPUT.search(line) is not None
+        or re.search(r"[-=]>|[→↓⇒⬇=]|^##|^([-*_~])\1\1", line) is not None
+        or re.match(r"[*_]*(?![a-z])[^\W\d_]|[*_]*[a-z]\S* \S+ \S", line) is not None
+    )
+
+
 def _read_rows(
-    lines: list[str], numbered: bool, indexed: bool, shape: tuple[int, int] | None
-) -> list[list[int]] | None:
-    """Return the rows of some lines, [] if they are misnumbered, None if they are no rows."""
+    lines: list[str], own: re.Pattern | None, indexed: bool, shape: tuple[int, int] | None
+) -> list[list[int]]:
+    """Return the rows of some lines, an empty one for what is none, or not the next."""
     numbers, tokens = [], []
+    piped = all(_PIPED.fullmatch(_ROW.fullmatch(line)["body"]) for line in lines[1:])
     for line in lines:
         match = _ROW.match(line)
-        number = match["named"] or match["listed"] or match["bracketed"]
+        number = _number(match)
         body = match["body"]
-        if number is None and (
-            piped := re.fullmatch(r"(\d+)[ \t]*\|[ \t|]*([\d \t,]+)", body)
-        ):  # "0 | 2 0"
-            if len(piped[2].split()) > 1 or len(piped[2]) > 1:
-                number, body = piped.groups()
+        if number is None and piped and (parts := _PIPED.fullmatch(body)):
+            number, body = parts.groups()
         if len(body) > 8 * MAX_SIDE:
             return [[0] * (MAX_SIDE + 1)]
         numbers.append(number)
         if len(lines) == 1 and ";" in body and re.search(r"\d[ ,]+\d", body):  # "2 0; 0 2"
             return [[int(c) for c in re.findall(r"\d", part)] for part in body.split(";")]
-        tokens.append(re.findall(r"\d+", body))
+        row = re.findall(r"\d+", body)
+        header = not tokens and len(lines) > 1 and _counts(row)
+        gaps = re.search(r"\d \d", body) and re.search(r"\d[ \t]{3,}\d", body)  # of two grids
+        tokens.append([""] if gaps or (_HOLE.search(line) and not header) else row)
     first, others = tokens[0], tokens[1:]
     if (
         others
         and _counts(first)
         and len(first) > 1
-        or (others and first in (["0"], ["1"], ["00"], ["01"]))
+        or (
+            len(others) > 1
+            and first in (["0"], ["1"], ["00"], ["01"])
+            and not lines[0][0].isdigit()
+        )
     ):
         inner = [t if n else t[1:] for n, t in zip(numbers[1:], others)]
         names = [n or t[0] for n, t in zip(numbers[1:], others)]
@@ -364,22 +588,27 @@ def _read_rows(
             if all(len(c) == 1 for row in inner for c in row):
                 return [list(map(int, row)) for row in inner]  # below a line of column numbers
     plain = [_cells(row) for row in tokens]
+    cells = [row or [] for row in plain]
+    misnumbered = [*cells, []] if len(cells) > 1 else [[]]
+    if None in numbers and any(numbers):
+        return misnumbered
     if None not in numbers:
-        return None if None in plain else plain if _counts(numbers) else []
+        return cells if _counts(numbers) else misnumbered
     inner = [_cells(row[1:]) for row in tokens]
     ways = [plain] if None not in plain else []
-    misnumbered = False
     if None not in inner:
         if _counts([row[0] for row in tokens]):
-            own = numbered and all(map(_OWN_NUMBER.fullmatch, lines))
-            ways.insert(0 if own or indexed else 1, inner)
-        else:
-            misnumbered = numbered and not ways
-    if misnumbered:
-        return []
+            first = indexed or (own and all(map(own.fullmatch, lines)))
+            ways.insert(0 if first else 1, inner)
+        elif own and not ways:
+            return misnumbered
     good = [rows for rows in ways if len(set(map(len, rows))) == 1]
     fitting = [rows for rows in good if (len(rows), len(rows[0])) == shape]
-    return next(iter(fitting or good or ways), None)
+    return next(iter(fitting or good or ways), cells)
+
+
+def _number(match: re.Match | None) -> str | None:
+    return match and (match["named"] or match["listed"] or match["bracketed"])
 
 
 def _cells(tokens: list[str]) -> list[int] | None:
@@ -394,10 +623,14 @@ def _counts(numbers: list[str]) -> bool:
     return numbers in ([str(i) for i in range(n)], [str(i + 1) for i in range(n)])
 
 
+def _counts_on(number: str, other: str, step: int) -> bool:
+    return max(len(number), len(other)) < 4 and int(other) == int(number) + step
+
+
 def _lines_before(text: str, start: int) -> tuple[str, str]:
-    """Return the last two lines before a place that are not blank, as far as 300 characters."""
-    lines = [line for line in text[max(0, start - 300) : start].split("\n") if line.strip()]
-    return tuple((["", ""] + lines)[:-3:-1])
+    """Return the last two lines before a place that are not blank, as far as 900 characters."""
+    above = text[max(0, start - 900) : start].rstrip().rsplit("\n", 1)
+    return above[-1], "".join(above[:-1]).rstrip().rpartition("\n")[2]
 
 
 def _judge(
@@ -412,25 +645,33 @@ def _judge(
     shape: tuple[int, int] | None = None,
 ) -> _Found:
     """Tell if some rows are a grid, and by the line before them how sure that is."""
-    label = around[0]
+    label, before = around
     key = _KEY.search(label)
+    words = re.findall("[a-z]+", (key[1] if key else before if _is_fence(label) else label).lower())
+    given = "input" in words and _INPUT_WORDS.issuperset(words)
     says_output = bool(_SAYS_OUTPUT.search(key[1] if key else label))
     widths = set(map(len, rows))
-    if not rows:
-        return _Found(*span, None, RAGGED, True, True)
-    if len(rows) > MAX_SIDE or max(widths) > MAX_SIDE:
-        return _Found(*span, None, TOO_LARGE, len(rows) > 1, True)
-    thin = len(rows) == 1 or widths == {1}
-    if key:
+    large = len(rows) > MAX_SIDE or max(widths) > MAX_SIDE
+    ragged = len(widths) > 1 or 0 in widths or shape not in (None, (len(rows), *widths))
+    thin = len(rows) == 1 or widths <= {0, 1}
+    places = places and widths <= {0, 2}
+    # Rows that are none may be something else.
+    counts = 0 in widths and shape is None and _SAYS_COUNT.search(label.rpartition(". ")[2])
+    if large:
+        sure = len(rows) > 1 and any(rows)
+    elif shape is not None and ragged:
+        sure = True
+    elif key:
         sure = says_output
     elif fenced or says_output:
-        sure = not (places and _SAYS_PLACE.search(label))
+        code = nested and not says_output  # "[(0, 1), (1, 0)]" in a program
+        sure = not (places and (code or _SAYS_PLACE.search(label) or 0 in widths))
+        sure = sure and (any(rows) or not counts)
     elif thin and not nested:
         sure = label.rstrip(" *_").endswith(":") and not _SAYS_COUNT.search(label)
     else:
-        sure = not (places or (widths == {2} and _SAYS_PLACE.search(label)))
-    if len(widths) > 1:
-        return _Found(*span, None, RAGGED, sure, ended)
-    if shape is not None and shape != (len(rows), *widths):
-        return _Found(*span, None, RAGGED, True, ended)
-    return _Found(*span, as_grid(np.array(rows)), OK, sure, ended)
+        sure = not (places or counts or (widths <= {0, 2} and _SAYS_PLACE.search(label)))
+        sure = sure and any(rows)
+    status = TOO_LARGE if large else RAGGED if ragged else OK
+    grid = as_grid(np.array(rows)) if status == OK else None
+    return _Found(*span, grid, status, bool(sure), ended or large, given)

@@ -17,7 +17,7 @@ from arc_airv.engines.base import Completion, Sampling
 from arc_airv.grids import as_grid, same_grid
 from arc_airv.infer import generate_predictions, rescore, search_predictions
 from arc_airv.prompts.encoders import make_encoder
-from arc_airv.prompts.format import PlainTemplate, PromptFormat
+from arc_airv.prompts.format import ChatTemplate, PlainTemplate, PromptFormat
 from arc_airv.records import read_predictions, read_scores, to_frame
 from arc_airv.submission import combine_submissions
 from arc_airv.tasks import Pair, Task, load_tasks
@@ -205,12 +205,13 @@ def test_a_row_that_is_broken_is_no_smaller_grid(data, spec):
     for format in (
         PromptFormat(make_encoder(spec.split()), PlainTemplate()),
         PromptFormat(make_encoder(["grid_code_block", *spec.split()])),
+        PromptFormat(make_encoder(spec.split()), ChatTemplate(prefill="")),
     ):
         lines = format.render_answer(grid).split("\n")
         cells = [i for i, line in enumerate(lines) if any(map(str.isdigit, line))]
         row = data.draw(st.sampled_from(cells))
         place = data.draw(st.sampled_from([i for i, c in enumerate(lines[row]) if c.isdigit()]))
-        lines[row] = lines[row][:place] + "x" + lines[row][place + 1 :]
+        lines[row] = lines[row][:place] + "?" + lines[row][place + 1 :]
         assert format.parse("\n".join(lines), "stop").grid is None
 
 

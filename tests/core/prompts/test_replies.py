@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from arc_airv.augment import Augmentation
 from arc_airv.grids import format_grid, same_grid
-from arc_airv.prompts.encoders import STATUSES, make_encoder
+from arc_airv.prompts.encoders import FENCE, STATUSES, make_encoder
 from arc_airv.prompts.format import ChatTemplate, PromptFormat
 from arc_airv.records import read_predictions
 from arc_airv.storage import read_run
@@ -35,6 +35,9 @@ FORMATS = {
     "commas": free({"name": "grid_with_separation", "separator": ", "}),
     "letters": free("row_number", "column_letter", "minimal"),
     "symbols": free("replace_number", "minimal"),
+    "numbers and spaces": free("row_number", SPACES),
+    "letters of rows": free({"name": "column_letter", "rows": True}, "minimal"),
+    "repeated": free({"name": "repeat_number", "n": 3}),
 }
 every_format = pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
 
@@ -243,6 +246,84 @@ def test_a_reply_that_was_cut_gives_its_grid_or_none(name, before):
         assert read(text[:end], "length") in (format_grid(grid), "truncated")
 
 
+# Broken rows -------------------------------------------------------------------------------------
+
+NO_CELLS = ["null", "None", "nan", "-1", "1.5", "10", "1?", "?", "..."]  # "1x2" is a shape
+NO_ROWS = ["...", "…", "null", "(repeat)", "(same as row 1)", "# 3 more rows"]
+
+
+def place(write, grid, i, j):
+    """Where the cell stands in the text, told by writing another there."""
+    other = grid.copy()
+    other[i, j] = (grid[i, j] + 1) % 10
+    return next(k for k, (a, b) in enumerate(zip(write(grid), write(other))) if a != b)
+
+
+def broken(write, grid, data):
+    """A grid as text, in which a cell or a row is none, or half a row is not there."""
+    text, (height, width) = write(grid), grid.shape
+    i = data.draw(st.sampled_from([0, height // 2, height - 1]), "row")
+    j = data.draw(st.integers(0, width - 1), "column")
+    start, cell, end = (place(write, grid, i, column) for column in (0, j, width - 1))
+    ways = {
+        "cell": lambda: text[:cell] + data.draw(st.sampled_from(NO_CELLS)) + text[cell + 1 :],
+        "row": lambda: text[:start] + data.draw(st.sampled_from(NO_ROWS)) + text[end + 1 :],
+        "half": lambda: text[:start] + text[place(write, grid, i, (width + 1) // 2) :],
+    }
+    if text[place(write, grid, 0, width - 1) : place(write, grid, 1, 0)].count("\n") == 1:
+        line = text.find("\n", place(write, grid, max(i, 1) - 1, width - 1))
+        between = [*NO_ROWS, "# a comment", *[""] * (FENCE in text)]
+        ways["line"] = lambda: text[: line + 1] + data.draw(st.sampled_from(between)) + text[line:]
+    return ways[data.draw(st.sampled_from(sorted(ways)), "way")]()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_what_a_broken_row_leaves_of_a_grid_is_no_answer(data):
+    name = data.draw(st.sampled_from([*NOTATIONS, *WIDE]))
+    write = {**NOTATIONS, **WIDE}[name]
+    shapes = array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=7)
+    grid = data.draw(arrays(np.int8, shapes, elements=st.integers(0, 9)), "grid")
+    context = data.draw(st.sampled_from(CONTEXTS), "context")
+    parsed = BARE.parse(context.replace("{}", broken(write, grid, data)), "stop")
+    assert parsed.grid is None or same_grid(parsed.grid, grid)
+
+
+@every_format
+def test_a_broken_row_in_the_notation_of_the_format_is_no_answer_either(format):
+    @settings(max_examples=40, deadline=None)
+    @given(grids(2), st.sampled_from(CONTEXTS), st.data())
+    def check(grid, context, data):
+        lines = format.render_answer(grid).split("\n")
+        rows = [i for i, line in enumerate(lines) if not line.startswith(FENCE)]
+        i = data.draw(st.sampled_from([rows[0], rows[-1], *rows]))
+        # A cell is the last of its row, its separator or its letter: all are rows no more.
+        lines[i] = data.draw(st.sampled_from([lines[i][:-1] + "?", lines[i] + "-1", "..."]))
+        parsed = format.parse(context.replace("{}", "\n".join(lines)), "stop")
+        assert parsed.grid is None or same_grid(parsed.grid, grid)
+
+    check()
+
+
+ABOVE = ["Output (2x2):", "2x2", "2 x 2:", "10 x 10 grid", "Step 1", "**Step 3**", "Grid 2:", "=>",
+         "There are 2 red cells", "0 → 3, 1 → 4", "t = 1", "Let me write it...", "---",
+         "Repeating this for the test input:", "The rest is zero:", "I keep rows 1, 2 and 3.",
+         "(2 rows, 2 columns)", "2024-05-17", "Columns 0 1", "# Output", "输出："]  # fmt: skip
+BELOW = ["Done.", "(2x2)", "4 cells changed", "Total: 4", "100%", "2/2", "Confidence: 0.9", "---",
+         "1. Mirror\n2. Rotate", "- 3 red\n- 4 blue", "0: black\n1: blue", "0 = black, 1 = blue",
+         "Each row is repeated.", "I repeated rows 1 and 2.", "(the rest is 0)", "```", "}",
+         "(1, 2), (2, 3)", "Row 1 is the same as row 3."]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["digits", "spaces", "rows of lists", "closed pipes", "JSON"])
+def test_a_line_that_stands_next_to_a_grid_is_no_broken_row(name):
+    grid = np.array([[2, 0], [0, 2]], dtype=np.int8)
+    for line in ABOVE:
+        assert read(f"{line}\n{NOTATIONS[name](grid)}\n") == G, line
+    for line in BELOW:
+        assert read(f"{NOTATIONS[name](grid)}\n{line}\n") == G, line
+
+
 G = "20|02"
 
 
@@ -297,6 +378,41 @@ G = "20|02"
         ("0\n" * 31, "too_large"),
         ("0" * 31 + "\n" + "0" * 31, "too_large"),
         (str([[0] * 31] * 2), "too_large"),
+        # broken rows
+        ("[[1, 2],\n [null, 2],\n [5, 6],\n [7, 8]]", "ragged"),
+        ("[[1,2],[null,2],[5,6],[7,8]]", "ragged"),
+        ("[[1, 2],\n [5, 6],\n [7, 8],\n ...]", "ragged"),
+        ("[[1,2]],[5,6],[7,8]]", "ragged"),
+        ("[[1,2],[[5,6],[7,8]]", "ragged"),
+        ('["12", "1x", "34"]', "ragged"),
+        ('{"output": [[2, null], [0, 2]], "input": [[1, 0], [0, 1]]}', "ragged"),
+        ('{"output": "2 0 red\\n0 2 0"}', "ragged"),
+        ("Input:\n10\n01\n\nOutput:\n2 x\n0 2", "ragged"),
+        ("Input:\n10\n01\n\nOutput:\n2 10\n0 2", "ragged"),
+        ("Input:\n10\n01\n\nOutput:\n1 null 3", "unparsed"),
+        ("10\n01\n\\boxed{[[2,null],[0,2]]}", "ragged"),
+        ("<answer>20\n0x</answer> since\n10\n01", "ragged"),
+        ("```\n12\n34\n\n56\n78\n```", "ragged"),
+        ("```\n12\n34\n# and so on\n```", "ragged"),
+        ("20\n02\n(repeat 3 more times)", "ragged"),
+        ("Row 1: 2 0\nRow 2: 0 2\nRow 3: the same", "ragged"),
+        ("| 2 | 0 |\n|---|---|\n| 0 | 2 |\n| etc. |", "ragged"),
+        ("| 2 |   | 1 |\n|   | 2 | 1 |", "unparsed"),
+        ("1 0 | 2 0\n0 1 | 0 2", "unparsed"),
+        ("1 0    2 0\n0 1    0 2", "unparsed"),
+        ("[[2, 0],  # the first row\n [0, 2]]  # the second", G),
+        # what was given is no answer
+        ("Input:\n10\n01\n\nI do not know.", "unparsed"),
+        ("Input:\n10\n01\n\nOutput:\n🟥⬛\n⬛🟥", "unparsed"),
+        ("Output:\n20\n02\n\nFor comparison, the input:\n10\n01", G),
+        # what follows an answer
+        ("```\n20\n02\n```\n```python\nfor x, y in [(0, 1), (1, 0)]:\n    f(x)\n```", G),
+        ("```\n20\n02\n```\n```python\nreturn [[0] * 3 for _ in range(3)]\n```", G),
+        ("20\n02\n\nLegend:\n0: 2\n1: 3", G),
+        ("20\n02\n\nCounts:\n- 0: 2\n- 2: 2", G),
+        ("20\n02\n\n12:30", G),
+        ("10\n01\n***\n20\n02", G),
+        ("<table><tr><td>2</td><td>0</td></tr>\n<tr><td>0</td>\n<td>2</td></tr></table>", G),
         # thoughts
         ("20\n02\n<think>\n10\n01\n</think>\nThat is it.", G),
         ("<thinking>10\n01</thinking>\n20\n02", G),
@@ -386,7 +502,8 @@ def test_reading_never_raises(format):
      "| 0 |\n", "|-", "```", "```\n", "```\n0\n", "<", "<think>", "</think>", "<think></think>",
      "[THINK]", "\n", " ", '"', "\\boxed{", "}", "\\boxed{0}", "Row 1: 2 0\n", "[[1,2],[3,4]]\n",
      "shape: 2x2\n", "1. ", "<|channel|>final", "assistantfinal", "{", "Output: 1\n", "a", "row ",
-     '{"output": "1\\n2"}'],
+     '{"output": "1\\n2"}', "1 ", "null,", "1x\n", "1\n...\n", "[[1],[[",
+     "[[1,2],[null,3]]", "output:```", "#"],
 )  # fmt: skip
 def test_a_reply_of_100_kB_is_read_in_a_moment(piece):
     reply = piece * (100_000 // len(piece))
