@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import string
 import subprocess
 import sys
 import time
@@ -93,10 +94,11 @@ def test_after_the_deadline_tasks_are_left_untrained(random_model, tasks, tmp_pa
 
 
 def test_a_task_that_does_not_fit_is_told(random_model, tasks, tmp_path):
-    """Count in the tokens of the given format: without its preamble, 00d62c1b takes 98."""
+    """Count in the tokens of the given format, whose preamble takes one a mark."""
     options = {"max_tokens": 110, "deadline": time.time()}
     for marks, left_out in ((20, "00d62c1b"), (100, "3c9b0459, d037b0a7, 00d62c1b")):
-        wordy = PromptFormat(template=PlainTemplate(preamble="<in>" * marks)).to_dict()
+        encoder = PromptFormat.load(random_model).encoder
+        wordy = PromptFormat(encoder, PlainTemplate(preamble="<in>" * marks)).to_dict()
         n = left_out.count(",") + 1
         with pytest.warns(UserWarning) as told:
             adapters = finetune_per_task(
@@ -113,13 +115,14 @@ def test_a_model_without_a_format_is_trained_in_the_one_that_it_is_asked_in(
     model = tmp_path / "model"
     shutil.copytree(random_model, model)
     (model / FORMAT_FILE).unlink()
+    tokenizer_of_characters().save_pretrained(model)
     one = {"3c9b0459": tasks["3c9b0459"]}
     default = PromptFormat(template=PlainTemplate())
     with pytest.warns(UserWarning, match="no prompt_format.json"):
-        finetune_joint(model, one, CONFIG, tmp_path / "joint", max_tokens=400)
+        finetune_joint(model, one, CONFIG, tmp_path / "joint", max_tokens=600)
     assert PromptFormat.load(tmp_path / "joint") == default
     given = PromptFormat(template=PlainTemplate(preamble="1"))
-    options = {"max_tokens": 400, "rank": 4, "prompt_format": given}
+    options = {"max_tokens": 600, "rank": 4, "prompt_format": given}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         adapters = finetune_per_task(model, one, CONFIG, tmp_path / "adapters", **options)
@@ -134,6 +137,17 @@ def test_a_model_without_a_format_is_trained_in_the_one_that_it_is_asked_in(
     two = {task_id: tasks[task_id] for task_id in several}
     with pytest.raises(ValueError, match="different prompt formats"):
         generate_predictions(two, engine, adapters=several, **asked)
+
+
+def tokenizer_of_characters():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate(["<pad>", "</s>", *string.printable])}
+    core = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    core.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>")
 
 
 @pytest.mark.parametrize("muon_lr", [None, 0.02])
