@@ -320,22 +320,23 @@ def _own_rows(text: str, encoder: GridEncoder) -> str:
     each = [set(cells.encode_row([c], 0)) for c in range(N_COLORS)]
     symbols = set.union(*each) - set.intersection(*each)
 
-    def rewrite(line: str, index: int) -> str | None:
+    def rewrite(line: str, *indices: int) -> str | None:
         number, space, rest = line.strip().partition(" ") if numbered else ("", "", line.strip())
         if not rest or len(rest) > longest or (space and not number.isdecimal()):
             return None
-        for i in (index, 0):  # the next row, or the first one of another grid
+        for index in indices:
             try:
-                row = cells.decode_row(rest, i)
+                row = cells.decode_row(rest, index)
             except ReplyError:
                 continue
             return None if row is None else f"{number}{space}{''.join(map(str, row))}"
         return None
 
-    old, new, n_rows = text.split("\n"), [], 0
-    for line in old:
-        new.append(rewrite(line, n_rows))
+    old, new, n_rows, n_lines = text.split("\n"), [], 0, 0
+    for line in old:  # the next row, or the next after a broken one, or the first of another grid
+        new.append(rewrite(line, n_rows, n_lines, 0))
         n_rows = 0 if new[-1] is None else n_rows + 1
+        n_lines = n_lines + 1 if line.strip() else 0
     lines: list[str] = []
     for are_digits, run in groupby(zip(old, new), lambda pair: pair[0].strip().isdecimal()):
         pairs = list(run)
@@ -345,7 +346,7 @@ def _own_rows(text: str, encoder: GridEncoder) -> str:
     for i, line in enumerate(old):
         if new[i] is None and len(line) <= longest and any(new[max(0, i - 1) : i + 2]):
             n_symbols = sum(map(line.count, symbols))
-            if line == lines[i] and 5 * n_symbols > len(line.strip()) > 0:
+            if line == lines[i] and 5 * n_symbols >= len(line.strip()) > 0:
                 lines[i] = _BROKEN_FILL  # next to rows, and much like one
     return "\n".join(lines)
 
