@@ -20,7 +20,7 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 rehearse: $(READY)
 	$(BIN)/python kaggle/rehearse.py
