@@ -15,10 +15,10 @@ from arc_airv.engines.model_folder import look_at_model
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits
 from arc_airv.kaggle.supervise import run_shares, share_out
+from arc_airv.storage import MADE_OTHERWISE
 from arc_airv.tasks import Task, check_deadline
 
 MODES = ("joint", "per_task")
-REFUSED = "was made with other settings"  # what a training says of a folder that is there
 # Adapters and pre-trained models want AdamW; an optimizer without history wants a gentle start.
 # A small window, so that the first step comes soon and the last one ends in time.
 TRAINING = {"muon_lr": None, "adamw_lr": 1e-3, "warmup": 0.1, "window": 256}
@@ -119,7 +119,7 @@ def supervise_finetuning(
         return (Path(model) if failed else folder), None
     trained = {task_id for task_id, path in adapters.items() if path.exists()}
     # Where a training refused what was there, it may be of another model or of other tasks.
-    if any(REFUSED in str(failure) for failure in log.failures[n_failures:]):
+    if any(MADE_OTHERWISE in str(failure) for failure in log.failures[n_failures:]):
         trained -= before
     log.add("finetune", f"{len(trained)} of {len(tasks)} tasks have learnt an adapter")
     # Adapters that change nothing would only be slower; and where a training failed before it had

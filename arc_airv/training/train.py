@@ -24,6 +24,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from arc_airv.grids import N_COLORS
 from arc_airv.prompts import PromptFormat
 from arc_airv.prompts.format import choose_format
+from arc_airv.storage import check_same
 from arc_airv.tasks import check_count, check_deadline
 from arc_airv.training.batches import Batch, Windows, iterate_batches
 from arc_airv.training.examples import ExampleStream
@@ -460,23 +461,6 @@ class _Checkpoint:
             raise ValueError(f"{self.path} is the checkpoint of another model")
         check_same(self.path, content.get("settings", {}), settings)
         return content
-
-
-def check_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise a ValueError that names what differs between the settings that made a file and these.
-
-    They are JSON values.
-    """
-    differing = [
-        f"{name}: {before.get(name)!r}, now {now.get(name)!r}"
-        for name in sorted(before.keys() | now)
-        if before.get(name) != now.get(name)
-    ]
-    if differing:
-        raise ValueError(
-            f"{path} was made with other settings: {'; '.join(differing)}. "
-            "Use another folder, or the same settings."
-        )
 
 
 def restore(content: dict, model: Any, optimizers: list[torch.optim.Optimizer]) -> None:

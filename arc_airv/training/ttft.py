@@ -22,14 +22,13 @@ import torch
 from arc_airv.engines.adapters import MADE_BY, UNTRAINED, adapter_folder, import_peft
 from arc_airv.engines.fingerprint import fingerprint
 from arc_airv.prompts import PromptFormat
-from arc_airv.storage import write_atomically
+from arc_airv.storage import check_same, write_atomically
 from arc_airv.tasks import Task, check_deadline
 from arc_airv.training.examples import ExampleStream, Source, demonstrations
 from arc_airv.training.train import (
     CHECKPOINT,
     Diverged,
     TrainConfig,
-    check_same,
     load_model,
     save_model,
     train,
@@ -207,7 +206,7 @@ def _check_made_by(folder: Path, settings: dict[str, Any]) -> None:
     if folder.exists():
         file = folder / MADE_BY
         before = json.loads(file.read_text("utf-8")) if file.exists() else {}
-        check_same(folder, before, json.loads(json.dumps(settings)))
+        check_same(folder, before, settings)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from arc_airv.engines import TransformersEngine
+from arc_airv.storage import check_same
 from arc_airv.tasks import Task, load_tasks
 from arc_airv.training.examples import ExampleStream, Source, all_pairs, demonstrations
 from arc_airv.training.heldout import HeldOut
@@ -29,7 +30,7 @@ from arc_airv.training.tiny import (
     factor_embeddings,
     tiny_prompt_format,
 )
-from arc_airv.training.train import TrainConfig, check_same, train
+from arc_airv.training.train import TrainConfig, train
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "as small": {},

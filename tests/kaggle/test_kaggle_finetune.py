@@ -14,9 +14,10 @@ import pytest
 pytest.importorskip("peft")
 pytest.importorskip("torch")
 
-from arc_airv.kaggle.finetune import REFUSED, supervise_finetuning
+from arc_airv.kaggle.finetune import supervise_finetuning
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits
+from arc_airv.storage import MADE_OTHERWISE
 from arc_airv.tasks import load_tasks
 
 
@@ -87,7 +88,7 @@ def test_adapters_of_another_model_do_not_answer_for_this_one(finetune, random_m
 def test_what_one_of_several_trainings_refuses_does_not_answer(finetune, tmp_path, monkeypatch):
     def run_shares(shares, devices, configurations, deadline, limits, log, *_):
         learnt = [load_tasks(share.job["tasks"]) for share in shares]
-        log.add("finetune.0", f"ended: ValueError: 3c9b0459 {REFUSED}", failed=True)
+        log.add("finetune.0", f"ended: ValueError: 3c9b0459 {MADE_OTHERWISE}", failed=True)
         for task_id in itertools.chain(*learnt):
             (tmp_path / "finetuned" / task_id).mkdir(exist_ok=True)
 
