@@ -188,15 +188,6 @@ class Renderer:
         self.sampling = replace(sampling, stop=(*sampling.stop, *self.format.stop))
         self.drop_demonstrations = drop_demonstrations
         self.adapters = {task_id: str(path) for task_id, path in (adapters or {}).items()}
-        own = engine.fingerprint if self.adapters else None
-        bases = {task_id: base_of(path) or own for task_id, path in self.adapters.items()}
-        if own and (others := [task_id for task_id, base in bases.items() if base != own]):
-            warnings.warn(
-                f"the adapters of {len(others)} tasks were trained on another model than "
-                f"{engine.model} (or on the same one before it was changed, as by quantization), "
-                f"such as that of {others[0]}",
-                stacklevel=3,
-            )
         self.context = engine.max_model_len or math.inf
         self.reply_tokens = lru_cache(self._reply_tokens)
 
@@ -330,7 +321,16 @@ class Renderer:
 
     def _fingerprints(self) -> dict[str, str]:
         """Return what tells the model and the adapter of each task by its content."""
-        read = lru_cache(None)(fingerprint)  # many tasks may share one
+        read, read_base = lru_cache(None)(fingerprint), lru_cache(None)(base_of)  # many share one
+        own = self.engine.fingerprint if self.adapters else None
+        bases = {task_id: read_base(path) or own for task_id, path in self.adapters.items()}
+        if own and (others := [task_id for task_id, base in bases.items() if base != own]):
+            warnings.warn(
+                f"the adapters of {len(others)} tasks were trained on another model than "
+                f"{self.engine.model} (or on the same one before it was changed, as by "
+                f"quantization), such as that of {others[0]}",
+                stacklevel=4,
+            )
         names = {f"adapter of {task_id}": read(path) for task_id, path in self.adapters.items()}
         names = {"model": self.engine.fingerprint, **names}
         return {name: content for name, content in names.items() if content is not None}
