@@ -175,21 +175,10 @@ _SAYS_COUNT = re.compile(
     r"|columns|index|score|length|area|input|example|case|legend|mapping|palette|\bsum|check",
     re.IGNORECASE,
 )
-_INPUT_WORDS = {  # of the label of a grid that is no answer
-    *(
-        "again",
-        "as",
-        "compare",
-        "compared",
-        "comparison",
-        "example",
-        "for",
-        "given",
-        "grid",
-        "here",
-    ),
-    *("input", "is", "original", "test", "the", "this", "to", "was"),
-}
+_INPUT_WORDS = frozenset(  # of the label of a grid that is no answer
+    "again as compare compared comparison example for given grid here input is original test the "
+    "this to was".split()
+)
 _SAYS_PLACE = re.compile(
     r"coord|position|location|indices|points|cells|pixels|\bat\b", re.IGNORECASE
 )
@@ -394,10 +383,10 @@ def _find_lists(text: str, fences: list[int]) -> tuple[list[_Found], str]:
     good, found = list(deque(_LIST.finditer(text), MOST)), []
     rest = _without(text, good, _LIST_FILL)
     bad = [each for each in deque(_BRACKETS.finditer(rest), MOST) if _is_broken_list(each.group())]
-    for match in good + bad:
+    for match, broken in [*((match, False) for match in good), *((match, True) for match in bad)]:
         start, end = match.span()
         broken = (
-            match in bad
+            broken
             or _LIST_BEFORE.search(text[max(0, start - 300) : start]) is not None
             or _LIST_AFTER.match(text, end) is not None
         )
