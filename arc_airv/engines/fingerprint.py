@@ -6,6 +6,7 @@ so does a model that was retrained in place; a copy, or the same folder moved, d
 
 import hashlib
 import json
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,17 @@ TEXTS = (
     "*.model",
     "*.tiktoken",
 )
+# Options of engines that make another model of a folder's files.
+OTHER_MODEL = (
+    "tokenizer",
+    "tokenizer_mode",
+    "tokenizer_revision",
+    "revision",
+    "hf_overrides",
+    "hf_config_path",
+    "quantization",
+    "load_format",
+)
 
 
 def fingerprint(model: str | Path) -> str | None:
@@ -42,14 +54,11 @@ def fingerprint(model: str | Path) -> str | None:
     if folder is None:
         return None
     files = sorted(file for file in folder.iterdir() if file.is_file())
-    texts = [file for file in files if _is_any(file, TEXTS)]
     weights = [file for file in files if _is_any(file, WEIGHTS) and not _is_any(file, NO_WEIGHTS)]
     if not weights:
         return None
     digest = hashlib.sha256()
-    for file in texts:
-        digest.update(json.dumps([file.name, file.stat().st_size]).encode())
-        digest.update(file.read_bytes())
+    _add_texts(digest, files)
     step = max(PART, sum(file.stat().st_size for file in weights) // N_PARTS)
     for path in weights:
         size = path.stat().st_size
@@ -61,11 +70,32 @@ def fingerprint(model: str | Path) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def model_fingerprint(model: str | Path) -> str | None:
+def model_fingerprint(model: str | Path, options: Mapping[str, Any] | None = None) -> str | None:
     """Return the same of all that answers for a model: an adapter is nothing without its base.
 
-    None, too, where it is an adapter whose base is not here.
+    None, too, where it is an adapter whose base is not here. Of an engine's `options`, those of
+    `OTHER_MODEL` count: with one of them, another model answers from the same folder.
     """
+    own = _with_base(model)
+    changed = {name: (options or {}).get(name) for name in OTHER_MODEL}
+    changed = {k: _content(v) for k, v in changed.items() if v not in (None, "auto", {})}
+    if own is None or not changed:
+        return own
+    return hashlib.sha256(f"{own} {json.dumps(changed)}".encode()).hexdigest()[:16]
+
+
+def _content(option: Any) -> str:
+    """Return what tells the value of an option; of a folder or a tokenizer, its content."""
+    if hasattr(option, "get_vocab"):
+        return repr(sorted(option.get_vocab().items()))
+    if not isinstance(option, (str, Path)) or not Path(option).is_dir():
+        return json.dumps(option, sort_keys=True, default=repr)
+    digest = hashlib.sha256()
+    _add_texts(digest, sorted(file for file in Path(option).iterdir() if file.is_file()))
+    return digest.hexdigest()
+
+
+def _with_base(model: str | Path) -> str | None:
     own = fingerprint(model)
     if own is None or not (Path(model) / ADAPTER_FILE).is_file():
         return own
@@ -89,6 +119,13 @@ def network_fingerprint(network: Any) -> str:
         flat = tensor.detach().reshape(-1)
         digest.update(flat[:: max(1, len(flat) // n_each)].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _add_texts(digest: Any, files: list[Path]) -> None:
+    for file in files:
+        if _is_any(file, TEXTS):
+            digest.update(json.dumps([file.name, file.stat().st_size]).encode())
+            digest.update(file.read_bytes())
 
 
 def _is_any(file: Path, patterns: tuple[str, ...]) -> bool:

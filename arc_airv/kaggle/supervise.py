@@ -24,6 +24,7 @@ from arc_airv.records import mend_store
 from arc_airv.tasks import Task, check_deadline, hide_outputs, save_tasks
 
 MOST_MEMORY = 0.95  # of a GPU, for a cache that was too small
+KEPT = ("dtype", "max_model_len", "device", "tokenizer")  # options that both engines know
 NO_CACHE = re.compile(r"KV cache is needed|No available memory for the cache blocks")
 FITTING = re.compile(r"estimated maximum model length is (\d+)")
 # Causes of a failure, and the options of which one has to change to mend it. Of a cause that is not
@@ -93,7 +94,7 @@ def degrade(configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
         ladder.append({"engine": engine, "options": smaller})
         ladder.append({"engine": engine, "options": {**smaller, "enforce_eager": True}})
     if engine in ("vllm", "transformers"):
-        kept = {k: v for k, v in options.items() if k in ("dtype", "max_model_len", "device")}
+        kept = {k: v for k, v in options.items() if k in KEPT}
         if kept.get("dtype") == "auto":
             del kept["dtype"]  # the engine finds what suits the device
         kept["batch_tokens"] = options.get("batch_tokens") or 16384

@@ -126,6 +126,8 @@ def browse(
     named = predictions if isinstance(predictions, Mapping) else {title: predictions}
     if not named:
         raise ValueError("no predictions to browse")
+    if len(set(map(str, named))) < len(named):
+        raise ValueError(f"the names must differ as text, got {list(named)}")
     results = {
         str(name): given if isinstance(given, Results) else Results(given, tasks, [])
         for name, given in named.items()

@@ -5,6 +5,7 @@ point at a cell. Run this check before choosing a grid encoder for a model.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,20 @@ def tokenization_report(tokenizer: Any, encoder: GridEncoder) -> TokenReport:
         merges_cells=merges,
         example="·".join(rows[-1][:12]),
     )
+
+
+def check_tokenizer(tokenizer: Any, encoder: GridEncoder, model: str | Path) -> None:
+    """Raise a ValueError if a tokenizer reads grids of different colours as the same tokens.
+
+    (For a Qwen2 whose tokenizer is not Qwen's, Transformers 5.19 makes one that gives no tokens at
+    all.)
+    """
+    texts = [encoder.encode(np.full((1, 1), c, np.int8)) for c in range(N_COLORS)]
+    if len({tuple(tokenizer.encode(text, add_special_tokens=False)) for text in texts}) < N_COLORS:
+        raise ValueError(
+            f"{model}: its tokenizer, which is loaded as a {type(tokenizer).__name__}, does not "
+            f"tell the colours of a grid apart, such as {texts[0]!r} and {texts[1]!r}"
+        )
 
 
 def _pieces(tokenizer: Any, line: str) -> list[str]:

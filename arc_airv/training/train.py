@@ -21,9 +21,9 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn.utils.parametrize import is_parametrized
 
-from arc_airv.grids import N_COLORS
 from arc_airv.prompts import PromptFormat
 from arc_airv.prompts.format import choose_format
+from arc_airv.prompts.tokens import check_tokenizer
 from arc_airv.storage import check_same
 from arc_airv.tasks import check_count, check_deadline
 from arc_airv.training.batches import Batch, Windows, iterate_batches
@@ -371,19 +371,13 @@ def load_model(
     Raises
     ------
     ValueError
-        If the tokenizer is one of other texts. (For a Qwen2 whose tokenizer is not Qwen's,
-        Transformers 5.19 makes one that gives no tokens at all.)
+        If the tokenizer is one of other texts, see `arc_airv.prompts.tokens.check_tokenizer`.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     chosen = choose_format(prompt_format, PromptFormat.load(folder), tokenizer, folder)
-    texts = [chosen.encoder.encode(np.full((1, 1), c, np.int8)) for c in range(N_COLORS)]
-    if len({tuple(tokenizer.encode(text, add_special_tokens=False)) for text in texts}) < N_COLORS:
-        raise ValueError(
-            f"{folder}: its tokenizer, which Transformers loads as a {type(tokenizer).__name__}, "
-            f"does not tell the colours of a grid apart, such as {texts[0]!r} and {texts[1]!r}"
-        )
+    check_tokenizer(tokenizer, chosen.encoder, folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # Weights that are trained stay in float32; the arithmetic is bfloat16 where there is any.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)

@@ -10,11 +10,9 @@ import argparse
 
 from arc_airv.engines import Engine, make_engine
 from arc_airv.infer.generate import generate_predictions
-from arc_airv.infer.rescoring import rescore
 from arc_airv.metrics.outputs import bootstrap_interval, score_outputs
 from arc_airv.records import read_predictions
 from arc_airv.tasks import Task, load_tasks, tasks_that_fit
-from arc_airv.vote.rank import rank_candidates
 
 
 def make_parser(text: str) -> argparse.ArgumentParser:
@@ -47,9 +45,6 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--seed", default=0, type=int)
     parser.add_argument("--store", default="runs/evaluate.jsonl")
-    parser.add_argument("--rescore", type=int, help="views to re-score the candidates under")
-    parser.add_argument("--top-k", default=8, type=int, help="candidates to re-score, by votes")
-    parser.add_argument("--scores", default="runs/scores.jsonl")
     args = parser.parse_args()
     engine, tasks = open_engine(args)
     summary = generate_predictions(
@@ -68,14 +63,6 @@ def main() -> None:
         print(f"{metric:<20} {value:6.1%}   {low:6.1%} - {high:.1%}")
     solved = {m: int(outputs[m].sum()) for m in ("pass_n", "vote_1", "vote_2")}
     print(f"solved outputs: {solved}")
-    if args.rescore:
-        ranked = rank_candidates(predictions)
-        options = {"n_views": args.rescore, "store": args.scores, "seed": args.seed}
-        scores = rescore(ranked[ranked["rank"] <= args.top_k], tasks, engine, **options)
-        options = {"method": "votes_plus_score", "scores": scores}
-        outputs = score_outputs(predictions, tasks, **options)
-        solved = {m: int(outputs[m].sum()) for m in ("vote_1", "vote_2")}
-        print(f"solved outputs by votes_plus_score: {solved}")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,13 @@ def runs(n: int, allowed_tokens: tuple[int, ...]) -> dict[str, tuple[Sampling, d
     }
 
 
+def pack(store: Path) -> None:
+    """Compress a store that is complete; its run description serves the packed one, too."""
+    with open(store, "rb") as plain, gzip.GzipFile(f"{store}.gz", "wb", mtime=0) as file:
+        shutil.copyfileobj(plain, file)
+    store.unlink()
+
+
 def run_one(name: str, tasks: dict[str, Task], engine: Engine, n: int, into: Path) -> None:
     """Fill the store of one run and pack it; a packed one with as many predictions stays."""
     store, packed = into / f"{name}.jsonl", into / f"{name}.jsonl.gz"
@@ -62,9 +69,7 @@ def run_one(name: str, tasks: dict[str, Task], engine: Engine, n: int, into: Pat
         options |= {"n_predictions": n, "sampling": sampling, **kinds}
         summary = generate_predictions(tasks, engine, **options)
     print(f"{name}: {summary.n_stored} predictions, {summary.seconds:.0f} s", flush=True)
-    with open(store, "rb") as plain, gzip.GzipFile(packed, "wb", mtime=0) as file:
-        shutil.copyfileobj(plain, file)
-    store.unlink()  # the run description serves the packed store
+    pack(store)
 
 
 def main() -> None:

@@ -378,3 +378,49 @@ def test_a_model_folder_is_read_in_a_moment_however_large(tmp_path):
     start = time.monotonic()
     assert len(fingerprint(folder)) == 16
     assert time.monotonic() - start < 10
+
+
+# Options that make another model of the same files --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quantization": "fp8"},
+        {"load_format": "dummy"},
+        {"revision": "other"},
+        {"hf_overrides": {"rope_theta": 1e4}},
+        {"tokenizer": "elsewhere"},
+    ],
+)
+def test_an_option_that_makes_another_model_is_part_of_its_content(tmp_path, options):
+    model = model_folder(tmp_path / "1")
+    plain = model_fingerprint(model)
+    assert model_fingerprint(model, options) != plain
+    assert model_fingerprint(model, options) == model_fingerprint(model, dict(options))
+    unchanged = {"max_model_len": 512, "load_format": "auto", "quantization": None}
+    assert model_fingerprint(model, unchanged) == plain
+
+
+def test_another_tokenizer_is_known_by_its_content(tmp_path):
+    model = model_folder(tmp_path / "1")
+    found = set()
+    for name, text in (("one", "{}"), ("same", "{}"), ("other", '{"a": 1}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text(text)
+        found.add(model_fingerprint(model, {"tokenizer": str(tmp_path / name)}))
+    assert len(found) == 2 and model_fingerprint(model) not in found
+
+
+class Deaf:
+    """Gives the same tokens for every text."""
+
+    def encode(self, text, add_special_tokens=True):
+        return []
+
+
+def test_a_tokenizer_that_does_not_tell_colours_apart_is_refused():
+    engine = engine_of(TASKS)
+    engine.tokenizer = Deaf()
+    with pytest.raises(ValueError, match="a Deaf, does not tell the colours"):
+        ask(TASKS, None, engine=engine)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pandas as pd
 import pytest
@@ -17,13 +18,14 @@ from arc_airv.plots import browse
 from arc_airv.prompts.format import FORMAT_FILE, PromptFormat
 from arc_airv.records import (
     COLUMNS,
+    IDENTITY,
     Prediction,
     RecordStore,
     mend_store,
     read_predictions,
     read_stores,
 )
-from arc_airv.storage import read_run, run_path
+from arc_airv.storage import read_run, run_path, write_atomically
 from arc_airv.studies import compare_runs
 from arc_airv.tasks import Pair, Task, hide_outputs
 from arc_airv.vote import rank_candidates, select_attempts
@@ -176,3 +178,27 @@ def test_a_field_of_a_format_that_is_there_twice_is_an_error(tmp_path, capsys):
 def test_a_temperature_is_finite():
     with pytest.raises(ValueError, match="a finite temperature"):
         Sampling(temperature=math.inf)
+
+
+def test_two_processes_that_write_one_file_do_not_share_what_is_unfinished(tmp_path, monkeypatch):
+    path, own = tmp_path / "file.json", os.getpid()
+    (tmp_path / f"file.json.{own + 1}.tmp").write_text("the other's")
+    write_atomically(path, "mine")
+    assert path.read_text() == "mine\n"
+    assert (tmp_path / f"file.json.{own + 1}.tmp").read_text() == "the other's"
+
+
+def test_a_store_of_scores_is_not_mended_as_one_of_predictions(tmp_path):
+    store = tmp_path / "scores.jsonl"
+    line = {"task_id": "a", "test_index": 0, "grid": "1", "augmentation": IDENTITY}
+    line |= {"score_logprob": -1.0, "prompt_hash": None}
+    store.write_text(json.dumps(line) + "\n")
+    before = store.read_bytes()
+    with pytest.raises(ValueError, match="re-scores"):
+        mend_store(store)
+    assert store.read_bytes() == before
+
+
+def test_a_positive_log_probability_is_a_warning():
+    with pytest.warns(UserWarning, match="3 is above 0"):
+        Completion("1", 1, 3.0, "stop")

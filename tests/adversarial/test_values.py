@@ -5,6 +5,7 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from arc_airv.engines.adapters import UNTRAINED, adapter_folder
 from arc_airv.engines.base import Completion, Sampling
 from arc_airv.grids import as_grid, same_grid
 from arc_airv.infer import generate_predictions, rescore, search_predictions
+from arc_airv.plots import browse
 from arc_airv.prompts.encoders import make_encoder
 from arc_airv.prompts.format import ChatTemplate, PlainTemplate, PromptFormat
 from arc_airv.records import read_predictions, read_scores, to_frame
@@ -255,3 +257,23 @@ def test_fine_tuning_writes_and_deletes_in_its_folder_alone(tmp_path, monkeypatc
     assert len(set(adapters.values())) == len(ids) and all(p.is_dir() for p in adapters.values())
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["adapters", "results.2026"]
     assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [[np.True_, np.False_]],
+        np.array([[True]]),
+        np.ma.masked_array([[1, 2]], mask=[[False, True]]),
+        np.ma.masked_array([[1.0, 2.0]], mask=[[False, True]]),
+    ],
+)
+def test_what_is_no_cell_is_no_grid(cells):
+    with pytest.raises(ValueError, match="integers 0-9"):
+        as_grid(cells)
+
+
+def test_names_of_runs_differ_as_text():
+    table = pd.DataFrame()
+    with pytest.raises(ValueError, match="differ as text"):
+        browse({1: table, "1": table}, {})

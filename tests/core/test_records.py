@@ -688,7 +688,7 @@ def test_a_disk_that_does_not_confirm_is_a_warning(path, monkeypatch, number):
     sync_with(monkeypatch, number)
     with pytest.warns(UserWarning, match="the disk does not confirm"):
         fill(path, [make_prediction()])
-    with pytest.warns(UserWarning, match="file.json.tmp: .* may be lost"):
+    with pytest.warns(UserWarning, match=r"file.json.\d+.tmp: .* may be lost"):
         write_atomically(path.with_name("file.json"), "new")
     assert len(read_predictions(path)) == 1
     assert path.with_name("file.json").read_text() == "new\n"

@@ -326,7 +326,7 @@ def test_broken_lines_inside_a_store_are_dropped(tmp_path):
     path.write_bytes(b"".join(lines))
     with pytest.raises(ValueError, match="line 4"):
         read_predictions(path)
-    unfinished = tmp_path / "store.run.json.tmp"
+    unfinished = tmp_path / "store.run.json.123.tmp"
     unfinished.write_text("{")
     assert mend_store(path) == 3 and mend_store(path) == 0
     assert not unfinished.exists()
