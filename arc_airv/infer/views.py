@@ -28,7 +28,7 @@ from arc_airv.prompts.format import (
     varied_grid,
 )
 from arc_airv.prompts.replies import begins_thought
-from arc_airv.prompts.tokens import check_tokenizer
+from arc_airv.prompts.tokens import find_fault
 from arc_airv.records import PROMPT_TOO_LONG, UNPARSED, Prediction
 from arc_airv.tasks import Task
 
@@ -184,7 +184,8 @@ class Renderer:
         own = own_format(engine, adapters)
         self.format = choose_format(prompt_format, own, engine.tokenizer, engine.model)
         if hasattr(engine.tokenizer, "encode"):  # one of one's own may only have a chat template
-            check_tokenizer(engine.tokenizer, self.format.encoder, engine.model)
+            if fault := find_fault(engine.tokenizer, self.format.encoder):
+                warnings.warn(f"{engine.model}: {fault}: it cannot answer", stacklevel=4)
         self.plan = plan
         self._warned = False
         self.own_stop = sampling.stop

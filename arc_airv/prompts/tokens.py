@@ -5,7 +5,6 @@ point at a cell. Run this check before choosing a grid encoder for a model.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,18 +56,19 @@ def tokenization_report(tokenizer: Any, encoder: GridEncoder) -> TokenReport:
     )
 
 
-def check_tokenizer(tokenizer: Any, encoder: GridEncoder, model: str | Path) -> None:
-    """Raise a ValueError if a tokenizer reads grids of different colours as the same tokens.
+def find_fault(tokenizer: Any, encoder: GridEncoder) -> str | None:
+    """Tell what is wrong if a tokenizer reads grids of different colours as the same tokens.
 
     (For a Qwen2 whose tokenizer is not Qwen's, Transformers 5.19 makes one that gives no tokens at
     all.)
     """
     texts = [encoder.encode(np.full((1, 1), c, np.int8)) for c in range(N_COLORS)]
-    if len({tuple(tokenizer.encode(text, add_special_tokens=False)) for text in texts}) < N_COLORS:
-        raise ValueError(
-            f"{model}: its tokenizer, which is loaded as a {type(tokenizer).__name__}, does not "
-            f"tell the colours of a grid apart, such as {texts[0]!r} and {texts[1]!r}"
-        )
+    if len({tuple(tokenizer.encode(text, add_special_tokens=False)) for text in texts}) == N_COLORS:
+        return None
+    return (
+        f"its tokenizer, loaded as a {type(tokenizer).__name__}, does not tell the colours of a "
+        f"grid apart, such as {texts[0]!r} and {texts[1]!r}"
+    )
 
 
 def _pieces(tokenizer: Any, line: str) -> list[str]:

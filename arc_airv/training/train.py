@@ -23,7 +23,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from arc_airv.prompts import PromptFormat
 from arc_airv.prompts.format import choose_format
-from arc_airv.prompts.tokens import check_tokenizer
+from arc_airv.prompts.tokens import find_fault
 from arc_airv.storage import check_same
 from arc_airv.tasks import check_count, check_deadline
 from arc_airv.training.batches import Batch, Windows, iterate_batches
@@ -371,13 +371,14 @@ def load_model(
     Raises
     ------
     ValueError
-        If the tokenizer is one of other texts, see `arc_airv.prompts.tokens.check_tokenizer`.
+        If the tokenizer is one of other texts, see `arc_airv.prompts.tokens.find_fault`.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     chosen = choose_format(prompt_format, PromptFormat.load(folder), tokenizer, folder)
-    check_tokenizer(tokenizer, chosen.encoder, folder)
+    if fault := find_fault(tokenizer, chosen.encoder):
+        raise ValueError(f"{folder}: {fault}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # Weights that are trained stay in float32; the arithmetic is bfloat16 where there is any.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)

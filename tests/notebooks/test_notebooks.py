@@ -266,12 +266,14 @@ def test_05_compares_selectors_and_runs_from_stored_files_alone(run, folder):
         TASKS=str(folder / "tasks.json"),
         FIGURES=str(folder / "figures"),
         RUNS=str(runs),
+        OTHER=str(folder / "predictions.jsonl"),
     )
-    assert page.read_text().count("data:image/png") >= 7
+    text = page.read_text()
+    assert text.count("data:image/png") >= 7 and "with the other's, weight 0.5" in text
     drawn = {path.stem for path in (folder / "figures").glob("*.png")}
     assert drawn == {
         *("curves", "gains", "ranks_and_calibration", "output_sizes"),
-        *("temperature", "augmentation", "costs"),
+        *("temperature", "augmentation"),
     }
 
 
