@@ -15,6 +15,7 @@ import numpy as np
 
 from arc_airv.grids import MAX_SIDE, N_COLORS, Grid
 from arc_airv.prompts.encoders import (
+    FENCE,
     GridEncoder,
     ReplyError,
     can_hold,
@@ -240,26 +241,34 @@ class ChatTemplate(Template):
 
     def stop(self, encoder):
         # With no prefilled fence, the first fence of the reply opens the block.
-        return [f"\n{encoder.closing}"] if self._opens_block(encoder) else []
+        return [f"\n{FENCE}"] if self._opens_block() else []
 
-    def _opens_block(self, encoder: GridEncoder) -> bool:
-        return encoder.closing is not None and encoder.closing in self.prefill
+    def _opens_block(self) -> bool:
+        return self.prefill.count(FENCE) % 2 == 1
 
     def read(self, reply, finish_reason, encoder, prompt):
         prefilled = self.prefill if prompt is None else self.begins_answer(prompt)
         thinking = prompt is not None and begins_thought(prompt)
-        if prefilled and not has_thought(reply):
-            if self._opens_block(encoder):
-                begun = _read_begun(reply, finish_reason, encoder)
-                if begun.status not in (UNPARSED, RAGGED):
-                    return begun
-                if begun.status == RAGGED:  # what is left of a broken grid is no smaller one
-                    rest = reply.lstrip().removeprefix(encoder.closing).partition(encoder.closing)
-                    free = read_reply(rest[2], finish_reason, encoder)
-                    return begun if free.grid is None else free
-            gap = "" if reply[:1].isspace() else "\n"
-            reply = self.prefill.rpartition("\n")[2] + gap + reply
-        return read_reply(reply, finish_reason, encoder, thinking=thinking)
+        if not prefilled or has_thought(reply):
+            return read_reply(reply, finish_reason, encoder, thinking=thinking)
+        line = self.prefill.rpartition(FENCE if self._opens_block() else "\n")[2]
+        gap = "" if line[-1:].isspace() or reply[:1].isspace() else "\n"
+        if not self._opens_block():
+            return read_reply(line + gap + reply, finish_reason, encoder)
+        if encoder.closing:
+            begun = _read_begun(reply, finish_reason, encoder)
+            if begun.status not in (UNPARSED, RAGGED):
+                return begun
+            if begun.status == RAGGED:  # what is left of a broken grid is no smaller one
+                rest = reply.lstrip().removeprefix(FENCE).partition(FENCE)
+                free = read_reply(rest[2], finish_reason, encoder)
+                return begun if free.grid is None else free
+        # In another notation, it is in this block all the same: what follows may be another grid.
+        block, closing, _ = reply.partition(FENCE)
+        within = read_reply(f"{FENCE}{line}{gap}{block}\n{FENCE}", "stop", encoder)
+        if closing and within.status != UNPARSED:
+            return within
+        return read_reply(f"{FENCE}{line}{gap}{reply}", finish_reason, encoder)
 
 
 RESERVED = {"tokenize", "add_generation_prompt", "return_dict", "return_tensors"}

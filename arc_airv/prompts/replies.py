@@ -170,21 +170,32 @@ _ANSWER = re.compile(  # and an answer that begins so
     rf"(?:(?:{FENCE}|shape)[^\n]{{0,99}}\n\s*){{0,2}}{_BEGINS}",
     re.IGNORECASE | re.MULTILINE,
 )
+_NAMES_ANSWER = re.compile(r"\b(?:final|answer|solution|predict)", re.IGNORECASE)
+_QUOTES = re.compile(r"\b(?:example|input|demo|train|pair|case)|^\W*(?:input|in)\b", re.IGNORECASE)
 _SAYS_COUNT = re.compile(
     r"number|count|how many|total|object|size|height|width|shape|colou?r|cell|step|date|year|rows"
-    r"|columns|index|score|length|area|input|example|case|legend|mapping|palette|\bsum|check",
+    r"|columns|index|score|length|area|input|example|case|legend|mapping|palette|\bsum|check"
+    r"|confiden|certain|probab|rating|moves",
     re.IGNORECASE,
 )
 _INPUT_WORDS = frozenset(  # of the label of a grid that is no answer
     "again as compare compared comparison example for given grid here input is original test the "
     "this to was".split()
 )
-_SAYS_PLACE = re.compile(
-    r"coord|position|location|indices|points|cells|pixels|\bat\b", re.IGNORECASE
+_NAMES_COLUMNS = re.compile(  # of a table of two that is no grid
+    rf"{_SAYS_COUNT.pattern}|\|[ *]*(?:from|to|old|new|before|after|was|is|output)[ *]*\|",
+    re.IGNORECASE,
 )
+_SAYS_PLACE = re.compile(
+    r"coord|position|location|indices|points|cells|pixels|corner|bounding|\bbox\b|matrix|kernel"
+    r"|offset|direction|vector|\b(?:at|from|moved?)\b",
+    re.IGNORECASE,
+)
+_MAPS = re.compile(r"\W*\d[ \t]*(?:->|→|⇒|=>?)[ \t]*\d\W*")
 
 
 _LIST_FILL, _BROKEN_FILL = "\x00", "\x01"  # in place of a list that was found
+_AFTER_GRID = "`\"'*_.,;:)]} \n\t"  # what may stand behind the answer
 MOST = 300  # lists, and runs of rows, that are looked at: the last ones
 
 
@@ -199,6 +210,7 @@ class _Found:
     sure: bool  # False: may be a count or a list of places
     ended: bool  # nothing could follow that belongs to it
     given: bool  # the input, repeated
+    label: str  # the line before it, or its key
 
 
 class Reading(NamedTuple):
@@ -246,6 +258,7 @@ def read_reply(
     answer = _TAG.sub("\n", _CELL_TAG.sub(" ", answer))
     found = _find(answer, own)
     n_grids = _n_distinct([each for each in found if each.sure] or found)
+    first = found[:1]
     found = [each for each in found if not each.given]
     found = [each for each in found if each.sure] or found
     if cut and _goes_on(answer, found[-1] if found else None):
@@ -253,6 +266,9 @@ def read_reply(
     if not found:
         return Reading(None, TRUNCATED if cut else UNPARSED, 0)
     last = found[-1]
+    goes_on = answer[last.end :].strip(_AFTER_GRID) or _QUOTES.search(last.label)
+    if cut and goes_on and not _is_answer(last, first):
+        return Reading(None, TRUNCATED, n_grids)
     in_fence = finish_reason is None and answer.count(FENCE, 0, last.start) % 2
     if not last.ended and (cut or in_fence):
         return Reading(None, TRUNCATED, n_grids)
@@ -264,6 +280,16 @@ def read_reply(
 def _n_distinct(found: list[_Found]) -> int:
     grids = [each.grid for each in found if each.grid is not None]
     return len({(grid.shape, grid.tobytes()) for grid in grids})
+
+
+def _is_answer(grid: _Found, first: list[_Found]) -> bool:
+    """Tell a grid that is the answer from one that is quoted on the way to it.
+
+    In a text that was cut after it: it is called so, or it begins the text.
+    """
+    says_output = not grid.label or _SAYS_OUTPUT.search(grid.label) is not None
+    names_answer = _NAMES_ANSWER.search(grid.label) is not None
+    return not _QUOTES.search(grid.label) and (names_answer or (says_output and grid in first))
 
 
 def _goes_on(text: str, last: _Found | None) -> bool:
@@ -367,7 +393,9 @@ def _find(text: str, own: re.Pattern | None) -> list[_Found]:
         shape = next((tuple(map(int, each.groups())) for each in declared if each), None)
         rows = _read_rows(run.lines, own, _INDEX.match(before) is not None, shape)
         rows += [[]] * run.broken
-        counts = in_table and _SAYS_COUNT.search(before) is not None  # "| color | count |"
+        if all(map(_MAPS.fullmatch, run.lines)):  # "1 -> 3": what becomes of a colour
+            continue
+        counts = in_table and _NAMES_COLUMNS.search(before) is not None  # "| color | count |"
         places = counts or first.lstrip(" \t-*•>")[:1] == "("
         # In a block, under the rule of a table, or under a shape.
         fenced = fenced or (in_table and not counts) or shape
@@ -509,12 +537,16 @@ def _spoils(line: str, row: str, step: int = 0) -> bool:
     if marks:
         parts = re.split(f"[{marks}]", line.rstrip(" ,;|").lstrip("|"))
         tokens = [part.strip(" \t[]()\"'") for part in parts]
-    is_part = [_IS_PART.fullmatch(token) is not None for token in tokens]
     n, n_digits = len(re.findall(r"\d+", found["body"])), sum(map(str.isdigit, line))
+    width = len(found["body"])
+    if n == 1 and width > 1 and len(line) == width and not re.search(r"[^\W\d_]{2}|\s", line):
+        return True  # another sign for some colour: "..3.."
+    # One for a cell among others that are written apart: "- - 3 -".
+    signs = len(tokens) == n > 1
+    is_part = [bool(_IS_PART.fullmatch(t) or (signs and re.fullmatch(r"\W|_", t))) for t in tokens]
     if not n_digits:
         return all(is_part) and (len(tokens) == n or len(line) > 2)
     if n == 1:  # digits that touch
-        width = len(found["body"])
         alike = width - 2 < n_digits < width + 3 and len(line) < width + 10
         return alike and (width > 2 or all(is_part))
     if len(tokens) == 1:
@@ -637,7 +669,8 @@ def _judge(
     """Tell if some rows are a grid, and by the line before them how sure that is."""
     label, before = around
     key = _KEY.search(label)
-    words = re.findall("[a-z]+", (key[1] if key else before if _is_fence(label) else label).lower())
+    text = key[1] if key else before if _is_fence(label) else label
+    words = re.findall("[a-z]+", text.lower())
     given = "input" in words and _INPUT_WORDS.issuperset(words)
     says_output = bool(_SAYS_OUTPUT.search(key[1] if key else label))
     widths = set(map(len, rows))
@@ -655,6 +688,8 @@ def _judge(
         sure = says_output
     elif fenced or says_output:
         code = nested and not says_output  # "[(0, 1), (1, 0)]" in a program
+        if code and re.search(r"(?:\w ?=|\bin) ?$", label):  # "moves = [[0, 1], [1, 0]]"
+            places = widths <= {0, 2}
         sure = not (places and (code or _SAYS_PLACE.search(label) or 0 in widths))
         sure = sure and (any(rows) or not counts)
     elif thin and not nested:
@@ -664,4 +699,4 @@ def _judge(
         sure = sure and any(rows)
     status = TOO_LARGE if large else RAGGED if ragged else OK
     grid = as_grid(np.array(rows)) if status == OK else None
-    return _Found(*span, grid, status, bool(sure), ended or large, given)
+    return _Found(*span, grid, status, bool(sure), ended or large, given, text)

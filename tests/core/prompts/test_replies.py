@@ -413,6 +413,18 @@ G = "20|02"
         ("20\n02\n\n12:30", G),
         ("10\n01\n***\n20\n02", G),
         ("<table><tr><td>2</td><td>0</td></tr>\n<tr><td>0</td>\n<td>2</td></tr></table>", G),
+        ("20\n02\n\nThe rule:\n1 -> 3\n2 -> 4", G),
+        ("20\n02\n\n**Rule**:\n* 1 → 5\n* 2 → 6", G),
+        ("20\n02\n\n| from | to |\n|---|---|\n| 1 | 3 |\n| 2 | 4 |", G),
+        ("20\n02\n\nBounding box: [[0, 0], [1, 1]]", G),
+        ("20\n02\n\nI moved it from [[0, 1], [1, 1]] to the corner.", G),
+        ("20\n02\n\nThe rotation matrix is [[0, 1], [1, 0]].", G),
+        ("20\n02\n\nConfidence:\n9", G),
+        ("```\n20\n02\n```\n```python\nmoves = [[0, 1], [1, 0]]\n```", G),
+        # another sign for a colour
+        ("```\n.....\n..3..\n23232\n```", "ragged"),
+        ("```\n--3--\n23232\n-----\n```", "ragged"),
+        ("```\n2 # 3\n# # #\n2 3 2\n```", "ragged"),
         # thoughts
         ("20\n02\n<think>\n10\n01\n</think>\nThat is it.", G),
         ("<thinking>10\n01</thinking>\n20\n02", G),
@@ -433,6 +445,62 @@ G = "20|02"
 )  # fmt: skip
 def test_this_is_the_answer(reply, answer):
     assert read(reply) == answer
+
+
+REASONED = """In the first example, the output is
+
+```
+0 3
+3 0
+```
+
+The test input:
+
+```
+1 0
+2 2
+```
+
+After flipping it:
+
+```
+0 1
+2 2
+```
+
+Now the rows change places. So the final grid is as follows.
+
+"""
+
+
+def test_a_grid_that_is_quoted_on_the_way_is_no_answer_of_a_reply_that_was_cut():
+    right = REASONED + "```\n2 2\n0 1\n```"
+    assert read(right, "length") == read(right) == "22|01"
+    ends = {read(REASONED[:n], "length"): n for n in range(len(REASONED))}
+    assert ends.keys() <= {"truncated", "01|22"}
+    # Cut where a grid ends, nothing tells it from the answer.
+    assert REASONED[: ends.get("01|22", 0)].rstrip("` \n").endswith("2 2")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["20\n02\n\nThe two\nchanges", "Here is the output:\n```\n20\n02\n```\nEach cell is",
+     "Input:\n10\n01\n\nThe final answer:\n20\n02\n\nsince\nthe",
+     "\\boxed{[[2,0],[0,2]]} since the"],
+)  # fmt: skip
+def test_an_answer_that_is_explained_stays_one_where_the_explanation_is_cut(reply):
+    assert read(reply, "length") == G
+
+
+@pytest.mark.parametrize("names", [["json"], ["minimal"], ["row_number", "minimal"], [SPACES]])
+@pytest.mark.parametrize("prefill", ["### Output\n\n```grid", "```\n", "The grid:\n```json\n"])
+def test_a_prefilled_fence_opens_the_grid_in_any_notation(names, prefill):
+    format = PromptFormat(make_encoder(names), ChatTemplate(prefill=prefill))
+    assert format.stop == ["\n```"]
+    again = "\n```\nAs in example 1:\n```\n1 0\n0 1\n```\n"
+    grid = np.array([[2, 0], [0, 2]])
+    reply = "\n" + format.render_answer(grid) + again
+    assert read(reply, format=format, prompt=prefill) == G
 
 
 @pytest.mark.parametrize(
@@ -525,7 +593,7 @@ STEP = 20  # rows of a store that stand for one; with 1, all of them are read
 
 
 def stores():
-    return sorted(DUMPS.rglob("*.jsonl.gz"))
+    return sorted(path for path in DUMPS.rglob("*.jsonl.gz") if path.name != "scores.jsonl.gz")
 
 
 @pytest.mark.parametrize("path", stores(), ids=lambda path: str(path.relative_to(DUMPS)))
