@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import warnings
 
 import pandas as pd
 import pytest
@@ -202,3 +203,57 @@ def test_a_store_of_scores_is_not_mended_as_one_of_predictions(tmp_path):
 def test_a_positive_log_probability_is_a_warning():
     with pytest.warns(UserWarning, match="3 is above 0"):
         Completion("1", 1, 3.0, "stop")
+
+
+# Several stores of one plan ----------------------------------------------------------------------
+
+REPLY = {"task_id": "task", "test_index": 0, "augmentation": IDENTITY, "sample_index": 0,
+         "grid": "2|1", "status": "ok", "text": "2\n1", "cumulative_logprob": -1.0, "n_tokens": 4,
+         "n_prompt_tokens": 9, "finish_reason": "stop", "prompt_hash": "0" * 16}  # fmt: skip
+FAILED = {"grid": None, "status": "truncated", "text": "2", "finish_reason": "length"}
+NOTHING = {**FAILED, "text": None, "finish_reason": None, "n_tokens": 0}
+
+
+def read_both(tmp_path, first, second, temperature=0.0):
+    """Read two stores that hold a reply each, in both orders; return the grids and the warnings."""
+    sampling = {"temperature": temperature}
+    run = {"settings": {"sampling": sampling}, "fingerprints": {"model": "one"}}
+    stores = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for store, changes in zip(stores, (first, second)):
+        with RecordStore(store, run) as opened:
+            opened.append([Prediction(**{**REPLY, **changes})])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        grids = [
+            sorted(read_stores(order, tasks=TASKS)["grid"].fillna(""))
+            for order in (stores, stores[::-1])
+        ]
+    assert grids[0] == grids[1]
+    return grids[0], " ".join(str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        FAILED,
+        {**NOTHING, "status": "prompt_too_long"},
+        {**NOTHING, "status": "no_reply"},
+        {**NOTHING, "status": "unparsed", "finish_reason": "error"},
+    ],
+)
+def test_what_failed_in_one_store_does_not_hide_the_answer_of_another(tmp_path, failed):
+    assert read_both(tmp_path, failed, {}) == (["2|1"], "")
+
+
+def test_a_greedy_reply_and_the_best_of_a_beam_are_two_predictions(tmp_path):
+    grids, said = read_both(tmp_path, {}, {"grid": "1|1", "text": "1\n1"})
+    assert grids == ["1|1", "2|1"] and "hold 2 predictions of the same views" in said
+
+
+def test_the_same_answer_after_longer_thoughts_counts_once(tmp_path):
+    assert read_both(tmp_path, {}, {"text": "Well: 2\n1"}) == (["2|1"], "")
+
+
+def test_a_draw_that_failed_is_a_draw(tmp_path):
+    grids, said = read_both(tmp_path, FAILED, {}, temperature=0.7)
+    assert grids == ["", "2|1"] and "another text" in said

@@ -177,7 +177,7 @@ def test_a_prompt_that_did_not_fit_in_one_store_and_was_answered_in_another(
         with RecordStore(tmp_path / f"{name}.jsonl", settings()) as store:
             store.append(given)
     frame = read_stores([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tasks=TASKS)
-    assert frame["grid"].fillna("").tolist() == ["1", "2", ""] and not recwarn.list
+    assert frame["grid"].fillna("").tolist() == ["", "1", "2"] and not recwarn.list
 
 
 def test_a_store_of_other_tasks_of_the_same_ids_is_left_out_and_named(tmp_path, recwarn):
