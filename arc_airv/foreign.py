@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 
 from arc_airv.augment import IDENTITY_COLORS, SYMMETRIES, Augmentation
-from arc_airv.grids import N_COLORS, as_grid, format_grid, parse_grid
+from arc_airv.grids import (
+    N_COLORS,
+    NO_ANSWER,
+    as_grid,
+    count_attempts,
+    format_grid,
+    parse_grid,
+)
 from arc_airv.tasks import read_json
 
 Row = dict[str, Any]
@@ -85,7 +92,10 @@ def _json_rows(file: Path, content: Any) -> Iterator[Row]:
                 raise ValueError(f"{place} must be an object of attempts")
             odd += [f"{name!r} of {place}" for name in attempts if not ATTEMPT.fullmatch(name)]
             named = sorted(filter(ATTEMPT.fullmatch, attempts), key=lambda name: (len(name), name))
-            entries += [(f"{place}: {name}", (task_id, i, attempts[name])) for name in named]
+            named = {name: attempts[name] for name in named}
+            if not any(isinstance(attempt, dict) for attempt in named.values()):
+                named = _answers(named)
+            entries += [(f"{place}: {name}", (task_id, i, named[name])) for name in named]
     if not entries:
         raise ValueError(f"holds no predictions{', but ' if odd else ''}{', '.join(odd[:3])}")
     if odd:
@@ -95,6 +105,18 @@ def _json_rows(file: Path, content: Any) -> Iterator[Row]:
             stacklevel=4,
         )
     yield from _each(entries, _read_attempt)
+
+
+def _answers(attempts: dict[str, Any]) -> dict[str, Any]:
+    """Return the attempts of a submission: None for no answer, and of two that are equal one."""
+    texts = map(_grid_text, attempts.values())
+    grids = [None if text is None else parse_grid(text).tolist() for text in texts]
+    n = count_attempts(grids)
+    is_none = [k >= n and grid == NO_ANSWER for k, grid in enumerate(grids)]
+    answers = {name: None if none else attempts[name] for name, none in zip(attempts, is_none)}
+    if len(grids) == n == 2 and grids[0] == grids[1]:
+        answers.popitem()
+    return answers
 
 
 def _read_entry(entry: Any) -> Iterator[Row]:

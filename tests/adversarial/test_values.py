@@ -20,7 +20,7 @@ from arc_airv.infer import generate_predictions, rescore, search_predictions
 from arc_airv.plots import browse
 from arc_airv.prompts.encoders import make_encoder
 from arc_airv.prompts.format import ChatTemplate, PlainTemplate, PromptFormat
-from arc_airv.records import read_predictions, read_scores, to_frame
+from arc_airv.records import import_predictions, read_predictions, read_scores, to_frame
 from arc_airv.submission import combine_submissions
 from arc_airv.tasks import Pair, Task, load_tasks
 from arc_airv.vote import Selector, rank_candidates, select_attempts
@@ -154,6 +154,24 @@ def test_one_black_cell_is_an_answer_unless_it_comes_last():
     assert combine_submissions([submission(black, two), submission(two, black)], TASKS) == (
         submission(black, two)
     )
+
+
+@pytest.mark.parametrize(
+    ("attempts", "grids"),
+    [
+        (([[2]], [[0]]), ["2", ""]),
+        (([[0]], [[0]]), ["", ""]),
+        (([[0]], []), ["", ""]),
+        (([[0]], [[2]]), ["0", "2"]),
+        (([[2]], [[2]]), ["2"]),
+        (([[2]], [[2]], [[0]]), ["2", "2", ""]),  # a pool of one's own: equal ones are votes
+    ],
+)
+def test_what_stands_for_no_answer_in_a_submission_does_not_vote(tmp_path, attempts, grids):
+    answer = {f"attempt_{i}": grid for i, grid in enumerate(attempts, start=1)}
+    (tmp_path / "submission.json").write_text(json.dumps({"a": [answer]}))
+    frame = import_predictions(tmp_path / "submission.json")
+    assert frame["grid"].fillna("").tolist() == grids
 
 
 # Formats -----------------------------------------------------------------------------------------

@@ -68,9 +68,9 @@ def test_a_list_of_ones_own_needs_three_values(tmp_path):
 
 
 def test_a_submission_of_any_number_of_attempts_is_read(tmp_path):
-    attempts = {f"attempt_{i}": [[i % 10]] for i in (10, 9, 2, 1)}
+    attempts = {f"attempt_{i}": [[i % 10]] for i in (11, 9, 2, 1)}
     frame = imported(tmp_path / "s.json", {"b": [attempts, {"attempt_1": []}], "00576224": []})
-    assert frame["grid"].fillna("").tolist() == ["1", "2", "9", "0", ""]
+    assert frame["grid"].fillna("").tolist() == ["1", "2", "9", "1", ""]
     assert frame["test_index"].tolist() == [0, 0, 0, 0, 1]
 
 
