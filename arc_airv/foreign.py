@@ -7,6 +7,7 @@ opened on demand alone, and nothing that it names runs: numbers, texts and array
 import json
 import pickle
 import re
+import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -40,24 +41,48 @@ def foreign_files(path: Path) -> list[Path]:
         return [path]
     files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
     named = [file for file in files if file.suffix == ".json"] or files
+    others = sorted(set(files).difference(named))
+    if left := [file.name for file in others if _begins_pickle(file)]:
+        warnings.warn(
+            f"{path}: left out {len(left)} pickles beside JSON files, such as {left[0]}: read each "
+            "by its own path",
+            stacklevel=3,
+        )
     return [file for file in named if len(named) == 1 or file.name != "results.json"]
+
+
+def _begins_pickle(file: Path) -> bytes:
+    """Return what a file begins with if it is a pickle, maybe compressed; else b""."""
+    with open(file, "rb") as stream:
+        head = stream.read(len(BZIP2))
+    return next((mark for mark in (BZIP2, PICKLE) if head.startswith(mark)), b"")
 
 
 def read_foreign(file: Path, *, allow_pickle: bool) -> list[Row]:
     """Read the rows of a file; a ValueError names it, and the entry that is of no known form."""
-    with open(file, "rb") as stream:
-        head = stream.read(len(BZIP2))
-    is_pickle = head == BZIP2 or head.startswith(PICKLE)
-    if is_pickle and not allow_pickle:
+    pickled = _begins_pickle(file)
+    if pickled and not allow_pickle:
         raise ValueError(
             f"{file}: is a pickle, which can hold any program; allow_pickle=True reads the "
             "numbers, texts and arrays in it, and runs nothing"
         )
-    content = _unpickle(file, packed=head == BZIP2) if is_pickle else read_json(file)
+    content = _unpickle(file, packed=pickled == BZIP2) if pickled else read_json(file)
+    odd = []
     try:
-        return list((_pickle_rows if is_pickle else _json_rows)(file, content))
+        rows = list((_pickle_rows if pickled else _json_rows)(file, content))
+        for row in rows:
+            given, row["grid"] = row["grid"], _grid_text(row["grid"])
+            if row["grid"] is None and given:  # what is empty is meant to be none
+                odd.append(given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from None
+    if odd:
+        warnings.warn(
+            f"{file}: {len(odd)} of {len(rows)} predictions are left without their grid, which is "
+            f"none that can be read, such as {reprlib.repr(odd[0])}",
+            stacklevel=3,
+        )
+    return rows
 
 
 def _each(
@@ -129,8 +154,7 @@ def _read_entry(entry: Any) -> Iterator[Row]:
         colors = view.get("color_map") or {}
         colors = "".join(str(colors.get(str(c), c)) for c in range(N_COLORS))
         view = f"flip{view['hflip']:d}.rot{view['n_rot90']}.colors{colors}.order"
-    grid = _grid_text(entry["grid"])
-    yield {**row, "task_id": entry["task_id"], "augmentation": view, "grid": grid}
+    yield {**row, "task_id": entry["task_id"], "augmentation": view, "grid": entry["grid"]}
 
 
 def _read_attempt(entry: tuple[str, int, Any]) -> Iterator[Row]:
@@ -143,7 +167,7 @@ def _read_attempt(entry: tuple[str, int, Any]) -> Iterator[Row]:
     yield {
         "task_id": about.get("task_id") or task_id,
         "test_index": about.get("pair_index", test_index),
-        "grid": _grid_text(attempt["answer"]),
+        "grid": attempt["answer"],
         "text": replies[-1]["message"]["content"] if replies else None,
         "n_tokens": usage.get("completion_tokens"),
         "n_prompt_tokens": usage.get("prompt_tokens"),
@@ -185,7 +209,7 @@ def _read_sample(entry: tuple[Row, Any]) -> Iterator[Row]:
     view, sample = entry
     if isinstance(sample, dict):
         score = sample["beam_score"]  # a cost: positive
-        yield {**view, "grid": _grid_text(sample["solution"]), "cumulative_logprob": -score}
+        yield {**view, "grid": sample["solution"], "cumulative_logprob": -score}
         return
     n_tokens, *logprob, text, _ = sample
     grid = None
@@ -204,9 +228,8 @@ def _read_sample(entry: tuple[Row, Any]) -> Iterator[Row]:
 
 def _read_candidate(candidate: Row) -> Iterator[Row]:
     """Read a candidate of the paper: one prediction for each view that gave it."""
-    grid = _grid_text(candidate["output"])
     for key, score in candidate["scores_inf"].items():
-        yield {**_read_key(key), "grid": grid, "cumulative_logprob": -score}
+        yield {**_read_key(key), "grid": candidate["output"], "cumulative_logprob": -score}
 
 
 def _read_key(key: str) -> Row:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -172,6 +173,27 @@ def test_what_stands_for_no_answer_in_a_submission_does_not_vote(tmp_path, attem
     (tmp_path / "submission.json").write_text(json.dumps({"a": [answer]}))
     frame = import_predictions(tmp_path / "submission.json")
     assert frame["grid"].fillna("").tolist() == grids
+
+
+def test_a_grid_that_cannot_be_read_is_told(tmp_path):
+    row = {"task_id": "a", "test_index": 0}
+    grids = [[[1]], [["1", "2"]], 12, [], None, [[1, -1]]]
+    (tmp_path / "x.json").write_text(json.dumps([{**row, "grid": grid} for grid in grids]))
+    with pytest.warns(
+        UserWarning, match=r"x\.json: 3 of 6 predictions .* such as \[\['1', '2'\]\]"
+    ):
+        frame = import_predictions(tmp_path / "x.json")
+    assert frame["grid"].fillna("").tolist() == ["1", "", "", "", "", ""]
+
+
+def test_pickles_beside_json_files_are_left_out_and_that_is_said(tmp_path):
+    (tmp_path / "submission.json").write_text(json.dumps({"a": [{"attempt_1": [[1]]}]}))
+    (tmp_path / "README.md").write_text("Predictions.")
+    (tmp_path / "a_0.out0").write_bytes(pickle.dumps([(3, -1.0, "1", None)]))
+    with pytest.warns(
+        UserWarning, match=r"left out 1 pickles beside JSON files, such as a_0\.out0"
+    ):
+        assert len(import_predictions(tmp_path)) == 1
 
 
 # Formats -----------------------------------------------------------------------------------------
