@@ -169,6 +169,20 @@ def adapter_rank(folder: str | Path) -> int:
         raise ValueError(f"{folder} is no LoRA adapter: it names no rank r") from None
 
 
+def check_lendable(folder: str | Path) -> None:
+    """Raise a ValueError if an adapter leaves something in its base when it is taken out again.
+
+    peft's unload() keeps whole modules that were trained (modules_to_save), and biases.
+    """
+    config = read_adapter(folder)
+    if config.get("modules_to_save") or config.get("bias", "none") != "none":
+        raise ValueError(
+            f"{folder} changes more than LoRA matrices (modules_to_save or bias in its "
+            f"{ADAPTER_FILE}), which would change the answers of other tasks: merge it into its "
+            "base (peft's merge_and_unload) and give that folder as the model"
+        )
+
+
 def _look_at_adapter(folder: Path) -> ModelFolder:
     base = read_adapter(folder).get("base_model_name_or_path")
     advice = (

@@ -13,7 +13,7 @@ from arc_airv.engines.adapters import adapter_options
 from arc_airv.engines.auto import ENGINES
 from arc_airv.engines.gpus import engine_options as suited_options
 from arc_airv.engines.gpus import find_gpus, gpus_for_model, require_gpus
-from arc_airv.engines.model_folder import adapter_rank, look_at_model
+from arc_airv.engines.model_folder import adapter_rank, check_lendable, look_at_model
 from arc_airv.grids import Grid
 from arc_airv.kaggle.clock import Deadline
 from arc_airv.kaggle.finetune import supervise_finetuning
@@ -242,14 +242,16 @@ class Run:
     ) -> Mapping[str, str | Path] | None:
         """Configure the engine for the adapters of the tasks, and for a model that is one.
 
-        Return the adapters, or None if one of them is unreadable: the model answers alone then.
+        Return the adapters, or None if one of them cannot be used: the model answers alone then.
         """
-        ranks = []
+        ranks, folders = [], set(map(str, (adapters or {}).values()))
         try:
-            ranks = list(map(adapter_rank, set(map(str, (adapters or {}).values()))))
+            for folder in folders:
+                check_lendable(folder)
+                ranks.append(adapter_rank(folder))
         except ValueError as error:
             self.log.add("adapters", f"{error}; the model answers without them", failed=True)
-            adapters = None
+            adapters, ranks = None, []
         before, options = self.configuration["engine"], self.configuration["options"]
         if before in ENGINES:
             own = look_at_model(self.model, has_tokenizer="tokenizer" in options).adapter

@@ -4,12 +4,15 @@ import json
 import math
 import os
 import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from scripted import BARE, ScriptedEngine
 
 from arc_airv.__main__ import main
+from arc_airv.engines import TransformersEngine
 from arc_airv.engines.adapters import MADE_BY
 from arc_airv.engines.base import CHUNK, Completion, Sampling
 from arc_airv.grids import as_grid
@@ -31,6 +34,7 @@ from arc_airv.studies import compare_runs
 from arc_airv.tasks import Pair, Task, hide_outputs
 from arc_airv.vote import rank_candidates, select_attempts
 
+TINY = Path(__file__).parents[1] / "tiny"
 GRIDS = [as_grid(g) for g in ([[1, 2]], [[2, 1]], [[1, 1]], [[2, 2]], [[1], [2]], [[2], [1]])]
 PAIRS = [Pair(a, b) for a, b in zip(GRIDS, GRIDS[1:])]
 TASK = Task("task", tuple(PAIRS[:3]), (PAIRS[3],))
@@ -85,6 +89,25 @@ def test_an_adapter_of_another_model_is_told(tmp_path, recwarn):
     (adapter / MADE_BY).write_text(json.dumps({"model": "other"}))
     with pytest.warns(UserWarning, match="1 tasks were trained on another model than scripted"):
         ask(TASKS, tmp_path / "other.jsonl", adapters={"task": adapter})
+
+
+@pytest.mark.parametrize("config", [{"modules_to_save": ["lm_head"]}, {"bias": "all"}])
+def test_an_adapter_that_would_stay_in_its_base_answers_as_a_model_alone(tmp_path, config):
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    base = pytest.importorskip("transformers").AutoModelForCausalLM.from_pretrained(TINY)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], **config)
+    adapted = peft.get_peft_model(base, config)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    adapted.save_pretrained(tmp_path / "task")
+    engine, asked = TransformersEngine(str(TINY)), Sampling(max_tokens=4)
+    before = engine.generate(["1"], asked)
+    with pytest.raises(ValueError, match="the answers of other tasks: merge it into its base"):
+        engine.generate(["1"], replace(asked, adapter=str(tmp_path / "task")))
+    assert engine.generate(["1"], asked) == before
+    assert TransformersEngine(str(tmp_path / "task")).generate(["1"], asked) != before
 
 
 # Tables and rankings -----------------------------------------------------------------------------

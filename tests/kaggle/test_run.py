@@ -268,8 +268,9 @@ def test_the_engine_suits_the_adapters(make, monkeypatch, tmp_path, gpus, engine
     assert ("on a CPU" in str(a_run.log)) == (gpus == 0)
 
 
-def test_an_adapter_that_is_broken_leaves_the_answers_to_the_model(make, tmp_path):
-    for task_id, content in zip(TASKS, ('{"r": 8}', '{"r": 8', "{}", '{"r": 8}')):
+@pytest.mark.parametrize("odd", ['{"r": 8', "{}", '{"r": 8, "modules_to_save": ["lm_head"]}'])
+def test_an_adapter_that_cannot_be_used_leaves_the_answers_to_the_model(make, tmp_path, odd):
+    for task_id, content in zip(TASKS, ('{"r": 8}', odd, '{"r": 8}', '{"r": 8}')):
         (tmp_path / task_id).mkdir()
         (tmp_path / task_id / "adapter_config.json").write_text(content)
     a_run = make()
