@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from arc_airv.records import read_predictions, warn_of_copies
+from arc_airv.records import read_predictions, task_hashes, warn_of_copies
 from arc_airv.vote.candidates import candidate_features, index_pools
 from arc_airv.vote.rank import TIES, rank_by_score
 
@@ -39,7 +39,8 @@ def combine_predictions(
     Raises
     ------
     ValueError
-        If there are no runs, a weight is negative or not finite, or there are not as many as runs.
+        If there are no runs, a weight is negative or not finite, there are not as many as runs, or
+        two stores answer other tasks of the same ids.
     """
     if count not in ("votes", "share"):
         raise ValueError(f"count must be one of 'votes', 'share', got {count!r}")
@@ -50,6 +51,7 @@ def combine_predictions(
         raise ValueError(f"{len(weights)} weights for {len(predictions)} runs")
     if not all(math.isfinite(w) and w >= 0 for w in weights):
         raise ValueError(f"weights must be finite and at least 0, got {weights}")
+    _check_tasks([run for run in predictions if not isinstance(run, pd.DataFrame)])
     runs = [run if isinstance(run, pd.DataFrame) else read_predictions(run) for run in predictions]
     warn_of_copies(runs)
     # Of each run for itself, a greedy reply counts once.
@@ -67,3 +69,16 @@ def combine_predictions(
     # Summed in ascending order, so that the order of the runs cannot decide a tie.
     score = np.sort(counts * weights, axis=1).sum(axis=1)
     return rank_by_score(candidate_features(pools, features=TIES).assign(score=score))
+
+
+def _check_tasks(stores: Sequence[str | Path]) -> None:
+    """Raise a ValueError if two stores answer other tasks of the same ids."""
+    known: dict[str, str] = {}
+    for store in stores:
+        hashes = task_hashes(store).items()
+        if others := [i for i, content in hashes if known.setdefault(i, content) != content]:
+            raise ValueError(
+                f"{store} answers {len(others)} tasks that are others in a run before it, though "
+                f"their ids are the same, such as {others[:3]}: give the tables that "
+                "arc_airv.records.read_predictions(path, tasks=tasks) makes of each"
+            )

@@ -209,15 +209,36 @@ def test_a_task_that_lost_a_test_pair_does_not_go_on(tmp_path):
 def test_a_store_is_not_read_as_answers_to_another_task_of_its_id(tmp_path, task, recwarn):
     store, changed = tmp_path / "p.jsonl", {"task": task}
     ask(TASKS, store)
-    assert len(read_stores([store], tasks=TASKS)) == 8
+
+    def read(tasks):
+        frame = read_predictions(store, tasks=tasks)
+        assert frame.to_dict("records") == read_stores([store], tasks=tasks).to_dict("records")
+        return frame
+
+    assert len(read(TASKS)) == 8 and len(read({**TASKS, "more": TASK})) == 8 and read({}).empty
     assert not recwarn.list
     if sorted(map(id, task.train)) == sorted(map(id, TASK.train)) and task.test == TASK.test:
-        assert len(read_stores([store], tasks=changed)) == 8  # to the same question
+        assert len(read(changed)) == 8  # to the same question
         return
     with pytest.warns(UserWarning, match="tasks that are others here, .* such as .'task'"):
-        assert read_stores([store], tasks=changed).empty
+        assert read(changed).empty
     with pytest.raises(ValueError, match="holds no prediction for these 1 tasks"):
         read_results(store, changed)
+
+
+@pytest.mark.parametrize("task", CHANGED.values(), ids=CHANGED)
+def test_stores_of_other_tasks_of_the_same_ids_are_not_combined(tmp_path, task, recwarn):
+    stores, changed = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"], {"task": task}
+    for store, tasks in zip(stores, (TASKS, changed)):
+        ask(tasks, store, engine=engine_of(tasks, fingerprint=store.name))
+    if task.test == TASK.test and set(map(id, task.train)) == set(map(id, TASK.train)):
+        assert len(combine_predictions(stores))
+        return
+    with pytest.raises(ValueError, match=r"two\.jsonl answers 1 tasks .* such as \['task'\]"):
+        combine_predictions(stores)
+    with pytest.warns(UserWarning, match="left out"):
+        tables = [read_predictions(store, tasks=TASKS) for store in stores]
+    assert combine_predictions(tables)["votes"].tolist() == [8]
 
 
 def test_a_task_that_changed_before_it_was_answered_is_answered(tmp_path):
