@@ -40,7 +40,16 @@ OTHER_MODEL = (
     "hf_config_path",
     "quantization",
     "load_format",
+    "rope_scaling",
+    "rope_theta",
+    "kv_cache_dtype",
+    "code_revision",
+    "config_format",
+    "override_generation_config",
 )
+# Of a configuration, what saving, loading and training change in the same model.
+NO_MODEL = ("_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype",
+            "torch_dtype", "use_cache")  # fmt: skip
 
 
 def fingerprint(model: str | Path) -> str | None:
@@ -109,10 +118,17 @@ def _with_base(model: str | Path) -> str | None:
     return base and hashlib.sha256(f"{base} {own}".encode()).hexdigest()[:16]
 
 
-def network_fingerprint(network: Any) -> str:
-    """Return the same of a network in memory: of the names, shapes and parts of its tensors."""
+def network_fingerprint(network: Any, tokenizer: Any) -> str:
+    """Return the same of a network in memory and its tokenizer.
+
+    They cover its configuration, and the names, shapes and parts of its tensors.
+    """
     state = network.state_dict()
-    digest = hashlib.sha256()
+    config = json.loads(
+        network.config.to_json_string(),
+        object_hook=lambda fields: {k: v for k, v in fields.items() if k not in NO_MODEL},
+    )
+    digest = hashlib.sha256(json.dumps([config, _content(tokenizer)], sort_keys=True).encode())
     n_each = max(1, N_PARTS * PART // 4 // max(1, len(state)))
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)} ".encode())

@@ -12,7 +12,13 @@ import pytest
 from scripted import ScriptedEngine
 
 from arc_airv.engines.base import Engine, as_engine
-from arc_airv.engines.fingerprint import N_PARTS, PART, fingerprint, model_fingerprint
+from arc_airv.engines.fingerprint import (
+    N_PARTS,
+    PART,
+    fingerprint,
+    model_fingerprint,
+    network_fingerprint,
+)
 from arc_airv.grids import as_grid
 from arc_airv.infer import generate_predictions, rescore
 from arc_airv.infer.views import MOST_RENDERED
@@ -412,6 +418,12 @@ def test_a_model_folder_is_read_in_a_moment_however_large(tmp_path):
         {"revision": "other"},
         {"hf_overrides": {"rope_theta": 1e4}},
         {"tokenizer": "elsewhere"},
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+        {"rope_theta": 5.0},
+        {"kv_cache_dtype": "fp8"},
+        {"code_revision": "other"},
+        {"config_format": "mistral"},
+        {"override_generation_config": {"eos_token_id": 5}},
     ],
 )
 def test_an_option_that_makes_another_model_is_part_of_its_content(tmp_path, options):
@@ -420,6 +432,7 @@ def test_an_option_that_makes_another_model_is_part_of_its_content(tmp_path, opt
     assert model_fingerprint(model, options) != plain
     assert model_fingerprint(model, options) == model_fingerprint(model, dict(options))
     unchanged = {"max_model_len": 512, "load_format": "auto", "quantization": None}
+    unchanged |= {"kv_cache_dtype": "auto", "rope_scaling": {}, "override_generation_config": {}}
     assert model_fingerprint(model, unchanged) == plain
 
 
@@ -431,6 +444,37 @@ def test_another_tokenizer_is_known_by_its_content(tmp_path):
         (tmp_path / name / "tokenizer.json").write_text(text)
         found.add(model_fingerprint(model, {"tokenizer": str(tmp_path / name)}))
     assert len(found) == 2 and model_fingerprint(model) not in found
+
+
+def network(**config):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 50}
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **config))
+
+
+class Vocabulary:
+    def __init__(self, *tokens):
+        self.tokens = tokens
+
+    def get_vocab(self):
+        return {token: number for number, token in enumerate(self.tokens)}
+
+
+def test_a_network_in_memory_is_known_by_its_configuration_and_tokenizer_too(tmp_path):
+    words = Vocabulary("a", "b")
+    plain = network_fingerprint(network(), words)
+    assert network_fingerprint(network(hidden_act="relu"), words) != plain
+    theta = {"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}
+    assert network_fingerprint(network(**theta), words) != plain
+    assert network_fingerprint(network(), Vocabulary("b", "a")) != plain
+    # Not by what saving and training write into it.
+    network().save_pretrained(tmp_path / "1")
+    saved = type(network()).from_pretrained(tmp_path / "1")
+    saved.config.use_cache = False
+    assert saved.config.name_or_path and network_fingerprint(saved, words) == plain
 
 
 class Deaf:
