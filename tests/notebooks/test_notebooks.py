@@ -253,7 +253,7 @@ def test_05_compares_selectors_and_runs_from_stored_files_alone(run, folder):
     description = json.loads((folder / "predictions.run.json").read_text())
     runs = folder / "runs"
     runs.mkdir()
-    for name, changed in {"t0.00": {}, "geometry": {"colors": False}}.items():
+    for name, changed in {"t0.00": {}, "<img src=x>": {}, "geometry": {"colors": False}}.items():
         with gzip.open(runs / f"{name}.jsonl.gz", "wb") as file:
             file.write((folder / "predictions.jsonl").read_bytes())
         description["settings"]["plan"].update(changed)
@@ -269,6 +269,7 @@ def test_05_compares_selectors_and_runs_from_stored_files_alone(run, folder):
         OTHER=str(folder / "predictions.jsonl"),
     )
     text = page.read_text()
+    assert "&lt;img src=x&gt;" in text and "<img src=x>" not in text  # a name is no HTML
     assert text.count("data:image/png") >= 7 and "with the other's, weight 0.5" in text
     drawn = {path.stem for path in (folder / "figures").glob("*.png")}
     assert drawn == {
