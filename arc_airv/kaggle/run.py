@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,14 @@ from arc_airv.kaggle.finetune import supervise_finetuning
 from arc_airv.kaggle.inputs import is_rerun
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits, store_size
-from arc_airv.kaggle.supervise import degrade, store_paths, supervise_generation
+from arc_airv.kaggle.supervise import (
+    degrade,
+    find_stores,
+    store_paths,
+    supervise_generation,
+)
 from arc_airv.records import mend_store, read_stores
-from arc_airv.storage import check_store_name
+from arc_airv.storage import check_store_name, has_run, read_run
 from arc_airv.submission import (
     build_submission,
     count_answered,
@@ -204,16 +209,19 @@ class Run:
 
         What earlier calls left in other stores votes, too, also that of the model as it was before
         `finetune`: each model's replies are predictions of their own, and the column model of
-        `read_predictions` tells them apart. (A store that another model began is refused.)
+        `read_predictions` tells them apart. A store that another model began before this run is
+        refused and does not vote. What the same model left with another number of devices does.
         """
-        paths = store_paths(Path(store).resolve(), len(self.configuration["devices"]))
-        self.stores = list(dict.fromkeys([*self.stores, *paths]))
+        store = Path(store).resolve()
+        earlier, submitted = self.stores, self._submitted
+        paths = store_paths(store, len(self.configuration["devices"]))
+        self.stores = list(dict.fromkeys([*earlier, *paths]))
         end = self.deadline.at(reserve=min(120, 0.1 * self.deadline.seconds))
         options = {"adapters": self.adapters, **options}
         with self.step("generate"):
             check_store_name(store)
             options["adapters"] = self._suit_adapters(options["adapters"])
-            supervise_generation(
+            paths = supervise_generation(
                 self.tasks,
                 model=self.model,
                 configurations=degrade(self.configuration),
@@ -227,6 +235,19 @@ class Run:
                 watch=self._vote_now_and_then,
                 **options,
             )
+        with self.step("other stores"):
+            asked, others = set(self.stores), self._find_others(store, paths)
+            self.stores = list(dict.fromkeys([*earlier, *paths, *others]))
+            if others:
+                names = ", ".join(path.name for path in others)
+                self.log.add("generate", f"{names} of another number of devices vote, too")
+            if left := sorted(asked.union(find_stores(store)).difference(self.stores)):
+                names = ", ".join(path.name for path in left)
+                text = f"{names}: not made with these settings, so no vote: use another store"
+                self.log.add("generate", text, failed=True)
+            if asked.difference(self.stores):  # it has voted meanwhile
+                self._submitted = submitted
+                write_submission(submitted, self.path)
         with self.step("mend"):  # no worker runs any more
             for path in self.stores:
                 mend_store(path)
@@ -236,6 +257,17 @@ class Run:
             n, n_asked = len(outputs_of(self.tasks)), len(asked)
             if n_asked < n and time.time() > end - 2 * self.limits.grace_seconds:
                 self.log.add("generate", TOO_SLOW.format(n_asked, n), failed=True)
+
+    def _find_others(self, store: Path, paths: Sequence[Path]) -> list[Path]:
+        """Find other stores of this name that have the settings and the model of these."""
+
+        def made_by(path: Path) -> tuple[Any, Any]:
+            run = read_run(path) if has_run(path) else {}
+            return run.get("settings"), run.get("fingerprints", {}).get("model")
+
+        others = [path for path in find_stores(store) if path not in self.stores]
+        own = [made_by(path) for path in paths if has_run(path)]
+        return [path for path in others if made_by(path) in own]
 
     def _suit_adapters(
         self, adapters: Mapping[str, str | Path] | None

@@ -19,8 +19,9 @@ from arc_airv.engines.auto import ENGINES
 from arc_airv.engines.base import Sampling
 from arc_airv.engines.model_folder import look_at_model
 from arc_airv.kaggle.log import Log
-from arc_airv.kaggle.process import Limits, Share, Worker
+from arc_airv.kaggle.process import Limits, Share, Worker, store_size
 from arc_airv.records import mend_store
+from arc_airv.storage import MADE_OTHERWISE
 from arc_airv.tasks import Task, check_deadline, hide_outputs, save_tasks
 
 MOST_MEMORY = 0.95  # of a GPU, for a cache that was too small
@@ -34,7 +35,7 @@ MENDED_BY = {
     r"(?i)cuda ?graph|torch\.compile|torch\._dynamo|inductor|triton": {"engine", "enforce_eager"},
     r"(?i)ModuleNotFoundError|ImportError|no kernel image|not supported|unsupported|has no option"
     r"|validation error|is quantized|keeps no plain cache": {"engine"},
-    r"answers another prompt|made with other settings": set(),
+    rf"answers another prompt|{MADE_OTHERWISE}": set(),
 }
 
 
@@ -131,6 +132,13 @@ def store_paths(store: str | Path, n: int) -> list[Path]:
     return [store.with_name(f"{store.name.removesuffix('.jsonl')}.{i}.jsonl") for i in range(n)]
 
 
+def find_stores(store: str | Path) -> list[Path]:
+    """List the stores that there are of this name, of any number of workers."""
+    store = Path(store)
+    name = re.compile(re.escape(store.name.removesuffix(".jsonl")) + r"(\.\d+)?\.jsonl")
+    return sorted(path for path in store.parent.glob("*.jsonl") if name.fullmatch(path.name))
+
+
 def supervise_generation(
     tasks: dict[str, Task],
     *,
@@ -178,7 +186,8 @@ def supervise_generation(
     -------
     list of Path
         The stores, which may hold anything between nothing and all: read them with
-        `arc_airv.records.read_stores`.
+        `arc_airv.records.read_stores`. One that holds what was made with other settings, as by
+        another model, is not among them.
 
     Raises
     ------
@@ -203,9 +212,12 @@ def supervise_generation(
         job["generate"]["deadline"] = deadline - limits.grace_seconds
     Path(store).parent.mkdir(parents=True, exist_ok=True)
     shares = share_out(tasks, store_paths(store, len(devices)), job)
+    sizes = {share.path: store_size(share.path) for share in shares}
     named = {f"worker {number}": device for number, device in enumerate(devices)}
-    run_shares(shares, named, configurations, deadline, limits, log or Log(), watch)
-    return [share.path for share in shares]
+    refused = run_shares(shares, named, configurations, deadline, limits, log or Log(), watch)
+    # One that grew is ours: a humbler configuration was refused what one before it had made.
+    grew = {path for path, size in sizes.items() if store_size(path) > size}
+    return [path for path in sizes if path in grew or path not in refused]
 
 
 def share_out(
@@ -233,11 +245,12 @@ def run_shares(
     limits: Limits,
     log: Log,
     watch: Callable[[], None] | None = None,
-) -> None:
+) -> set[Path]:
     """Run a worker for each share, on the devices that work, until the deadline.
 
-    `devices` are the CUDA_VISIBLE_DEVICES of each by its name in the log. A share's job gets the
-    configurations in turn, as a device tries them. The others are as in `supervise_generation`.
+    Return the stores that were refused, for they were made with other settings. `devices` are the
+    CUDA_VISIBLE_DEVICES of each by its name in the log. A share's job gets the configurations in
+    turn, as a device tries them. The others are as in `supervise_generation`.
     """
     crew = [_Device(name, visible, configurations, log) for name, visible in devices.items()]
     waiting = list(shares)
@@ -256,7 +269,7 @@ def run_shares(
                 if waiting:
                     reason = "no device" if left > 2 * limits.grace_seconds else "no time"
                     log.add("supervisor", f"{len(waiting)} shares wait, {reason}", failed=True)
-                return
+                break
             if not waiting or deadline is None:
                 handover = None
             elif handover is None:
@@ -273,6 +286,7 @@ def run_shares(
     finally:  # also when the notebook's cell is interrupted
         for device in crew:
             device.end()
+    return {path for device in crew for path in device.refused}
 
 
 class _Device:
@@ -286,6 +300,7 @@ class _Device:
         self.to_try = list(to_try)
         self.log = log
         self.worker: Worker | None = None
+        self.refused: list[Path] = []
 
     def start(self, share: Share, deadline: float | None, limits: Limits) -> None:
         configuration = self.to_try[0]
@@ -308,6 +323,8 @@ class _Device:
         said = f"{ended.text} (its log: {self.worker.log})" if ended.failed else ended.text
         self.end()
         self.log.add(self.name, said, failed=ended.failed)
+        if MADE_OTHERWISE in ended.error:
+            self.refused.append(share.path)
         if not ended.failed or ended.is_over or not share.may_repeat:
             return None
         further = mending(self.to_try, ended.error)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripted import ScriptedEngine
 
 from arc_airv.engines.gpus import Gpu
+from arc_airv.infer import generate_predictions
 from arc_airv.kaggle import Run, run
 from arc_airv.submission import (
     build_submission,
@@ -215,6 +217,53 @@ def test_what_a_model_answered_before_it_learnt_stays_and_is_told_apart(make, ca
     assert "plain votes: 28 predictions by 2 models; 7 of 7" in capsys.readouterr().out
 
 
+def test_a_store_that_another_model_began_does_not_answer_for_this_one(make, monkeypatch):
+    monkeypatch.setattr(run, "VOTE_SECONDS", 0)
+    generate(make())
+    description = json.loads(Path("store.run.json").read_text())
+    description["fingerprints"]["model"] = "another"
+    Path("store.run.json").write_text(json.dumps(description))
+    again = make()
+    generate(again)
+    assert answered() == 0 and again.stores == [] and again.read_predictions().empty
+    failure = again.log.failures[-1]
+    assert (
+        failure.what == "store.jsonl: not made with these settings, so no vote: use another store"
+    )
+    again.generate(2, seed=0, store="other.jsonl")
+    assert answered() == 7
+
+
+def test_what_a_humbler_configuration_is_refused_still_votes(make, monkeypatch):
+    def run_shares(shares, *_):
+        store, engine = shares[0].path, ScriptedEngine(TASKS)
+        generate_predictions(TASKS, engine, n_predictions=1, seed=0, store=store, progress=False)
+        return {store}
+
+    monkeypatch.setattr("arc_airv.kaggle.supervise.run_shares", run_shares)
+    generate(make())
+    assert answered() == 7
+
+
+@pytest.mark.parametrize("model", ["scripted", "another"])
+def test_what_another_number_of_devices_left_votes_or_is_named(make, model):
+    parts = dict(list(TASKS.items())[:2]), dict(list(TASKS.items())[2:])
+    engine = ScriptedEngine(TASKS)
+    engine.fingerprint = model
+    for number, tasks in enumerate(parts):
+        store = f"store.{number}.jsonl"
+        generate_predictions(tasks, engine, n_predictions=3, seed=0, store=store, progress=False)
+    a_run = make()
+    generate(a_run, n=1)
+    names = "store.0.jsonl, store.1.jsonl"
+    if model == "scripted":
+        assert f"{names} of another number of devices vote, too" in str(a_run.log)
+        assert len(a_run.read_predictions()) == 7 * 3
+    else:
+        assert f"! generate: {names}: not made with these settings" in str(a_run.log)
+        assert len(a_run.read_predictions()) == 7
+
+
 def test_a_store_whose_name_is_none_is_told_before_any_engine_starts(make):
     a_run = make()
     a_run.generate(2, seed=0, store="store")
@@ -252,7 +301,9 @@ def test_the_engine_suits_the_adapters(make, monkeypatch, tmp_path, gpus, engine
     t4 = [Gpu(i, "Tesla T4", 15.0, (7, 5)) for i in range(gpus)]
     monkeypatch.setattr(run, "find_gpus", lambda: t4)
     asked = {}
-    monkeypatch.setattr(run, "supervise_generation", lambda *_, **options: asked.update(options))
+    monkeypatch.setattr(
+        run, "supervise_generation", lambda *_, **options: asked.update(options) or []
+    )
     adapters = {}
     for task_id, rank in zip(TASKS, (8, 24, 8, 8)):
         (tmp_path / task_id).mkdir()
