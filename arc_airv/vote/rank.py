@@ -76,7 +76,7 @@ def rank_by_score(candidates: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_samples(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Keep the likeliest sample of each view: a beam search by sampling.
+    """Keep the likeliest sample of each view, of each model: a beam search by sampling.
 
     That is the valid reply of the highest cumulative_logprob, the first of equals; where none is
     valid, the likeliest reply. The rows keep their order.
@@ -84,7 +84,8 @@ def best_samples(predictions: pd.DataFrame) -> pd.DataFrame:
     order = predictions.assign(valid=predictions["grid"].notna(), place=range(len(predictions)))
     by = ["valid", "cumulative_logprob", "sample_index"]
     order = order.sort_values(by, ascending=[False, False, True])
-    best = order.drop_duplicates([*POOL, "augmentation"]).sort_values("place")
+    view = [*POOL, "augmentation", *({"model"} & set(predictions))]
+    best = order.drop_duplicates(view).sort_values("place")
     return best.drop(columns=["valid", "place"])
 
 

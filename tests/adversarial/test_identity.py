@@ -26,7 +26,7 @@ from arc_airv.metrics import read_results, score_outputs
 from arc_airv.records import read_predictions, read_scores, read_stores
 from arc_airv.storage import read_run, run_path
 from arc_airv.tasks import Pair, Task
-from arc_airv.vote import combine_predictions, index_pools, rank_candidates
+from arc_airv.vote import best_samples, combine_predictions, index_pools, rank_candidates
 from arc_airv.vote.candidates import candidate_features
 
 GRIDS = [as_grid(g) for g in ([[1, 2]], [[2, 1]], [[1, 1]], [[2, 2]], [[1], [2]], [[2], [1]])]
@@ -339,6 +339,12 @@ def test_a_reply_that_reverts_to_two_grids_votes_for_the_same_one_in_any_order()
 def test_predictions_stay_predictions():
     tasks = {"a": replace(TASK, task_id="a")}
     assert score_outputs(rows(*TWICE), tasks)["n_predictions"].tolist() == [3]
+
+
+def test_the_best_sample_of_a_view_is_one_of_each_model():
+    both = pd.concat([rows(*TWICE), rows(*TWICE, model="two").assign(cumulative_logprob=-0.5)])
+    assert best_samples(both)["model"].tolist() == ["one"] * 3 + ["two"] * 3
+    assert best_samples(both.drop(columns="model"))["cumulative_logprob"].tolist() == [-0.5] * 3
 
 
 FULL = [(IDENTITY, "p", "1", "1"), (SWAPPED, "q", "2", "2")]
