@@ -267,6 +267,23 @@ def test_every_row_is_checked_and_not_only_the_first_view(tmp_path, number):
         ask(TASKS, store, 16)
 
 
+def test_two_runs_in_one_file_do_not_go_on_as_one(tmp_path):
+    store = tmp_path / "p.jsonl"
+    ask(TASKS, store)
+    lines = store.read_text().splitlines(keepends=True)
+    store.write_text("".join([lines[0], *lines]))  # the same answer
+    assert ask(TASKS, store, 16).n_new == 8
+    older = json.dumps({**json.loads(lines[0]), "prompt_hash": "0" * 16}) + "\n"
+    store.write_text("".join([older, *lines]))
+    with pytest.raises(
+        ValueError, match=r"answers another prompt for \('task', 0, 'flip.*keep the"
+    ):
+        ask(TASKS, store, 16)
+    unsent = {"status": "prompt_too_long", "grid": None, "text": None, "cumulative_logprob": None}
+    store.write_text("".join([json.dumps({**json.loads(older), **unsent}) + "\n", *lines]))
+    assert ask(TASKS, store, 16).n_new == 8  # asked again, in a larger context
+
+
 def test_each_score_tells_the_prompt_that_it_belongs_to(tmp_path):
     store, scores = tmp_path / "p.jsonl", tmp_path / "s.jsonl"
     ask(TASKS, store)
