@@ -83,6 +83,8 @@ class Question:
         augmentation = Augmentation.parse(self.job.augmentation)
         predictions = []
         for sample, completion in enumerate(completions):
+            if completion.finish_reason is None and completion.n_tokens >= self.sampling.limit:
+                completion = replace(completion, finish_reason="length")
             grid, status, n_grids = None, UNPARSED, -1  # of a prompt that was given up
             if completion.text is not None:
                 grid, status, n_grids = prompt_format.read(

@@ -70,6 +70,23 @@ def test_a_reply_too_many_does_not_answer_the_next_question(tmp_path):
     assert read_predictions(store).empty
 
 
+class Silent(ScriptedEngine):
+    """Does not tell why a reply ended."""
+
+    def generate(self, prompts, sampling):
+        replies = super().generate(prompts, sampling)
+        return [[replace(reply, finish_reason=None) for reply in r] for r in replies]
+
+
+def test_a_reply_of_all_its_tokens_was_cut_where_the_engine_does_not_tell(tmp_path):
+    ask(TASKS, tmp_path / "cut.jsonl", engine=Silent(TASKS, endless=1.0))
+    cut = read_predictions(tmp_path / "cut.jsonl")
+    assert set(cut["finish_reason"]) == {"length"} and set(cut["status"]) == {"truncated"}
+    ask(TASKS, tmp_path / "whole.jsonl", engine=Silent(TASKS))
+    whole = read_predictions(tmp_path / "whole.jsonl")
+    assert whole["finish_reason"].isna().all() and set(whole["status"]) == {"ok"}
+
+
 def test_scores_that_an_engine_leaves_out_are_not_lost_without_a_word(tmp_path):
     ask(TASKS, tmp_path / "p.jsonl")
     candidates = read_predictions(tmp_path / "p.jsonl")
