@@ -2,7 +2,7 @@
 
     python res/make/smollm2.py
     python res/make/judge.py --model models/smollm2 \\
-        --predictions res/dumps/tiny/settings/t0.00.jsonl.gz
+        --predictions res/dumps/settings/t0.00.jsonl.gz
 
 The comparison covers only the outputs whose right grid is among several judged candidates: a
 judge makes no difference for the others. For each ranking, the command prints how often the right
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="models/smollm2")
     parser.add_argument("--tasks", default="arc-agi-1/evaluation")
-    parser.add_argument("--predictions", default="res/dumps/tiny/settings/t0.00.jsonl.gz")
+    parser.add_argument("--predictions", default="res/dumps/settings/t0.00.jsonl.gz")
     parser.add_argument("--top-k", default=4, type=int, help="candidates to judge")
     parser.add_argument("--views", default=1, type=int, help="views of each candidate")
     args = parser.parse_args()
