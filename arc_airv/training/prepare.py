@@ -20,7 +20,7 @@ from arc_airv.engines import look_at_model
 from arc_airv.grids import format_grid
 from arc_airv.tasks import Pair, load_tasks
 from arc_airv.training.examples import all_pairs, demonstrations, load_pairs
-from arc_airv.training.sources import without_tasks
+from arc_airv.training.sources import recognize_tests, without_tasks
 
 RECIPE, MANIFEST, DATA, MODEL = "recipe.json", "prepared.json", "data", "model"
 ANSWERED = "arc1-demonstrations"  # the tasks that the model is to answer: they must fit as a whole
@@ -182,7 +182,7 @@ def training_data(extra: str | Path | None = None) -> dict[str, dict[str, list[P
 
     No test pair of an evaluation task is in it, and of the evaluation tasks of ARC-AGI-1 only the
     demonstrations. (ARC-AGI-2's training set holds 376 of them; ARC-AGI-1's training task 40853293
-    is one, too.)
+    is one, too, and its caa06a1f holds the test pair of one in other colours.)
     """
     first, second = load_tasks("arc-agi-1/training"), load_tasks("arc-agi-2/training")
     answered = load_tasks("arc-agi-1/evaluation")
@@ -198,13 +198,14 @@ def training_data(extra: str | Path | None = None) -> dict[str, dict[str, list[P
     }
     if extra is not None:
         taken = {pair for task in asked.values() for pair in (*task.train, *task.test)}
+        is_test = recognize_tests(asked)
         kept = data["arc1-training"].keys() | data["arc2-training"].keys()
         # Further pairs of a task need not be among its own, but they have its id.
         refused = {*first, *second, *asked} - kept
         data[EXTRA] = {
             task_id: pairs
             for task_id, pairs in load_pairs(extra).items()
-            if task_id not in refused and taken.isdisjoint(pairs)
+            if task_id not in refused and taken.isdisjoint(pairs) and not any(map(is_test, pairs))
         }
     return data
 

@@ -17,6 +17,10 @@ from sweep import run_one
 from arc_airv.engines import make_engine
 from arc_airv.tasks import load_tasks
 
+# Its test pair is in the training data of `small`, in other colours (see the card): the task is not
+# asked, and counts as wrong.
+SEEN = "50a16a69"
+
 
 @dataclass(frozen=True)
 class Dump:
@@ -57,6 +61,7 @@ def main() -> None:
     parser.add_argument("--into", default="res/dumps", type=Path)
     args = parser.parse_args()
     engine, tasks = make_engine(args.engine, args.model, {}), load_tasks(args.tasks)
+    tasks.pop(SEEN, None)
     for dump in DUMPS:
         fitting = tasks_between(tasks, engine, dump.above, dump.up_to)
         for name in dump.runs:

@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from arc_airv.augment import Augmentation
 from arc_airv.grids import format_grid
 from arc_airv.prompts import ChatTemplate, PromptFormat, make_encoder
 from arc_airv.tasks import NAMED_SOURCES, Pair, Task, load_tasks, save_tasks
@@ -19,7 +22,12 @@ from arc_airv.training.examples import (
     tokenize,
 )
 from arc_airv.training.rules import RuleChange
-from arc_airv.training.sources import load_source, parse_mixture, without_tasks
+from arc_airv.training.sources import (
+    load_source,
+    parse_mixture,
+    recognize_tests,
+    without_tasks,
+)
 
 pytest.importorskip("transformers")
 
@@ -72,7 +80,8 @@ def test_arc_agi_2_training_loses_the_376_tasks_that_it_shares_and_no_other(eval
     tasks = load_tasks("arc-agi-2/training")
     source = load_source("arc-agi-2/training")
     assert len(set(tasks) & set(evaluation_tasks)) == 376
-    assert set(source.pairs) == set(tasks) - set(evaluation_tasks)
+    # The one beside them holds a test pair, see below.
+    assert set(source.pairs) == set(tasks) - set(evaluation_tasks) - {"caa06a1f"}
     assert source.pairs["00d62c1b"] == all_pairs(tasks)["00d62c1b"]
 
 
@@ -81,7 +90,8 @@ def test_arc_agi_1_training_loses_the_one_task_that_is_an_evaluation_task_under_
 ):
     one, other = training_tasks["40853293"], evaluation_tasks["070dd51e"]
     assert (one.train, one.test) == (other.train, other.test)
-    assert set(training_tasks) - set(load_source("arc-agi-1/training").pairs) == {"40853293"}
+    left_out = set(training_tasks) - set(load_source("arc-agi-1/training").pairs)
+    assert left_out == {"40853293", "caa06a1f"}  # the other holds a test pair, see below
 
 
 @pytest.mark.parametrize("name", ["arc-agi-1/evaluation", "arc-agi-2/evaluation"])
@@ -95,6 +105,30 @@ def test_a_task_is_recognised_by_one_pair_that_it_shares(training_tasks):
     again = {"renamed": tasks[ids[0]], ids[3]: tasks[ids[4]]}
     assert list(without_tasks(tasks, again)) == [ids[1], ids[2]]
     assert without_tasks(tasks, {}) == tasks
+
+
+def test_a_test_pair_in_other_colours_is_one_of_a_training_task(training_tasks, evaluation_tasks):
+    (test,) = evaluation_tasks["50a16a69"].test
+    recoloured = Augmentation(colors="0126385749")
+    assert Pair(*map(recoloured.apply_grid, (test.input, test.output))) in {
+        *training_tasks["caa06a1f"].train,
+        *training_tasks["caa06a1f"].test,
+    }
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_a_test_pair_is_recognised_however_it_is_turned_and_recoloured(evaluation_tasks, data):
+    ids = data.draw(st.lists(st.sampled_from(sorted(evaluation_tasks)), min_size=1, max_size=3))
+    tasks = {task_id: evaluation_tasks[task_id] for task_id in ids}
+    test = data.draw(st.sampled_from(tasks[ids[0]].test))
+    view = Augmentation(
+        data.draw(st.booleans()),
+        data.draw(st.integers(0, 3)),
+        tuple(data.draw(st.permutations(range(10)))),
+    )
+    turned = Pair(*map(view.apply_grid, (test.input, test.output)))
+    assert recognize_tests(tasks)(turned)
 
 
 # A user's own sources ----------------------------------------------------------------------------
