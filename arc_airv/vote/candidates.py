@@ -298,7 +298,21 @@ def _scored_candidates(pools: Pools, scores: pd.DataFrame) -> np.ndarray:
             f"scores know no candidate of {n_pools - n_scored} of {n_pools} outputs", stacklevel=4
         )
     _check_prompts(pools.predictions, scores)
+    _check_model(pools.predictions, scores)
     return scored
+
+
+def _check_model(predictions: pd.DataFrame, scores: pd.DataFrame) -> None:
+    """Warn if the model that scored, where it is known, gave none of the predictions."""
+    scorer = scores.attrs.get("model")
+    if scorer and "model" in predictions and len(predictions):
+        models = {str(model).split(" ")[0] for model in predictions["model"].unique()}  # no adapter
+        if scorer not in models:
+            warnings.warn(
+                "the scores are of another model than any that gave the predictions, or of one "
+                "before it was trained again",
+                stacklevel=5,
+            )
 
 
 def _check_prompts(predictions: pd.DataFrame, scores: pd.DataFrame) -> None:

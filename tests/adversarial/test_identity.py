@@ -512,3 +512,21 @@ def test_a_tokenizer_that_does_not_tell_colours_apart_is_a_warning(tmp_path):
     engine.tokenizer = Deaf()
     with pytest.warns(UserWarning, match="a Deaf, does not tell the colours"):
         ask(TASKS, tmp_path / "store.jsonl", engine=engine)
+
+
+# Scores of another model -------------------------------------------------------------------------
+
+
+def test_scores_of_a_model_that_was_retrained_are_a_warning(tmp_path):
+    ask(TASKS, tmp_path / "p.jsonl")
+    predictions = read_predictions(tmp_path / "p.jsonl")
+    for name, content in (("same", "one"), ("other", "two")):
+        engine = engine_of(TASKS, fingerprint=content)
+        store = tmp_path / f"{name}.jsonl"
+        rescore(predictions, TASKS, engine, n_views=2, store=store, progress=False)
+    method = {"method": "votes_plus_score"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rank_candidates(predictions, **method, scores=read_scores(tmp_path / "same.jsonl"))
+    with pytest.warns(UserWarning, match="another model than any"):
+        rank_candidates(predictions, **method, scores=read_scores(tmp_path / "other.jsonl"))
