@@ -88,7 +88,7 @@ def submit(args: argparse.Namespace) -> None:
     """Vote over one or several stores and write the submission of a challenges file."""
     import pandas as pd
 
-    from arc_airv.records import read_stores
+    from arc_airv.records import read_stores, warn_of_copies
     from arc_airv.submission import (
         build_submission,
         count_answered,
@@ -105,7 +105,9 @@ def submit(args: argparse.Namespace) -> None:
     for store in args.stores:
         os.stat(store)
     stores = dict.fromkeys(map(os.path.realpath, args.stores))
-    predictions = pd.concat(read_stores([store], tasks=challenges.tasks) for store in stores)
+    tables = [read_stores([store], tasks=challenges.tasks) for store in stores]
+    warn_of_copies(tables)
+    predictions = pd.concat(tables)
     if predictions.empty:
         raise ValueError(f"no prediction in {', '.join(args.stores)} is for a task of {args.tasks}")
     ranked = rank_candidates(predictions, tasks=challenges.tasks, **_ranking(args))

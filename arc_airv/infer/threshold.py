@@ -6,6 +6,7 @@ predictions, so that selectors and metrics read it as any other. A grid comes at
 view, so a vote counts views; the method "sum_of_probabilities" counts how sure they are.
 """
 
+import warnings
 from pathlib import Path
 
 from arc_airv.augment import Plan
@@ -78,6 +79,12 @@ def search_predictions(
             return None, lambda _: question.unsent()
 
         def receive(result: SearchResult) -> list[Prediction]:
+            if result.dropped:
+                warnings.warn(
+                    f"max_live={max_live} is too small for this threshold: some views may lack "
+                    "replies that are above it",
+                    stacklevel=2,
+                )
             if not result.completions:
                 return question.unsent(NO_REPLY)
             # The first sample tells that a view is done, so it is written last.

@@ -53,10 +53,15 @@ def pack(store: Path) -> None:
 
 
 def run_one(name: str, tasks: dict[str, Task], engine: Engine, n: int, into: Path) -> None:
-    """Fill the store of one run and pack it; a packed one with as many predictions stays."""
+    """Fill the store of one run and pack it; a packed one with as many predictions stays.
+
+    One of another model is an error.
+    """
     store, packed = into / f"{name}.jsonl", into / f"{name}.jsonl.gz"
     if packed.exists():
-        if read_run(store).get("n_predictions", n) >= n:
+        run = read_run(store)
+        model = run.get("fingerprints", {}).get("model", engine.fingerprint)
+        if run.get("n_predictions", n) >= n and model == engine.fingerprint:
             return
         if not store.exists():  # a smaller run goes on
             store.write_bytes(gzip.decompress(packed.read_bytes()))

@@ -88,6 +88,12 @@ def test_a_view_without_a_probable_reply_has_a_row_that_is_no_prediction(engine,
     assert empty[["grid", "text", "cumulative_logprob"]].isna().all(axis=None)
 
 
+def test_replies_that_a_small_max_live_may_have_lost_are_a_warning(engine, tasks, tmp_path):
+    options = {**OPTIONS, "min_probability": 0.01, "max_live": 1}
+    with pytest.warns(UserWarning, match="max_live=1 is too small"):
+        search_predictions(tasks, engine, n_views=2, store=tmp_path / "s.jsonl", **options)
+
+
 def test_it_goes_on_with_the_views_that_are_missing(engine, tasks, store, tmp_path):
     whole = store.read_text().splitlines(keepends=True)
     part = tmp_path / "part.jsonl"
