@@ -100,6 +100,7 @@ class Worker:
         self.size = store_size(share.path)
         self.lines_before = self._store_lines()
         self.ready = False
+        self.refused = False  # the store, for it was made with other settings
         self.done_since: float | None = None
         self.error = self.summary = ""
         self.last_sign = time.monotonic()
@@ -170,6 +171,8 @@ class Worker:
             if event["event"] == "ready":
                 self.ready = True
                 messages.append(f"ready after {event['seconds']} s")
+            elif event["event"] == "refused":
+                self.refused = True
             elif event["event"] == "warning":
                 messages.append(f"warning: {event['text']}")
             elif event["event"] == "done":

@@ -6,22 +6,25 @@ runs past the deadline, and nothing fills the disk. What was predicted is in the
 whatever happens here.
 """
 
+import json
 import math
 import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from arc_airv.augment import Plan
 from arc_airv.engines.auto import ENGINES
 from arc_airv.engines.base import Sampling
+from arc_airv.engines.fingerprint import fingerprint, model_fingerprint
 from arc_airv.engines.model_folder import look_at_model
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits, Share, Worker, store_size
 from arc_airv.records import mend_store
-from arc_airv.storage import MADE_OTHERWISE
+from arc_airv.storage import MADE_OTHERWISE, has_run, read_run
 from arc_airv.tasks import Task, check_deadline, hide_outputs, save_tasks
 
 MOST_MEMORY = 0.95  # of a GPU, for a cache that was too small
@@ -186,8 +189,9 @@ def supervise_generation(
     -------
     list of Path
         The stores, which may hold anything between nothing and all: read them with
-        `arc_airv.records.read_stores`. One that holds what was made with other settings, as by
-        another model, is not among them.
+        `arc_airv.records.read_stores`. One that did not grow and was made with other settings or by
+        another model is not among them, also where no worker came to open it. (Nothing tells the
+        model of an engine of one's own, until it opens the store.)
 
     Raises
     ------
@@ -217,7 +221,44 @@ def supervise_generation(
     refused = run_shares(shares, named, configurations, deadline, limits, log or Log(), watch)
     # One that grew is ours: a humbler configuration was refused what one before it had made.
     grew = {path for path, size in sizes.items() if store_size(path) > size}
-    return [path for path in sizes if path in grew or path not in refused]
+    return [
+        path
+        for path in sizes
+        if path in grew or not (path in refused or _made_otherwise(path, configurations, job))
+    ]
+
+
+def _made_otherwise(
+    path: Path, configurations: Sequence[Mapping[str, Any]], job: Mapping[str, Any]
+) -> bool:
+    """Tell if a store has another model or other settings than a job, as far as both are known."""
+    try:
+        run = read_run(path) if has_run(path) else {}
+    except ValueError:  # not readable
+        return False
+    known, model, asked = run.get("fingerprints", {}), job["model"], job["generate"]
+    models = {
+        model_fingerprint(model, c["options"]) if c["engine"] in ENGINES else None
+        for c in configurations
+    }
+    if "model" not in known or None in models:
+        return False
+    adapters = asked.get("adapters") or {}
+    own = {folder: fingerprint(folder) for folder in {*adapters.values()}}
+    own = {f"adapter of {task_id}": own[folder] for task_id, folder in adapters.items()}
+    plan = {field.name: asked[field.name] for field in fields(Plan) if field.name in asked}
+    settings = {
+        "plan": asdict(Plan(**plan)),
+        "sampling": Sampling(**job["sampling"]).settings(),
+        "drop_demonstrations": asked.get("drop_demonstrations", False),
+    }
+    before = run.get("settings", {})
+    return (
+        known["model"] not in models
+        or any(own[name] not in (None, known[name]) for name in known.keys() & own)
+        or ("adapters" in before) != bool(adapters)
+        or any(before.get(k) != v for k, v in json.loads(json.dumps(settings)).items())
+    )
 
 
 def share_out(
@@ -320,11 +361,11 @@ class _Device:
         if ended is None:
             return None
         share, made = self.worker.share, self.worker.progress
+        if self.worker.refused:
+            self.refused.append(share.path)
         said = f"{ended.text} (its log: {self.worker.log})" if ended.failed else ended.text
         self.end()
         self.log.add(self.name, said, failed=ended.failed)
-        if MADE_OTHERWISE in ended.error:
-            self.refused.append(share.path)
         if not ended.failed or ended.is_over or not share.may_repeat:
             return None
         further = mending(self.to_try, ended.error)

@@ -20,6 +20,7 @@ from arc_airv.engines.auto import make_engine
 from arc_airv.engines.base import Sampling
 from arc_airv.infer.generate import generate_predictions
 from arc_airv.infer.sizes import options_for_tasks
+from arc_airv.storage import MADE_OTHERWISE
 from arc_airv.tasks import load_tasks
 
 SUPERVISED = "--supervised"
@@ -36,15 +37,20 @@ def generate(job: dict[str, Any]) -> None:
     say("starting", engine=job["engine"], options=options)
     engine = make_engine(job["engine"], job["model"], options)
     say("ready", seconds=round(time.monotonic() - start, 1))
-    summary = generate_predictions(
-        tasks,
-        engine,
-        n_predictions=job["n_predictions"],
-        store=job["store"],
-        sampling=sampling,
-        progress=False,
-        **job["generate"],
-    )
+    try:
+        summary = generate_predictions(
+            tasks,
+            engine,
+            n_predictions=job["n_predictions"],
+            store=job["store"],
+            sampling=sampling,
+            progress=False,
+            **job["generate"],
+        )
+    except ValueError as error:
+        if MADE_OTHERWISE in str(error):  # told here, for an engine may fail again as it ends
+            say("refused")
+        raise
     text = (
         f"done: {summary.n_stored} of {summary.n_asked} predictions, {summary.n_new} of them new "
         f"in {summary.seconds:.1f} s ({summary.n_new / summary.seconds:.2f}/s)"

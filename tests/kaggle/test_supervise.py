@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from scripted import ScriptedEngine
 
+from arc_airv.engines.fingerprint import fingerprint, model_fingerprint
 from arc_airv.infer.generate import generate_predictions
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits, Worker
@@ -24,12 +26,14 @@ from arc_airv.kaggle.supervise import (
     supervise_generation,
 )
 from arc_airv.records import KEY, RecordStore, mend_store, read_predictions, read_stores
+from arc_airv.storage import read_run, run_path
 from arc_airv.submission import build_submission, score_submission, write_submission
 from arc_airv.tasks import hide_outputs, load_tasks, save_tasks
 from arc_airv.vote.rank import rank_candidates, select_attempts
 
 ARC = load_tasks("arc-agi-1/training")
 TASKS = {i: ARC[i] for i in ("6150a2bd", "44f52bb0", "27a28665", "d631b094")}
+MODEL = str(Path(__file__).parents[1] / "tiny")
 OUTPUTS = [(i, k) for i, task in TASKS.items() for k in range(len(task.test))]  # 1 + 2 + 3 + 1
 
 
@@ -338,6 +342,88 @@ def test_a_broken_store_is_mended_before_a_worker_opens_it(run, tmp_path):
     (tmp_path / "store.jsonl").write_bytes(b"what is this\n")
     frame, log, _ = run(scripted())
     assert complete(frame) and "dropped 1 broken lines" in log
+
+
+TINY = {"engine": "transformers", "options": {}}
+
+
+@pytest.fixture
+def supervise_nothing(tmp_path, monkeypatch):
+    """Describe a store that is complete, and supervise workers that all die before they open it."""
+    path = tmp_path / "store.jsonl"
+    filled(path, n=1)
+    monkeypatch.setattr("arc_airv.kaggle.supervise.run_shares", lambda *_: set())
+
+    def supervise_nothing(
+        configuration=TINY, *, contents=(), settings=(), description=None, **options
+    ):
+        made_by = {
+            "fingerprints": {"model": model_fingerprint(MODEL), **dict(contents)},
+            "settings": {**read_run(path)["settings"], **dict(settings)},
+        }
+        run_path(path).write_text(description or json.dumps(made_by))
+        return supervise_generation(
+            TASKS, model=MODEL, configurations=[configuration], store=path,
+            n_predictions=1, seed=0, **options,
+        )  # fmt: skip
+
+    supervise_nothing.path = path
+    return supervise_nothing
+
+
+def test_a_store_of_this_model_and_settings_counts_though_no_worker_opens_it(supervise_nothing):
+    assert supervise_nothing() == [supervise_nothing.path]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"contents": {"model": "another"}},
+        {"settings": {"plan": {"seed": 1}}},
+        {"settings": {"sampling": {"n": 1, "temperature": 1.0}}},
+        {"settings": {"drop_demonstrations": True}},
+        {"settings": {"adapters": ["finetuned"]}},
+        {"geometric": False},
+    ],
+)
+def test_a_store_of_another_model_or_settings_does_not(supervise_nothing, other):
+    assert supervise_nothing(**other) == []
+
+
+def test_nor_does_one_of_adapters_that_were_trained_anew(supervise_nothing, tmp_path):
+    adapter = tmp_path / "finetuned" / "6150a2bd"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_model.safetensors").write_bytes(b"new")
+    adapters = dict.fromkeys(TASKS, str(adapter))
+    for content, counts in ((fingerprint(adapter), True), ("old", False)):
+        stores = supervise_nothing(
+            contents={"adapter of 6150a2bd": content},
+            settings={"adapters": ["finetuned"]},
+            adapters=adapters,
+        )
+        assert bool(stores) == counts
+
+
+def test_what_is_not_known_is_no_difference(supervise_nothing):
+    path, another = supervise_nothing.path, {"contents": {"model": "another"}}
+    assert supervise_nothing(scripted(), **another) == [path]  # an engine of one's own
+    assert supervise_nothing(description='{"settings": {"model": "tiny"}}') == [path]
+
+
+def test_a_refused_store_does_not_count_whatever_an_engine_says_last(run, tmp_path, monkeypatch):
+    (tmp_path / "noisy.py").write_text(
+        "import atexit, faulty\n"
+        "def make(model):\n"
+        "    atexit.register(lambda: {}['gone'])\n"
+        "    return faulty.FaultyEngine(model)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "store.jsonl"
+    filled(path)
+    description = {**read_run(path), "fingerprints": {"model": "another"}}
+    run_path(path).write_text(json.dumps(description))
+    _, log, _ = run({"engine": "noisy:make", "options": {}})
+    assert "KeyError: 'gone'" in log and run.stores == []
 
 
 # Configurations ----------------------------------------------------------------------------------
