@@ -357,7 +357,8 @@ class _Device:
             return None
         messages, ended = self.worker.check()
         for text in messages:
-            self.log.add(self.name, text)
+            if not (text.startswith("warning: ") and self.log.holds(text)):  # of another worker
+                self.log.add(self.name, text)
         if ended is None:
             return None
         share, made = self.worker.share, self.worker.progress

@@ -25,6 +25,9 @@ from arc_airv.tasks import load_tasks
 
 SUPERVISED = "--supervised"
 MARK = "@arc_airv "  # of a line that is for the supervisor, among those that libraries print
+WARNING_MODULES = ("warnings", "_py_warnings")  # between what warns and what shows it
+TOLD: set[str] = set()  # the warnings that the supervisor knows
+MOST_TOLD = 50  # a wrong engine may give one for every reply; the others are in the worker's log
 
 
 def generate(job: dict[str, Any]) -> None:
@@ -83,9 +86,15 @@ def say(event: str, **details: Any) -> None:
 
 
 def show_warning(message: Warning, category: type, filename: str, *where: Any) -> None:
-    """Tell the supervisor what the library warns the caller of, which is this file."""
-    if filename == __file__:
-        say("warning", text=str(message))
+    """Tell the supervisor what the library warns of, whomever it names as the caller."""
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__") in WARNING_MODULES:
+        frame = frame.f_back
+    is_ours = frame.f_globals.get("__name__", "").partition(".")[0] == "arc_airv"
+    if is_ours and issubclass(category, UserWarning) and len(TOLD) < MOST_TOLD:
+        if (text := str(message)) not in TOLD:
+            say("warning", text=text)
+        TOLD.add(text)
     else:
         sys.stderr.write(warnings.formatwarning(message, category, filename, where[0]))
 

@@ -8,14 +8,17 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from scripted import ScriptedEngine
 
+from arc_airv.engines.base import checked_logprob
 from arc_airv.engines.fingerprint import fingerprint, model_fingerprint
 from arc_airv.infer.generate import generate_predictions
+from arc_airv.kaggle import worker
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits, Worker
 from arc_airv.kaggle.supervise import (
@@ -292,6 +295,43 @@ def test_a_device_hands_over_in_time_when_another_is_lost(run):
     assert "worker 1: stops, for a share that lost its device" in log
     assert set(frame["task_id"]) == set(TASKS)
     assert run.seconds < 9
+
+
+# Warnings ----------------------------------------------------------------------------------------
+
+
+def test_the_log_tells_what_the_library_warns_of(run, tmp_path):
+    filled(tmp_path / "store.jsonl", n=1)
+    run_path(tmp_path / "store.jsonl").unlink()
+    _, log, _ = run(scripted())
+    assert "worker 0: warning: " in log and "its run description store.run.json is missing" in log
+
+
+def test_a_warning_that_several_workers_give_is_told_once(run, tmp_path, monkeypatch):
+    (tmp_path / "warning.py").write_text(
+        "from arc_airv.engines.base import checked_logprob\n"
+        "from faulty import FaultyEngine\n"
+        "def make(model):\n"
+        "    checked_logprob(float('nan'))\n"
+        "    return FaultyEngine(model)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    _, log, _ = run({"engine": "warning:make", "options": {}}, devices=["0", "1"])
+    assert log.count("warning: the model gave a log-probability of nan") == 1
+
+
+def test_warnings_of_others_and_a_flood_stay_in_the_log_of_the_worker(monkeypatch, capsys):
+    told = []
+    monkeypatch.setattr(worker, "say", lambda event, text: told.append(text))
+    monkeypatch.setattr(worker, "TOLD", set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = worker.show_warning
+        warnings.warn("no matter", stacklevel=1)
+        for value in [1, *range(1, 101)]:
+            checked_logprob(float(value))
+    assert len(told) == worker.MOST_TOLD == len(set(told)) and "of 1 is above 0" in told[0]
+    assert "no matter" in (said := capsys.readouterr().err) and "of 100 is above 0" in said
 
 
 # Stores ------------------------------------------------------------------------------------------
