@@ -259,15 +259,25 @@ class Run:
                 self.log.add("generate", TOO_SLOW.format(n_asked, n), failed=True)
 
     def _find_others(self, store: Path, paths: Sequence[Path]) -> list[Path]:
-        """Find other stores of this name that have the settings and the model of these."""
+        """Find other stores of this name with the settings, the model and the adapters of these."""
 
-        def made_by(path: Path) -> tuple[Any, Any]:
+        def made_by(path: Path) -> tuple[Any, dict[str, str]]:
             run = read_run(path) if has_run(path) else {}
-            return run.get("settings"), run.get("fingerprints", {}).get("model")
+            return run.get("settings"), run.get("fingerprints", {})
+
+        own = [made_by(path) for path in paths if has_run(path)]
+        models = [(settings, contents.get("model")) for settings, contents in own]
+
+        def agrees(path: Path) -> bool:
+            settings, contents = made_by(path)
+            return (settings, contents.get("model")) in models and all(
+                contents[name] == known[name]
+                for _, known in own
+                for name in known.keys() & contents
+            )
 
         others = [path for path in find_stores(store) if path not in self.stores]
-        own = [made_by(path) for path in paths if has_run(path)]
-        return [path for path in others if made_by(path) in own]
+        return [path for path in others if agrees(path)]
 
     def _suit_adapters(
         self, adapters: Mapping[str, str | Path] | None

@@ -264,6 +264,27 @@ def test_what_another_number_of_devices_left_votes_or_is_named(make, model):
         assert len(a_run.read_predictions()) == 7
 
 
+@pytest.mark.parametrize(("content", "n_own"), [(b"old", 7), (b"new", 7 * 3)])
+def test_what_adapters_of_another_training_left_does_not_vote(make, tmp_path, content, n_own):
+    a_run, adapters = make(), {}
+    for task_id in TASKS:
+        adapters[task_id] = str(tmp_path / "finetuned" / task_id)
+        Path(adapters[task_id]).mkdir(parents=True)
+        (Path(adapters[task_id]) / "adapter_config.json").write_text('{"r": 8}')
+
+    def train(content):
+        for folder in adapters.values():
+            (Path(folder) / "adapter_model.safetensors").write_bytes(content)
+
+    train(content)
+    engine, options = ScriptedEngine(TASKS), {"adapters": adapters, "progress": False}
+    generate_predictions(TASKS, engine, n_predictions=3, seed=0, store="store.0.jsonl", **options)
+    train(b"new")
+    generate(a_run, n=1, adapters=adapters)
+    assert len(a_run.read_predictions()) == n_own
+    assert ("! generate: store.0.jsonl: not made with these" in str(a_run.log)) == (n_own == 7)
+
+
 def test_a_store_whose_name_is_none_is_told_before_any_engine_starts(make):
     a_run = make()
     a_run.generate(2, seed=0, store="store")
