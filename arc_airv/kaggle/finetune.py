@@ -15,8 +15,7 @@ from arc_airv.engines.model_folder import look_at_model
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits
 from arc_airv.kaggle.supervise import run_shares, share_out
-from arc_airv.storage import MADE_OTHERWISE
-from arc_airv.tasks import Task, check_deadline
+from arc_airv.tasks import Task, check_deadline, load_tasks
 
 MODES = ("joint", "per_task")
 # Adapters and pre-trained models want AdamW; an optimizer without history wants a gentle start.
@@ -114,17 +113,18 @@ def supervise_finetuning(
     adapters = {task_id: adapter_folder(folder, task_id) for task_id in tasks}
     n_failures, before = len(log.failures), {t for t, path in adapters.items() if path.exists()}
     run_shares(shares, named, [{}], deadline, limits, log)
-    failed = not tasks or len(log.failures) > n_failures
+    failed = {event.who for event in log.failures[n_failures:]}
     if mode == "joint":
-        return (Path(model) if failed else folder), None
+        return (Path(model) if failed or not tasks else folder), None
     trained = {task_id for task_id, path in adapters.items() if path.exists()}
-    # Where a training refused what was there, it may be of another model or of other tasks.
-    if any(MADE_OTHERWISE in str(failure) for failure in log.failures[n_failures:]):
-        trained -= before
+    for share in shares:  # each has the name of its device
+        own = trained.intersection(load_tasks(share.job["tasks"]))
+        # What was there may be of another model or other tasks. A training looks at all of it
+        # before it learns anything; what failed without a new adapter may not have come so far.
+        if own <= before and (share.path.name in failed or failed - named.keys()):
+            trained -= own
     log.add("finetune", f"{len(trained)} of {len(tasks)} tasks have learnt an adapter")
-    # Adapters that change nothing would only be slower; and where a training failed before it had
-    # learnt anything, those that are there may be as wrong.
-    if not trained or (failed and trained <= before):
+    if not trained:  # adapters that change nothing would only be slower
         return Path(model), None
     return Path(model), {
         task_id: path if task_id in trained else folder / UNTRAINED

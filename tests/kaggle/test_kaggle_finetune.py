@@ -1,6 +1,5 @@
 """Fine-tuning in other processes: its results, and failures that cost nothing else."""
 
-import itertools
 import os
 import re
 import shutil
@@ -18,7 +17,6 @@ from arc_airv.kaggle.finetune import supervise_finetuning
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits
 from arc_airv.storage import MADE_OTHERWISE
-from arc_airv.tasks import load_tasks
 
 
 @pytest.fixture(scope="module")
@@ -85,20 +83,46 @@ def test_adapters_of_another_model_do_not_answer_for_this_one(finetune, random_m
     assert "3c9b0459 was made with other settings" in log
 
 
-def test_what_one_of_several_trainings_refuses_does_not_answer(finetune, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("fails", "learnt", "kept"),
+    [
+        ("ended with exit status 1: OutOfMemoryError", (), False),  # before it looked at any
+        (f"ended: ValueError: 3c9b0459 {MADE_OTHERWISE}", (), False),
+        ("was killed by SIGKILL", ("d037b0a7",), True),  # it had looked at all that was there
+        (None, (), True),
+    ],
+)
+def test_adapters_of_before_answer_where_the_training_of_their_share_saw_to_them(
+    finetune, tmp_path, monkeypatch, fails, learnt, kept
+):
+    folder = tmp_path / "finetuned"
+    shared = [{"3c9b0459", "d037b0a7"}, {"00d62c1b"}]  # the first and the second device's
+
     def run_shares(shares, devices, configurations, deadline, limits, log, *_):
-        learnt = [load_tasks(share.job["tasks"]) for share in shares]
-        log.add("finetune.0", f"ended: ValueError: 3c9b0459 {MADE_OTHERWISE}", failed=True)
-        for task_id in itertools.chain(*learnt):
-            (tmp_path / "finetuned" / task_id).mkdir(exist_ok=True)
+        if fails:
+            log.add("finetune.0", fails, failed=True)
+        for task_id in learnt:
+            (folder / task_id).mkdir()
 
     monkeypatch.setattr("arc_airv.kaggle.finetune.run_shares", run_shares)
-    (tmp_path / "finetuned/3c9b0459").mkdir(parents=True)
-    _, adapters, _ = finetune("per_task", 60, devices=(None, None, None))
-    assert {t: path.name for t, path in adapters.items()} == {
-        **{t: t for t in adapters},
-        "3c9b0459": "untrained",
+    monkeypatch.setattr(
+        "arc_airv.kaggle.supervise.split_tasks",
+        lambda tasks, n: [{i: tasks[i] for i in ids} for ids in shared],
+    )
+    for task_id in ("3c9b0459", "00d62c1b"):
+        (folder / task_id).mkdir(parents=True)
+    _, adapters, log = finetune("per_task", 60, devices=(None, None))
+    assert {t for t, path in adapters.items() if path.name == t} == {
+        *(["3c9b0459"] if kept else []),
+        *learnt,
+        "00d62c1b",
     }
+
+
+def test_adapters_of_before_do_not_answer_where_no_training_came_to_see_them(finetune, tmp_path):
+    (tmp_path / "finetuned/3c9b0459").mkdir(parents=True)
+    model, adapters, log = finetune("per_task", 1)
+    assert adapters is None and "1 shares wait, no time" in log
 
 
 def test_a_model_that_cannot_be_right_is_refused(finetune, tmp_path):
