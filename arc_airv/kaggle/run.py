@@ -21,6 +21,7 @@ from arc_airv.kaggle.inputs import is_rerun
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits, store_size
 from arc_airv.kaggle.supervise import (
+    KEPT,
     degrade,
     find_stores,
     store_paths,
@@ -45,7 +46,7 @@ TOO_SLOW = (
     "MINUTES, fewer tasks (N_TASKS), a smaller model or a faster machine"
 )
 # What of the options given for vLLM means the same to Transformers' engine.
-TRANSFORMERS_OPTIONS = ("device", "dtype", "batch_tokens", "max_model_len")
+TRANSFORMERS_OPTIONS = (*KEPT, "batch_tokens")
 VOTE_SECONDS = 60  # between two submissions of plain votes
 
 

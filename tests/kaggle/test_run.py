@@ -340,6 +340,13 @@ def test_the_engine_suits_the_adapters(make, monkeypatch, tmp_path, gpus, engine
     assert ("on a CPU" in str(a_run.log)) == (gpus == 0)
 
 
+def test_where_transformers_answers_it_gets_the_options_that_mean_the_same_to_it(make):
+    same = {"tokenizer": "my/tokenizer", "max_model_len": 2048, "dtype": "float32"}
+    given = make(engine=None, max_num_seqs=8, **same)._configure(16)
+    assert given["engine"] == "transformers"
+    assert given["options"].items() >= same.items() and "max_num_seqs" not in given["options"]
+
+
 @pytest.mark.parametrize("odd", ['{"r": 8', "{}", '{"r": 8, "modules_to_save": ["lm_head"]}'])
 def test_an_adapter_that_cannot_be_used_leaves_the_answers_to_the_model(make, tmp_path, odd):
     for task_id, content in zip(TASKS, ('{"r": 8}', odd, '{"r": 8}', '{"r": 8}')):
