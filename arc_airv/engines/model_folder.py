@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from arc_airv.engines.adapters import ADAPTER_FILE
+from arc_airv.engines.adapters import ADAPTER_FILE, named_base
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -191,9 +191,8 @@ def _look_at_adapter(folder: Path) -> ModelFolder:
     )
     if not base:
         raise ValueError(f"{folder} is an adapter that does not name its base model: {advice}")
-    beside = folder / base  # a relative path may be meant from the adapter
     try:
-        found = look_at_model(beside if beside.is_dir() else base, has_tokenizer=True)
+        found = look_at_model(named_base(folder, base), has_tokenizer=True)
     except ValueError as error:
         raise ValueError(f"{folder} is an adapter of {base}, but {error}: {advice}") from None
     if found.adapter:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scripted import ScriptedEngine
 
+from arc_airv.engines.adapters import base_of
 from arc_airv.engines.base import Engine, as_engine
 from arc_airv.engines.fingerprint import (
     N_PARTS,
@@ -530,3 +531,33 @@ def test_scores_of_a_model_that_was_retrained_are_a_warning(tmp_path):
         rank_candidates(predictions, **method, scores=read_scores(tmp_path / "same.jsonl"))
     with pytest.warns(UserWarning, match="another model than any"):
         rank_candidates(predictions, **method, scores=read_scores(tmp_path / "other.jsonl"))
+
+
+# Adapters and their bases -----------------------------------------------------------------------
+
+
+def foreign_adapter(folder, base, **config):
+    folder.mkdir(parents=True)
+    config = {"base_model_name_or_path": str(base), "r": 8, **config}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / "adapter_model.safetensors").write_bytes(b"1")
+    return folder
+
+
+@pytest.mark.parametrize("base", ["{here}/base", "../base"])
+def test_an_adapter_of_others_is_known_by_the_base_that_it_names(tmp_path, base, recwarn):
+    trained_on, other = model_folder(tmp_path / "base"), model_folder(tmp_path / "other", seed=1)
+    adapter = foreign_adapter(tmp_path / "adapter", base.format(here=tmp_path))
+    asked = {"adapters": {"task": adapter}}
+    engine = engine_of(TASKS, fingerprint=fingerprint(trained_on))
+    ask(TASKS, tmp_path / "right.jsonl", engine=engine, **asked)
+    assert not [w for w in recwarn if "trained on another model" in str(w.message)]
+    engine = engine_of(TASKS, fingerprint=fingerprint(other))
+    with pytest.warns(UserWarning, match="adapters of 1 tasks were trained on another model"):
+        ask(TASKS, tmp_path / "wrong.jsonl", engine=engine, **asked)
+
+
+@pytest.mark.parametrize("base", ["no/such-model", "", None])
+def test_an_adapter_whose_base_is_not_here_tells_of_none(tmp_path, base):
+    folder = foreign_adapter(tmp_path / "adapter", "", base_model_name_or_path=base)
+    assert base_of(folder) is None is base_of(tmp_path)
