@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from arc_airv.engines.adapters import ADAPTER_FILE
-from arc_airv.engines.model_folder import look_at_model
+from arc_airv.engines.model_folder import look_at_model, weight_files
 
 N_PARTS, PART = 512, 4096  # of the weights: 2 MiB are read, of 60 GB as of 60 MB
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
@@ -109,11 +109,11 @@ def _with_base(model: str | Path) -> str | None:
     if own is None or not (Path(model) / ADAPTER_FILE).is_file():
         return own
     try:
+        if weight_files(model):  # a whole model that was saved beside its adapter
+            return own
         folder = look_at_model(model, has_tokenizer=True)
     except ValueError:
         return None
-    if folder.adapter is None:  # a whole model that was saved beside its adapter
-        return own
     base = fingerprint(folder.model)
     return base and hashlib.sha256(f"{base} {own}".encode()).hexdigest()[:16]
 

@@ -78,7 +78,7 @@ def look_at_model(model: str | Path, *, has_tokenizer: bool = False) -> ModelFol
     ------
     ValueError
         If there is nothing of that name, it is no model folder, a file that it needs is missing or
-        malformed, or it is an adapter whose base is not here.
+        malformed, it is an adapter whose base is not here, or a whole model with an adapter in it.
     """
     given, folder = str(model), Path(model)
     if folder.is_file():
@@ -91,6 +91,13 @@ def look_at_model(model: str | Path, *, has_tokenizer: bool = False) -> ModelFol
         nested = sorted(str(path.parent) for path in folder.glob("*/**/config.json"))[:3]
         hint = f"; did you mean {' or '.join(nested)}?" if nested else ""
         raise ValueError(f"{given} is no model folder: it holds no config.json{hint}")
+    if (folder / ADAPTER_FILE).is_file():
+        # Transformers 5 adds the adapter to the weights, which may hold it already; vLLM does not.
+        raise ValueError(
+            f"{given} is a whole model with an adapter beside its weights: move {ADAPTER_FILE} and "
+            "adapter_model.* into a folder of their own, and give that one instead if they are not "
+            "merged into the weights yet"
+        )
     config = _read(folder / "config.json")
     weights = weight_files(folder)
     if missing := [path.name for path in weights if not path.is_file()]:

@@ -188,6 +188,17 @@ def test_an_adapter_without_its_base_says_what_to_do(make, base, message):
         look_at_model(folder)
 
 
+@pytest.mark.parametrize("weights", [{}, {"adapter_model.safetensors": 0.1}])
+def test_merged_weights_are_not_asked_with_their_adapter_beside_them(make, weights):
+    adapter = {"adapter_config.json": {"base_model_name_or_path": str(TINY), "r": 8}, **weights}
+    folder = make("model", {**WHOLE, **adapter})
+    with pytest.raises(ValueError, match="move adapter_config.json and adapter_model.* into a fol"):
+        look_at_model(folder)
+    for name in adapter:
+        (folder / name).unlink()
+    assert look_at_model(folder).adapter is None
+
+
 # Quantized weights, and windows ------------------------------------------------------------------
 
 
