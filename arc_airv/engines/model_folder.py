@@ -28,6 +28,10 @@ TOKENIZER_FILES = (
 )
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 HUB_SECONDS = 10.0  # patience with the Hub, for one question
+# Of an adapter: what changes its base, and the ways to start its matrices that do not.
+CHANGES_BASE = ("modules_to_save", "trainable_token_indices", "layer_replication", "kasa_config")
+KEEPS_BASE = ("gaussian", "orthogonal", "eva")
+MOST_HEADER = 100_000_000  # bytes, by the definition of safetensors
 
 
 @dataclass(frozen=True)
@@ -179,15 +183,34 @@ def adapter_rank(folder: str | Path) -> int:
 def check_lendable(folder: str | Path) -> None:
     """Raise a ValueError if an adapter leaves something in its base when it is taken out again.
 
-    peft's unload() keeps whole modules that were trained (modules_to_save), and biases.
+    peft's unload() keeps all but LoRA matrices: whole modules and biases that were trained, tokens,
+    embeddings, and what some ways to start an adapter (PiSSA, ...) take from the base's weights.
     """
-    config = read_adapter(folder)
-    if config.get("modules_to_save") or config.get("bias", "none") != "none":
+    config, file = read_adapter(folder), Path(folder) / "adapter_model.safetensors"
+    found = [name for name in CHANGES_BASE if config.get(name)]
+    if config.get("bias", "none") != "none":
+        found.append("bias")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower() not in KEEPS_BASE:
+        found.append(f"init_lora_weights={start}")
+    if not found and file.is_file():
+        found = sorted(name for name in _tensor_names(file) if "lora_" not in name)[:1]
+    if found:
         raise ValueError(
-            f"{folder} changes more than LoRA matrices (modules_to_save or bias in its "
-            f"{ADAPTER_FILE}), which would change the answers of other tasks: merge it into its "
-            "base (peft's merge_and_unload) and give that folder as the model"
+            f"{folder} is more than LoRA matrices ({', '.join(found)}), which vLLM would leave out "
+            "and peft would keep for the answers of other tasks: merge it into its base (peft's "
+            "merge_and_unload) and give that folder as the model"
         )
+
+
+def _tensor_names(file: Path) -> set[str]:
+    """Return the names in the header of a safetensors file: its length, and JSON."""
+    with open(file, "rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        try:
+            return json.loads(opened.read(min(size, MOST_HEADER))).keys() - {"__metadata__"}
+        except ValueError:
+            raise ValueError(f"{file} is no safetensors file: copy it again") from None
 
 
 def _look_at_adapter(folder: Path) -> ModelFolder:

@@ -1,7 +1,9 @@
 """Real engines: vLLM and Transformers give the same replies to the same prompts."""
 
 import functools
+import json
 import math
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -205,6 +207,19 @@ def test_an_adapter_above_the_engines_rank_is_refused_in_a_sentence(adapter):
     engine.options = {"enable_lora": True, "max_lora_rank": 16}
     with pytest.raises(ValueError, match="has rank 24, above the engine's max_lora_rank of 16"):
         engine._lora_request(adapter)
+
+
+def test_vllm_refuses_an_adapter_that_it_would_serve_in_part(adapter, tmp_path):
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(
+        json.dumps({**config, "init_lora_weights": "olora"})
+    )
+    engine = VllmEngine.__new__(VllmEngine)  # nothing of vLLM is asked
+    engine.folder, engine._adapters = look_at_model(TINY), {}
+    engine.options = {"enable_lora": True, "max_lora_rank": 32}
+    with pytest.raises(ValueError, match="more than LoRA matrices .init_lora_weights=olora."):
+        engine._lora_request(folder)
 
 
 # Scores ------------------------------------------------------------------------------------------

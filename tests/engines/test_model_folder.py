@@ -4,11 +4,17 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from arc_airv.engines import TransformersEngine, VllmEngine, look_at_model, make_engine
 from arc_airv.engines.gpus import Gpu, gpus_for_model
-from arc_airv.engines.model_folder import adapter_rank, gigabytes_of_weights, weight_files
+from arc_airv.engines.model_folder import (
+    adapter_rank,
+    check_lendable,
+    gigabytes_of_weights,
+    weight_files,
+)
 
 TINY = Path(__file__).parents[1] / "tiny"
 
@@ -197,6 +203,45 @@ def test_merged_weights_are_not_asked_with_their_adapter_beside_them(make, weigh
     for name in adapter:
         (folder / name).unlink()
     assert look_at_model(folder).adapter is None
+
+
+LORA = [f"base_model.model.q_proj.lora_{name}.weight" for name in ("A", "B", "magnitude_vector")]
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "kept"),
+    [
+        ({"modules_to_save": ["lm_head"]}, LORA, "modules_to_save"),
+        ({"bias": "all"}, LORA, "bias"),
+        ({"trainable_token_indices": [5]}, LORA, "trainable_token_indices"),
+        ({"layer_replication": [[0, 2], [1, 3]]}, LORA, "layer_replication"),
+        ({"kasa_config": {"beta": 1.0}}, LORA, "kasa_config"),
+        *(
+            ({"init_lora_weights": start}, LORA, f"init_lora_weights={start}")
+            for start in ("pissa", "pissa_niter_4", "olora", "OLoRA", "loftq", "corda", "lora_ga")
+        ),
+        ({}, [*LORA, "base_model.model.embed_tokens.weight"], "base_model.model.embed_tokens.wei"),
+    ],
+)
+def test_an_adapter_that_changes_its_base_is_not_lent(make, config, tensors, kept):
+    numpy = pytest.importorskip("safetensors.numpy")
+    folder = make("adapter", {"adapter_config.json": {"r": 8, **config}})
+    numpy.save_file(dict.fromkeys(tensors, np.zeros(1)), folder / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=f"LoRA matrices .{kept}.*: merge it into its base"):
+        check_lendable(folder)
+
+
+@pytest.mark.parametrize("start", [None, True, False, "gaussian", "orthogonal", "eva"])
+def test_an_adapter_of_lora_matrices_is_lent(make, start):
+    numpy = pytest.importorskip("safetensors.numpy")
+    config = {"r": 8, "bias": "none", "modules_to_save": None, "init_lora_weights": start}
+    folder = make("adapter", {"adapter_config.json": config})
+    check_lendable(folder)
+    numpy.save_file(dict.fromkeys(LORA, np.zeros(1)), folder / "adapter_model.safetensors")
+    check_lendable(folder)
+    (folder / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match="is no safetensors file: copy it again"):
+        check_lendable(folder)
 
 
 # Quantized weights, and windows ------------------------------------------------------------------
