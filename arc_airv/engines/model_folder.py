@@ -109,6 +109,13 @@ def look_at_model(model: str | Path, *, has_tokenizer: bool = False) -> ModelFol
             f"{given} lacks {len(missing)} of its {len(weights)} files of weights: "
             f"{', '.join(missing[:3])}"
         )
+    alone, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if alone.is_file() and index.is_file() and alone not in weights:
+        # Transformers would load the first, and vLLM what the index names.
+        raise ValueError(
+            f"{given} holds two saves: {alone.name}, and {', '.join(p.name for p in weights[:3])} "
+            f"of {index.name}: remove the files of the one that is not meant"
+        )
     if not weights:
         raise ValueError(f"{given} holds no weights: neither *.safetensors nor pytorch_model*.bin")
     if not has_tokenizer and not _has_tokenizer(folder):

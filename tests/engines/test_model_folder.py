@@ -118,6 +118,20 @@ def test_what_a_folder_lacks_is_said(make, files, message):
     gigabytes_of_weights(folder)  # is asked before anything looks, and must not fail
 
 
+def test_two_saves_in_one_folder_are_not_chosen_from(make):
+    index = {"weight_map": {"a": "model-1.safetensors"}}
+    shards = {"model-1.safetensors": 0.1, "model.safetensors.index.json": index}
+    folder = make("model", {**WHOLE, **shards})
+    message = "two saves: model.safetensors, and model-1.safetensors of model.safetensors.index.js"
+    with pytest.raises(ValueError, match=message):
+        look_at_model(folder)
+    for file in shards:
+        (folder / file).unlink()
+    look_at_model(folder)
+    named = {"weight_map": {"a": "model.safetensors"}}
+    look_at_model(make("indexed", {**WHOLE, "model.safetensors.index.json": named}))
+
+
 def test_a_tokenizer_may_come_from_elsewhere(make):
     folder = make("model", without("tokenizer.json"))
     assert look_at_model(folder, has_tokenizer=True).model == str(folder)
