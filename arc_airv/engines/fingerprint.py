@@ -6,12 +6,13 @@ so does a model that was retrained in place; a copy, or the same folder moved, d
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from arc_airv.engines.adapters import ADAPTER_FILE
+from arc_airv.engines.adapters import ADAPTER_FILE, base_of
 from arc_airv.engines.model_folder import look_at_model, weight_files
 
 N_PARTS, PART = 512, 4096  # of the weights: 2 MiB are read, of 60 GB as of 60 MB
@@ -115,6 +116,12 @@ def _with_base(model: str | Path) -> str | None:
     except ValueError:
         return None
     base = fingerprint(folder.model)
+    if base and base_of(model) not in (base, None):
+        warnings.warn(
+            f"{model} was trained on another model than its base {folder.model} is now (or on the "
+            "same one before it was changed, as by quantization): train it again on this one",
+            stacklevel=4,
+        )
     return base and hashlib.sha256(f"{base} {own}".encode()).hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scripted import ScriptedEngine
 
-from arc_airv.engines.adapters import base_of
+from arc_airv.engines.adapters import MADE_BY, base_of
 from arc_airv.engines.base import Engine, as_engine
 from arc_airv.engines.fingerprint import (
     N_PARTS,
@@ -561,3 +561,14 @@ def test_an_adapter_of_others_is_known_by_the_base_that_it_names(tmp_path, base,
 def test_an_adapter_whose_base_is_not_here_tells_of_none(tmp_path, base):
     folder = foreign_adapter(tmp_path / "adapter", "", base_model_name_or_path=base)
     assert base_of(folder) is None is base_of(tmp_path)
+
+
+def test_an_adapter_whose_base_was_trained_on_in_place_is_a_warning(tmp_path, recwarn):
+    base = model_folder(tmp_path / "base")
+    adapter = foreign_adapter(tmp_path / "adapter", base)
+    (adapter / MADE_BY).write_text(json.dumps({"model": fingerprint(base)}))
+    model_fingerprint(adapter)
+    assert not recwarn.list
+    (base / "model.safetensors").write_bytes(b"trained on")
+    with pytest.warns(UserWarning, match="was trained on another model than its base .* is now"):
+        model_fingerprint(adapter)
