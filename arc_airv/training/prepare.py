@@ -167,13 +167,21 @@ def _list_files(folder: Path) -> dict[str, Any]:
 def check_prepared(folder: Path) -> str:
     """Return the SHA-256 of a prepared folder's manifest; a ValueError if a file is not as it was.
 
-    A copy may be cut off; what the copy adds does no harm.
+    A copy may be cut off, or lie over an older one: a model that was not prepared would be trained
+    on. What a copy adds elsewhere does no harm.
     """
     if not (folder / MANIFEST).exists():
         raise ValueError(f"{folder}: no {MANIFEST}; this is no prepared folder")
-    for name, (_, digest) in json.loads((folder / MANIFEST).read_text())["files"].items():
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    for name, (_, digest) in files.items():
         if not (folder / name).exists() or sha256(folder / name) != digest:
             raise ValueError(f"{folder}: {name} is not what was prepared; copy the folder again")
+    found = [path for part in (DATA, MODEL) for path in sorted((folder / part).rglob("*"))]
+    names = [str(path.relative_to(folder)) for path in found if path.is_file()]
+    if more := [name for name in names if name not in files]:
+        raise ValueError(
+            f"{folder}: {more[0]} was not prepared; copy the folder again, to where there is none"
+        )
     return sha256(folder / MANIFEST)
 
 

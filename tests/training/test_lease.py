@@ -151,6 +151,19 @@ def test_a_folder_that_is_not_what_was_prepared_is_refused(prepared, tmp_path):
         lease(copied, tmp_path / "run", tmp_path / "out", minutes=1)
 
 
+@pytest.mark.parametrize("name", ["model/config.json", "data/extra.jsonl.gz"])
+def test_a_folder_that_was_copied_over_an_older_one_is_refused(prepared, tmp_path, name):
+    copied = shutil.copytree(prepared, tmp_path / "copied")
+    digest = preparing.check_prepared(copied)
+    (copied / "arc_airv" / "__pycache__").mkdir(exist_ok=True)
+    (copied / "arc_airv" / "__pycache__" / "grids.pyc").touch()  # as running it does
+    assert preparing.check_prepared(copied) == digest
+    (copied / name).parent.mkdir(exist_ok=True)
+    (copied / name).touch()
+    with pytest.raises(ValueError, match=f"{name} was not prepared; copy the folder again, to wh"):
+        preparing.check_prepared(copied)
+
+
 def test_a_run_is_of_one_prepared_folder(prepared, tmp_path):
     other, run = tmp_path / "other", tmp_path / "run"
     with pytest.raises(ValueError, match="a new lease needs its minutes"):
