@@ -51,7 +51,8 @@ class RayEngine(LocalEngine):
     Raises
     ------
     ValueError
-        If a number is out of its range, or the engine refuses its options.
+        If a number is out of its range, the engine refuses its options, or the workers find models
+        of different content, as on machines of which one has an older copy.
     RuntimeError
         If no worker starts.
 

@@ -18,7 +18,8 @@ class RayWorkers:
     """Workers as Ray's actors: see `arc_airv.engines.cluster.dispatch.Backend`.
 
     It joins a Ray or starts one, and counts out its `n` workers: see `RayEngine` for the
-    parameters. Its `facts` are what the first worker that was ready told of its engine.
+    parameters. Its `facts` are what the first worker that was ready told of its engine; one whose
+    model is another one is a ValueError.
     """
 
     def __init__(
@@ -95,6 +96,12 @@ class RayWorkers:
                 raise answer
             else:
                 self.facts = self.facts or answer
+                if _identity(answer) != _identity(self.facts):
+                    raise ValueError(
+                        f"the workers do not have one model: at one of them, {answer['model']} is "
+                        "another, or has another prompt_format.json, than at the first: copy it to "
+                        "every machine again"
+                    )
                 self.ready.add(worker)
                 events.append(Ready(worker, answer["window"]))
         return events
@@ -121,6 +128,12 @@ class RayWorkers:
             self.end(worker)
         if self.owns_ray:
             ray.shutdown()
+
+
+def _identity(facts: Mapping[str, Any]) -> tuple[str | None, dict[str, Any] | None]:
+    """Return what tells the model of a worker and its format by their content."""
+    own = facts["prompt_format"]
+    return facts["fingerprint"], own and own.to_dict()
 
 
 def _connect(address: str | None, n_cpus: float, options: Mapping[str, Any]) -> bool:

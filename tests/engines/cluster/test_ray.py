@@ -17,6 +17,7 @@ from scripted import ScriptedEngine
 
 from arc_airv.engines import RayEngine, Sampling, TransformersEngine, threshold_search
 from arc_airv.infer.generate import generate_predictions
+from arc_airv.prompts import PromptFormat
 from arc_airv.records import KEY, read_predictions
 from arc_airv.tasks import load_tasks, save_tasks
 
@@ -142,6 +143,28 @@ def test_an_engine_that_refuses_its_options_is_an_error_at_once(local_ray):
 
 def refuse():
     raise ValueError("batch_tokens must be at least 1")
+
+
+@pytest.mark.parametrize("what", ["fingerprint", "prompt_format"])
+def test_workers_with_different_copies_of_a_model_are_an_error(local_ray, tmp_path, what):
+    with pytest.raises(ValueError, match="workers do not have one model: at one of them, tiny is"):
+        engine = RayEngine(functools.partial(unlike, str(tmp_path / "first"), what), 2)
+        try:
+            engine.wait_ready()
+        finally:
+            engine.close()
+
+
+def unlike(first, what):
+    """Make an engine that is another one on all machines but the first."""
+    engine = ScriptedEngine(TASKS)
+    engine.model, engine.prompt_format = "tiny", PromptFormat()
+    try:
+        Path(first).touch(exist_ok=False)
+    except FileExistsError:
+        other = PromptFormat.from_dict({"encoder": ["json"], "template": {"name": "plain"}})
+        setattr(engine, what, {"fingerprint": "other", "prompt_format": other}[what])
+    return engine
 
 
 @pytest.mark.parametrize("options", [{"n_workers": 0}, {"chunk": 0}, {"gpus_per_worker": -1}])
