@@ -5,12 +5,15 @@ import shutil
 import time
 import warnings
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
 import pytest
 from scripted import ScriptedEngine
 
+from arc_airv.engines import TransformersEngine, VllmEngine
 from arc_airv.engines.adapters import MADE_BY, base_of
 from arc_airv.engines.base import Engine, as_engine
 from arc_airv.engines.fingerprint import (
@@ -572,3 +575,23 @@ def test_an_adapter_whose_base_was_trained_on_in_place_is_a_warning(tmp_path, re
     (base / "model.safetensors").write_bytes(b"trained on")
     with pytest.warns(UserWarning, match="was trained on another model than its base .* is now"):
         model_fingerprint(adapter)
+
+
+@pytest.mark.parametrize("engine", [TransformersEngine, VllmEngine])
+def test_a_model_that_is_updated_while_it_is_loaded_is_known_as_what_answers(
+    tmp_path, monkeypatch, engine
+):
+    """As a name on the Hub is of which the cache holds an older commit."""
+    transformers = pytest.importorskip("transformers")
+    folder = shutil.copytree(Path(__file__).parents[1] / "tiny", tmp_path / "tiny")
+    before, load = fingerprint(folder), transformers.AutoModelForCausalLM.from_pretrained
+
+    def update(*args, **options):
+        (folder / "added_tokens.json").write_text("{}")
+        return load(*args, **options)
+
+    if engine is VllmEngine:
+        load = MagicMock()  # vLLM answers nothing here
+        monkeypatch.setattr(pytest.importorskip("vllm"), "LLM", update)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", update)
+    assert engine(str(folder)).fingerprint == fingerprint(folder) != before
