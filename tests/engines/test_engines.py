@@ -201,25 +201,38 @@ def test_vllm_answers_as_transformers_with_an_adapter_for_a_model(adapter, promp
     theirs.close()
 
 
-def test_an_adapter_above_the_engines_rank_is_refused_in_a_sentence(adapter):
-    engine = VllmEngine.__new__(VllmEngine)  # nothing of vLLM is asked
+def only_adapters(room):
+    """Make an engine that nothing but its requests for adapters is asked of."""
+    pytest.importorskip("vllm")
+    engine = VllmEngine.__new__(VllmEngine)
     engine.folder, engine._adapters = look_at_model(TINY), {}
-    engine.options = {"enable_lora": True, "max_lora_rank": 16}
+    engine.options = {"enable_lora": True, "max_lora_rank": room}
+    return engine
+
+
+def test_an_adapter_above_the_engines_rank_is_refused_in_a_sentence(adapter):
     with pytest.raises(ValueError, match="has rank 24, above the engine's max_lora_rank of 16"):
-        engine._lora_request(adapter)
+        only_adapters(16)._lora_request(adapter)
 
 
 def test_vllm_refuses_an_adapter_that_it_would_serve_in_part(adapter, tmp_path):
     folder = shutil.copytree(adapter, tmp_path / "adapter")
     config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(
-        json.dumps({**config, "init_lora_weights": "olora"})
-    )
-    engine = VllmEngine.__new__(VllmEngine)  # nothing of vLLM is asked
-    engine.folder, engine._adapters = look_at_model(TINY), {}
-    engine.options = {"enable_lora": True, "max_lora_rank": 32}
+    config["init_lora_weights"] = "olora"
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="more than LoRA matrices .init_lora_weights=olora."):
-        engine._lora_request(folder)
+        only_adapters(32)._lora_request(folder)
+
+
+def test_vllm_does_not_answer_by_an_adapter_that_was_trained_again_since(adapter, tmp_path):
+    folder, engine = shutil.copytree(adapter, tmp_path / "adapter"), only_adapters(32)
+    first, same = (engine._lora_request(folder) for _ in range(2))
+    (folder / "adapter_model.safetensors").touch()
+    again = engine._lora_request(folder)
+    # By these it keeps the matrices of an adapter, and what was computed with it.
+    known = [(request.lora_int_id, request.lora_name) for request in (first, same, again)]
+    assert known[0] == known[1] and not set(known[0]) & set(known[2])
+    assert first.lora_path == again.lora_path == str(folder)
 
 
 # Scores ------------------------------------------------------------------------------------------
