@@ -215,13 +215,16 @@ def test_an_adapter_above_the_engines_rank_is_refused_in_a_sentence(adapter):
         only_adapters(16)._lora_request(adapter)
 
 
-def test_vllm_refuses_an_adapter_that_it_would_serve_in_part(adapter, tmp_path):
+def test_vllm_refuses_an_adapter_that_it_would_serve_in_part(adapter, tmp_path, monkeypatch):
     folder = shutil.copytree(adapter, tmp_path / "adapter")
     config = json.loads((folder / "adapter_config.json").read_text())
     config["init_lora_weights"] = "olora"
     (folder / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="more than LoRA matrices .init_lora_weights=olora."):
         only_adapters(32)._lora_request(folder)
+    monkeypatch.setattr("vllm.LLM", lambda **_: pytest.fail("started"))
+    with pytest.raises(ValueError, match="more than LoRA matrices .init_lora_weights=olora."):
+        VllmEngine(str(folder))
 
 
 def test_vllm_does_not_answer_by_an_adapter_that_was_trained_again_since(adapter, tmp_path):
