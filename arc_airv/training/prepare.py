@@ -76,9 +76,9 @@ class Recipe:
     warmup: float = 0.02
     decay: float = 0.4
     dropout: float = 0.0
-    rows: bool = False
-    task_ids: bool = False
-    n_pairs: list[int] = field(default_factory=lambda: [3, 6])
+    rows: bool = True
+    task_ids: bool = True
+    n_pairs: list[int] = field(default_factory=lambda: [1, 6])
     n_views: int | None = None
     compile: bool = True
     n_workers: int | None = None
