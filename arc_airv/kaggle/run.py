@@ -242,12 +242,12 @@ class Run:
             if others:
                 names = ", ".join(path.name for path in others)
                 self.log.add("generate", f"{names} of another number of devices vote, too")
-            if left := sorted(asked.union(find_stores(store)).difference(self.stores)):
+            left = sorted(asked.union(find_stores(store)).difference(self.stores))
+            if left := [path for path in left if path.exists()]:
                 names = ", ".join(path.name for path in left)
                 text = f"{names}: not made with these settings, so no vote: use another store"
                 self.log.add("generate", text, failed=True)
-            if asked.difference(self.stores):  # it has voted meanwhile
-                self._submitted = submitted
+                self._submitted = submitted  # for one may have voted meanwhile
                 write_submission(submitted, self.path)
         with self.step("mend"):  # no worker runs any more
             for path in self.stores:
