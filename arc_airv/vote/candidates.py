@@ -7,6 +7,7 @@ neither tasks nor solutions, and chooses nothing.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -303,11 +304,14 @@ def _scored_candidates(pools: Pools, scores: pd.DataFrame) -> np.ndarray:
 
 
 def _check_model(predictions: pd.DataFrame, scores: pd.DataFrame) -> None:
-    """Warn if the model that scored, where it is known, gave none of the predictions."""
+    """Warn if the model that scored gave none of the predictions, where all tell of their model.
+
+    One that does not has the path of its store in the place of a model.
+    """
     scorer = scores.attrs.get("model")
     if scorer and "model" in predictions and len(predictions):
         models = {str(model).split(" ")[0] for model in predictions["model"].unique()}  # no adapter
-        if scorer not in models:
+        if scorer not in models and not any(Path(model).is_absolute() for model in models):
             warnings.warn(
                 "the scores are of another model than any that gave the predictions, or of one "
                 "before it was trained again",

@@ -536,6 +536,16 @@ def test_scores_of_a_model_that_was_retrained_are_a_warning(tmp_path):
         rank_candidates(predictions, **method, scores=read_scores(tmp_path / "other.jsonl"))
 
 
+def test_scores_for_predictions_of_a_model_that_is_not_known_by_content_are_no_warning(tmp_path):
+    ask(TASKS, tmp_path / "p.jsonl", engine=engine_of(TASKS, fingerprint=None))
+    predictions = read_predictions(tmp_path / "p.jsonl")
+    rescore(predictions, TASKS, engine_of(TASKS), n_views=2, store=tmp_path / "s.jsonl")
+    scores = read_scores(tmp_path / "s.jsonl")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rank_candidates(predictions, method="votes_plus_score", scores=scores)
+
+
 # Adapters and their bases -----------------------------------------------------------------------
 
 
