@@ -28,7 +28,7 @@ from arc_airv.kaggle.supervise import (
     supervise_generation,
 )
 from arc_airv.records import mend_store, read_stores
-from arc_airv.storage import check_store_name, has_run, read_run
+from arc_airv.storage import check_store_name, has_run, other_contents, read_run
 from arc_airv.submission import (
     build_submission,
     count_answered,
@@ -267,15 +267,13 @@ class Run:
             return run.get("settings"), run.get("fingerprints", {})
 
         own = [made_by(path) for path in paths if has_run(path)]
-        models = [(settings, contents.get("model")) for settings, contents in own]
 
         def agrees(path: Path) -> bool:
             settings, contents = made_by(path)
-            return (settings, contents.get("model")) in models and all(
-                contents[name] == known[name]
-                for _, known in own
-                for name in known.keys() & contents
-            )
+            return any(
+                settings == those and contents.get("model") == known.get("model")
+                for those, known in own
+            ) and not any(other_contents(known, contents) for _, known in own)
 
         others = [path for path in find_stores(store) if path not in self.stores]
         return [path for path in others if agrees(path)]

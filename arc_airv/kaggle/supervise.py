@@ -24,7 +24,7 @@ from arc_airv.engines.model_folder import look_at_model
 from arc_airv.kaggle.log import Log
 from arc_airv.kaggle.process import Limits, Share, Worker, store_size
 from arc_airv.records import mend_store
-from arc_airv.storage import MADE_OTHERWISE, has_run, read_run
+from arc_airv.storage import MADE_OTHERWISE, has_run, other_contents, read_run
 from arc_airv.tasks import Task, check_deadline, hide_outputs, save_tasks
 
 MOST_MEMORY = 0.95  # of a GPU, for a cache that was too small
@@ -246,6 +246,7 @@ def _made_otherwise(
     adapters = asked.get("adapters") or {}
     own = {folder: fingerprint(folder) for folder in {*adapters.values()}}
     own = {f"adapter of {task_id}": own[folder] for task_id, folder in adapters.items()}
+    own = {name: content for name, content in own.items() if content is not None}
     plan = {field.name: asked[field.name] for field in fields(Plan) if field.name in asked}
     settings = {
         "plan": asdict(Plan(**plan)),
@@ -255,7 +256,7 @@ def _made_otherwise(
     before = run.get("settings", {})
     return (
         known["model"] not in models
-        or any(own[name] not in (None, known[name]) for name in known.keys() & own)
+        or other_contents(known, own)
         or ("adapters" in before) != bool(adapters)
         or any(before.get(k) != v for k, v in json.loads(json.dumps(settings)).items())
     )

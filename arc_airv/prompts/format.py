@@ -265,9 +265,10 @@ class ChatTemplate(Template):
                 return begun if free.grid is None else free
         # In another notation, it is in this block all the same: what follows may be another grid.
         block, closing, _ = reply.partition(FENCE)
-        within = read_reply(f"{FENCE}{line}{gap}{block}\n{FENCE}", "stop", encoder)
-        if closing and within.status != UNPARSED:
-            return within
+        if closing:
+            within = read_reply(f"{FENCE}{line}{gap}{block}\n{FENCE}", "stop", encoder)
+            if within.status != UNPARSED:
+                return within
         return read_reply(f"{FENCE}{line}{gap}{reply}", finish_reason, encoder)
 
 
