@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from arc_airv.augment import Plan
+from arc_airv.engines.adapters import warn_of_other_tasks
 from arc_airv.engines.base import Completion, Engine, Sampling, as_engine
 from arc_airv.infer.ask import Prepared, RunSummary, fill_store
 from arc_airv.infer.views import Job, Question, Renderer, plan_jobs
@@ -102,15 +103,20 @@ def generate_predictions(
             f"n_predictions must be a positive multiple of sampling.n = {sampling.n}, "
             f"got {n_predictions!r}"
         )
-    if adapters is not None and (missing := sorted(tasks.keys() - adapters.keys())):
-        raise ValueError(f"adapters must hold one for every task, there is none for {missing[:5]}")
+    if adapters is not None:
+        if missing := sorted(tasks.keys() - adapters.keys()):
+            raise ValueError(
+                f"adapters must hold one for every task, there is none for {missing[:5]}"
+            )
+        adapters = {task_id: adapters[task_id] for task_id in tasks}
+        warn_of_other_tasks(tasks, adapters)
     renderer = Renderer(
         engine,
         prompt_format,
         plan,
         sampling,
         drop_demonstrations=drop_demonstrations,
-        adapters=None if adapters is None else {key: adapters[key] for key in tasks},
+        adapters=adapters,
     )
     jobs = plan_jobs(tasks, n_predictions // sampling.n, sampling.n, plan)
     run = {

@@ -23,7 +23,7 @@ from arc_airv.engines.adapters import MADE_BY, UNTRAINED, adapter_folder, import
 from arc_airv.engines.fingerprint import fingerprint
 from arc_airv.prompts import PromptFormat
 from arc_airv.storage import check_same, write_atomically
-from arc_airv.tasks import Task, check_deadline
+from arc_airv.tasks import Task, check_deadline, hash_demonstrations
 from arc_airv.training.examples import ExampleStream, Source, demonstrations
 from arc_airv.training.train import (
     CHECKPOINT,
@@ -147,8 +147,12 @@ def finetune_per_task(
     blank = {"model": fingerprint(model), "rank": rank, "prompt_format": chosen.to_dict()}
     method = {**blank, "small_base": small_base, **config.kept}
     made_by = {
-        task_id: {**method, **(streams[task_id].describe() if task_id in streams else {})}
-        for task_id in tasks
+        task_id: {
+            **method,
+            **(streams[task_id].describe() if task_id in streams else {}),
+            "demonstrations": hash_demonstrations(task),
+        }
+        for task_id, task in tasks.items()
     }
     _check_made_by(folder / UNTRAINED, blank)
     for task_id, path in adapters.items():
@@ -206,7 +210,8 @@ def _check_made_by(folder: Path, settings: dict[str, Any]) -> None:
     if folder.exists():
         file = folder / MADE_BY
         before = json.loads(file.read_text("utf-8")) if file.exists() else {}
-        check_same(folder, before, settings)
+        # "data" tells the demonstrations, too; older folders hold no other hash of them.
+        check_same(folder, before, settings, free=["demonstrations"])
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from arc_airv.infer.views import MOST_RENDERED
 from arc_airv.metrics import read_results, score_outputs
 from arc_airv.records import read_predictions, read_scores, read_stores
 from arc_airv.storage import read_run, run_path
-from arc_airv.tasks import Pair, Task
+from arc_airv.tasks import Pair, Task, hash_demonstrations
 from arc_airv.vote import best_samples, combine_predictions, index_pools, rank_candidates
 from arc_airv.vote.candidates import candidate_features
 
@@ -567,6 +567,21 @@ def test_an_adapter_of_others_is_known_by_the_base_that_it_names(tmp_path, base,
     assert not [w for w in recwarn if "trained on another model" in str(w.message)]
     engine = engine_of(TASKS, fingerprint=fingerprint(other))
     with pytest.warns(UserWarning, match="adapters of 1 tasks were trained on another model"):
+        ask(TASKS, tmp_path / "wrong.jsonl", engine=engine, **asked)
+
+
+def test_an_adapter_of_another_version_of_a_task_is_a_warning(tmp_path, recwarn):
+    """As ARC-AGI-2 has tasks of ARC-AGI-1's ids; the order of the demonstrations is no other."""
+    engine, asked = engine_of(TASKS), {"adapters": {"task": tmp_path / "adapter"}}
+    folder = foreign_adapter(tmp_path / "adapter", "")
+    turned, fewer = replace(TASK, train=TASK.train[::-1]), replace(TASK, train=TASK.train[1:])
+    made_by = {"model": engine.fingerprint, "demonstrations": hash_demonstrations(turned)}
+    (folder / MADE_BY).write_text(json.dumps(made_by))
+    ask(TASKS, tmp_path / "right.jsonl", engine=engine, **asked)
+    assert not [w for w in recwarn if "other demonstrations" in str(w.message)]
+    made_by["demonstrations"] = hash_demonstrations(fewer)
+    (folder / MADE_BY).write_text(json.dumps(made_by))
+    with pytest.warns(UserWarning, match="adapters of 1 tasks .* other demonstrations.* task "):
         ask(TASKS, tmp_path / "wrong.jsonl", engine=engine, **asked)
 
 
