@@ -6,6 +6,7 @@ it knows. Knows nothing of engines; a chat template needs the model's tokenizer 
 """
 
 import json
+import re
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from arc_airv.prompts.encoders import (
     make_encoder,
 )
 from arc_airv.prompts.replies import Reading, begins_thought, has_thought, read_reply
-from arc_airv.records import OK, RAGGED, TRUNCATED, UNPARSED
+from arc_airv.records import OK, TRUNCATED, UNPARSED
 from arc_airv.storage import unique_fields
 from arc_airv.tasks import Pair, Task
 
@@ -252,17 +253,14 @@ class ChatTemplate(Template):
         if not prefilled or has_thought(reply):
             return read_reply(reply, finish_reason, encoder, thinking=thinking)
         line = self.prefill.rpartition(FENCE if self._opens_block() else "\n")[2]
-        gap = "" if line[-1:].isspace() or reply[:1].isspace() else "\n"
+        joined = line[-1:].isspace() or (reply[:1].isspace() and not _BEGINS_ROW.match(reply))
+        gap = "" if joined else "\n"
         if not self._opens_block():
             return read_reply(line + gap + reply, finish_reason, encoder)
         if encoder.closing:
             begun = _read_begun(reply, finish_reason, encoder)
-            if begun.status not in (UNPARSED, RAGGED):
+            if begun.status != UNPARSED:  # of a broken grid, too: no later one is the answer
                 return begun
-            if begun.status == RAGGED:  # what is left of a broken grid is no smaller one
-                rest = reply.lstrip().removeprefix(FENCE).partition(FENCE)
-                free = read_reply(rest[2], finish_reason, encoder)
-                return begun if free.grid is None else free
         # In another notation, it is in this block all the same: what follows may be another grid.
         block, closing, _ = reply.partition(FENCE)
         if closing:
@@ -272,6 +270,7 @@ class ChatTemplate(Template):
         return read_reply(f"{FENCE}{line}{gap}{reply}", finish_reason, encoder)
 
 
+_BEGINS_ROW = re.compile(r"[ \t]*\d[\d \t,;|&]*\n")
 RESERVED = {"tokenize", "add_generation_prompt", "return_dict", "return_tensors"}
 NEWER = {"options", "thinking_tokens", "preamble"}
 TEMPLATES = {"plain": PlainTemplate, "chat": ChatTemplate}
@@ -449,7 +448,7 @@ def _read_begun(reply: str, finish_reason: str | None, encoder: GridEncoder) -> 
     try:
         grid, ended = encoder.decode(reply)
     except ReplyError as error:
-        cut = finish_reason == "length" and not error.final
+        cut = finish_reason not in ("stop", None) and not error.final
         return Reading(None, TRUNCATED if cut else error.status, 0)
     unknown_is_fine = finish_reason is None and encoder.closing is None
     if ended or finish_reason == "stop" or unknown_is_fine:

@@ -83,6 +83,8 @@ _LIST_ROW = rf"[\[(]\s*+{_CELL}(?:[\s,;]++{_CELL})*+[\s,]*+[\])]"
 _TEXT_ROW = r"\"[\d ,|]++\"|'[\d ,|]++'"
 _LIST = re.compile(rf"[\[(]\s*+(?:(?:{_LIST_ROW}|{_TEXT_ROW})[\s,;]*+)++[\])]")
 _ROW_OF_LIST = re.compile(rf"{_LIST_ROW}|{_TEXT_ROW}")
+_LAST_CELLS = re.compile(r"(?<=[\s:])\d++(?:[ \t,;|&]++\d++)*+(?=[\s,.|]*$)")
+_DIGIT = re.compile(r"\d")
 _FLOAT = re.compile(r"\.0*")
 
 # What may stand where a cell should: a token with a digit in it, or one that says it is none.
@@ -124,7 +126,7 @@ _RULE = r"(?=[^\n]*[|+])(?=[^\n]*[-=])[ \t]*+[|+:\-=][ \t|+:\-=]*+"  # between t
 _ROW = re.compile(_LINE, re.IGNORECASE)
 _PLAIN_LINE = re.sub(r"\(\?P<\w+>", "(?:", _LINE)
 _RUN = re.compile(rf"^(?:{_PLAIN_LINE}$\n?(?:{_RULE}$\n?)?)++", re.IGNORECASE | re.MULTILINE)
-_SIDES = re.compile(r"[(\[]?(\d{1,2})(?:[x×]| [x×] )(\d{1,2})[)\]:]?")  # "3x3"
+_SIDES = re.compile(r"[(\[]?(\d{1,2})(?:[x×]| [x×] )(\d{1,2})\b[)\]:]?")  # "3x3"
 _TELLS = re.compile(
     r"\b(?:same as|repeat|more\b|etc\b|and so on|ditto|contin|remaining|omit|skip|truncat|rest of)",
     re.IGNORECASE,
@@ -157,7 +159,8 @@ _INDEX = re.compile(  # the first cell of a table's header, above the numbers of
 )
 _KEY = re.compile(r"[\"'](\w{1,40})[\"']\s*:\s*[\"']?$")
 _SAYS_OUTPUT = re.compile(
-    r"output|answer|result|solution|predict|final|attempt|grid|becom|transform", re.IGNORECASE
+    r"output|answer|result|solution|predict|final|attempt|grid|becom|transform|\b(?:gives|yields)\b",
+    re.IGNORECASE,
 )
 _ANNOUNCES = re.compile(r"\b(?:output|answer|result|solution|boxed)\b", re.IGNORECASE)
 _BEGINS = (  # what looks like the beginning of a grid
@@ -230,12 +233,13 @@ def read_reply(
     ----------
     text : str
     finish_reason : {"stop", "length", None}
+        Any other is taken for "length": the engine did not say that the reply is whole.
     encoder : GridEncoder
         The format's own notation, read beside all others.
     thinking : bool, default False
         The prompt has begun a thought.
     """
-    cut = finish_reason == "length"
+    cut = finish_reason not in ("stop", None)
     answer = _answer_part(text, thinking)
     if answer is None:
         return Reading(None, TRUNCATED if cut else UNPARSED, 0)
@@ -245,7 +249,7 @@ def read_reply(
         answer = _LATEX.sub("\n", answer)
     answer = _own_rows(_COMMENT.sub("", answer), encoder)
     own = _own_number(encoder)
-    boxes = list(_BOXED.finditer(answer))
+    boxes = [box for box in _BOXED.finditer(answer) if not _is_quoted(answer, box)]
     if boxes:
         start = boxes[-1].end()
         end = re.compile(r"\}(?=[^}\d]*+$)|\}|</\w+>").search(answer, start)
@@ -275,6 +279,12 @@ def read_reply(
     if last.grid is not None and _ANSWER.search(answer, last.end if last.sure else 0):
         return Reading(None, RAGGED, n_grids)
     return Reading(last.grid, last.status, n_grids)
+
+
+def _is_quoted(text: str, box: re.Match) -> bool:
+    """Tell an output tag of an example, whose input stands before it, from that of the answer."""
+    before = _lines_before(text, box.start())[0]
+    return box.group().lower() == "<output>" and _QUOTES.search(before) is not None
 
 
 def _n_distinct(found: list[_Found]) -> int:
@@ -335,23 +345,24 @@ def _own_rows(text: str, encoder: GridEncoder) -> str:
     each = [set(cells.encode_row([c], 0)) for c in range(N_COLORS)]
     symbols = set.union(*each) - set.intersection(*each)
 
-    def rewrite(line: str, *indices: int) -> str | None:
+    def rewrite(line: str, indices: list[int]) -> tuple[str | None, int]:
         number, space, rest = line.strip().partition(" ") if numbered else ("", "", line.strip())
         if not rest or len(rest) > longest or (space and not number.isdecimal()):
-            return None
+            return None, -1
         for index in indices:
             try:
                 row = cells.decode_row(rest, index)
             except ReplyError:
                 continue
-            return None if row is None else f"{number}{space}{''.join(map(str, row))}"
-        return None
+            digits = f"{number}{space}{''.join(map(str, row))}" if row else None
+            return digits, index if row else -1
+        return None, -1
 
-    old, new, n_rows, n_lines = text.split("\n"), [], 0, 0
-    for line in old:  # the next row, or the next after a broken one, or the first of another grid
-        new.append(rewrite(line, n_rows, n_lines, 0))
-        n_rows = 0 if new[-1] is None else n_rows + 1
-        n_lines = n_lines + 1 if line.strip() else 0
+    old, new, n_rows = text.split("\n"), [], 0
+    for line in old:  # the next row, or the first of another grid, or one whose row before is none
+        row, index = rewrite(line, [n_rows, *range(MAX_SIDE)])
+        new.append(row if index in (-1, 0, n_rows) else f"{_BROKEN_FILL}\n{row}")
+        n_rows = index + 1
     lines: list[str] = []
     for are_digits, run in groupby(zip(old, new), lambda pair: pair[0].strip().isdecimal()):
         pairs = list(run)
@@ -359,7 +370,9 @@ def _own_rows(text: str, encoder: GridEncoder) -> str:
         plain = are_digits and 2 * n_known <= len(pairs)  # digits that were not meant so
         lines += [a if plain or b is None else b for a, b in pairs]
     for i, line in enumerate(old):
-        if new[i] is None and len(line) <= longest and any(new[max(0, i - 1) : i + 2]):
+        heads = _is_fence(line) or line.rstrip(" *_").endswith(":") or _SIDES.match(line.strip())
+        near = len(line) <= longest and any(new[max(0, i - 1) : i + 2])
+        if new[i] is None and near and not heads:
             n_symbols = sum(map(line.count, symbols))
             if line == lines[i] and 5 * n_symbols >= len(line.strip()) > 0:
                 lines[i] = _BROKEN_FILL  # next to rows, and much like one
@@ -384,6 +397,7 @@ def _find(text: str, own: re.Pattern | None) -> list[_Found]:
         near = fenced or run.apart or line_above.strip()
         if near and not within and _spoils(before if in_table else label, first, -1):
             label, run.broken = before, True
+        run.broken |= bool(near and not within) and _ends_in_row(label, first)
         below = (rest if fenced or run.apart else after).partition("\n")[0]
         run.broken |= _spoils(below, last, 1)
         declared = [_declared(before) if _is_fence(label, before) else None, _declared(label)]
@@ -558,6 +572,20 @@ def _spoils(line: str, row: str, step: int = 0) -> bool:
     return bool(all(is_part) or begins or alike)
 
 
+def _ends_in_row(line: str, row: str) -> bool:
+    """Tell if words, or the mark of a block, stand before a row on the line above the others."""
+    body = _ROW.fullmatch(row)["body"]
+    found = _LAST_CELLS.search(line, max(0, len(line) - 5 * MAX_SIDE))
+    if found is None or len(body) < 3 or _DIGIT.sub("0", found[0]) != _DIGIT.sub("0", body):
+        return False
+    words = line[: found.start()]
+    if _is_fence(line) or not words.strip(" \t|,"):
+        return _is_fence(line)
+    titled = re.fullmatch(r"[ -~]*", words) and len(words.split()) < 2  # the numbers of its columns
+    header = titled and _counts(found[0].split()) and not re.search("[=>]", words)
+    return _SAYS_OUTPUT.search(words) is not None or not (header or _SAYS_COUNT.search(words))
+
+
 def _introduces(line: str) -> bool:
     """Tell if a line between two grids says that they are two."""
     line = line.strip()
@@ -591,9 +619,11 @@ def _read_rows(
             return [[int(c) for c in re.findall(r"\d", part)] for part in body.split(";")]
         row = re.findall(r"\d+", body)
         header = not tokens and len(lines) > 1 and _counts(row)
-        gaps = re.search(r"\d \d", body) and re.search(r"\d[ \t]{3,}\d", body)  # of two grids
+        gaps = re.search(r"\d \d", body) and re.search(r"\d(?:[ \t]{3,}|\t)\d", body)  # two grids
         tokens.append([""] if gaps or (_HOLE.search(line) and not header) else row)
     first, others = tokens[0], tokens[1:]
+    if {line.lstrip()[:1] for line in lines} >= {"-", "+"}:  # what a change takes away, and adds
+        return [[0], []]
     if (
         others
         and _counts(first)
@@ -620,7 +650,8 @@ def _read_rows(
     ways = [plain] if None not in plain else []
     if None not in inner:
         if _counts([row[0] for row in tokens]):
-            first = indexed or (own and all(map(own.fullmatch, lines)))
+            # A format's own numbers count from 1.
+            first = indexed or (own and tokens[0][0] == "1" and all(map(own.fullmatch, lines)))
             ways.insert(0 if first else 1, inner)
         elif own and not ways:
             return misnumbered
@@ -672,7 +703,7 @@ def _judge(
     text = key[1] if key else before if _is_fence(label) else label
     words = re.findall("[a-z]+", text.lower())
     given = "input" in words and _INPUT_WORDS.issuperset(words)
-    says_output = bool(_SAYS_OUTPUT.search(key[1] if key else label))
+    says_output = bool(_SAYS_OUTPUT.search(text) or (not key and _SAYS_OUTPUT.search(label)))
     widths = set(map(len, rows))
     large = len(rows) > MAX_SIDE or max(widths) > MAX_SIDE
     ragged = len(widths) > 1 or 0 in widths or shape not in (None, (len(rows), *widths))

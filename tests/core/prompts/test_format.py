@@ -289,6 +289,7 @@ SHAPE = " shape: 2x2\n1 01\n2 23"
 def test_the_status_depends_on_why_the_reply_ended(format, reply, stop, length, unknown):
     assert format.parse(reply, "stop").status == stop
     assert format.parse(reply, "length").status == length
+    assert format.parse(reply, "abort").status == length  # or any word that is not "stop"
     assert format.parse(reply).status == unknown
 
 

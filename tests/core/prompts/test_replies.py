@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from arc_airv.augment import Augmentation
-from arc_airv.grids import format_grid, same_grid
+from arc_airv.grids import as_grid, format_grid, same_grid
 from arc_airv.prompts.encoders import FENCE, STATUSES, make_encoder
 from arc_airv.prompts.format import ChatTemplate, PromptFormat
 from arc_airv.records import read_predictions
@@ -38,6 +38,8 @@ FORMATS = {
     "numbers and spaces": free("row_number", SPACES),
     "letters of rows": free({"name": "column_letter", "rows": True}, "minimal"),
     "repeated": free({"name": "repeat_number", "n": 3}),
+    "letters in a block": free("grid_shape", "column_letter", "minimal"),
+    "repeated in a block": free("grid_shape", {"name": "repeat_number", "n": 2}),
 }
 every_format = pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
 
@@ -440,6 +442,19 @@ G = "20|02"
         ("analysisLet me\n10\n01assistantfinal20\n02", G),
         ("20\n02<|end|>", G),  # an end token of a model without channels
         ("[Reasoning]\nIt grows.\n[Output]\n20\n02", G),
+        # no row is lost above the others
+        ("The answer is 0 1 2\n3 4 5\n6 7 8", "ragged"),
+        ("So we get 0 1 2\n3 4 5\n6 7 8", "ragged"),
+        ("Answer: 3 1 2\n3 4 5", "312|345"),
+        ("```grid 012\n345\n678\n```", "ragged"),
+        ("Col 0 1 2\n3 4 5\n6 7 8", "345|678"),
+        ("The colours are 1 2 3\n3 4 5\n6 7 8", "345|678"),
+        # what a rule gives, what a change leaves, and two grids side by side
+        ("Example 1 output:\n11\n22\n\nThe rule on the test input gives:\n\n0 3 4", "034"),
+        ("Example 1 output:\n[[1,1]]\n\nSo the result is\n```text\n((3,4),(5,6))\n```", "34|56"),
+        ("<input>\n10\n01\n</input>\n<output>\n11\n11\n</output>\n\nFinal answer:\n20\n02", G),
+        ("```diff\n- 10\n- 01\n+ 20\n+ 02\n```", "ragged"),
+        ("Input\tOutput\n0 1 2\t2 1 0\n3 4 5\t5 4 3", "unparsed"),
         ("maybe\n10\n01\n</think>\nI do not know.", "unparsed"),
     ],
 )  # fmt: skip
@@ -531,6 +546,44 @@ def test_a_prefilled_model_that_begins_anew_is_read_too():
     assert read(f"<think>```\n{INPUT}\n```</think>```\n2 0\n0 2\n```", format=format) == G
     assert read("\n[[2, 0], [0, 2]]\n```", format=format) == G
     assert read(" shape: 3x2\n1 20\n2 02\n```", format=format) == "ragged"
+
+
+def test_what_follows_a_broken_grid_that_the_prompt_opened_is_no_answer():
+    """As where a base model goes on with a pair of its own."""
+    pair = "\n```\n\n### Output\n\n```grid shape: 1x2\n1 55\n```\n"
+    for begun in (" shape: 2x2\n1 01\n2 1", " shape: 3x2\n1 01\n2 11"):
+        assert read(begun + pair, format=PromptFormat()) == "ragged"
+
+
+@pytest.mark.parametrize("names", [["minimal"], ["grid_code_block", "minimal"], ["json"], [SPACES]])
+def test_a_first_row_on_the_line_of_a_prefilled_fence_is_read_or_breaks_the_grid(names):
+    format = PromptFormat(make_encoder(names))
+    assert read(" 012\n345\n678\n```", format=format) == "012|345|678"
+    for begun in (": 012", " shape: 3x3 012"):
+        assert read(f"{begun}\n345\n678\n```", format=format) == "ragged"
+
+
+@pytest.mark.parametrize("label", ["3x3:", "Output 12x12:", "3x3 grid", "```grid shape: 12x12"])
+@every_format
+def test_a_label_with_digits_is_no_row_of_the_format(format, label):
+    grid = as_grid(np.arange(9).reshape(3, 3) if "3x3" in label else np.eye(12, dtype=int))
+    text = "\n".join(x for x in format.render_answer(grid).split("\n") if not x.startswith(FENCE))
+    assert read(f"{label}\n{text}\n", format=format) == format_grid(grid)
+
+
+def test_rows_that_begin_with_their_number_count_from_1():
+    """The format's own do: a first column that counts from 0 is one."""
+    numbered = FORMATS["block"]
+    for format in (numbered, BARE):
+        assert read("Final answer:\n0 5\n1 3\n2 4", format=format) == "05|13|24"
+    assert read("Final answer:\n1 5\n2 3", format=numbered) == "5|3"
+
+
+def test_a_row_whose_row_before_is_missing_is_no_first_row():
+    format = FORMATS["letters of rows"]
+    assert read("Output:\n0aa0ab\n0ba0bb", format=format) == "00|00"
+    assert read("Output:\n0ba0bb\n0ca0cb", format=format) == "ragged"
+    assert read("Output:\n0aa0ab\n0ca0cb", format=format) == "ragged"
 
 
 @pytest.mark.parametrize(
