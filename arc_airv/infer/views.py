@@ -312,6 +312,10 @@ class Renderer:
         if self.adapters:
             folders = {Path(path).parent.name for path in self.adapters.values()}
             settings["adapters"] = sorted(folders)
+        contents = {"model": self.engine.fingerprint, **self._adapter_contents()}
+        names = {
+            f"adapter of {task_id}": Path(path).name for task_id, path in self.adapters.items()
+        }
         return {
             "settings": {
                 "model": Path(self.engine.model).name,
@@ -320,13 +324,15 @@ class Renderer:
                 "drop_demonstrations": self.drop_demonstrations,
                 **settings,
             },
-            "fingerprints": self._fingerprints(),
+            "fingerprints": {k: content for k, content in contents.items() if content is not None},
+            # Of adapters at a server of one's own, or with weights in a form that is not known.
+            "names": {k: name for k, name in names.items() if contents[k] is None},
             "engine": self.engine.describe(),
             "arc_airv": arc_airv.__version__,
         }
 
-    def _fingerprints(self) -> dict[str, str]:
-        """Return what tells the model and the adapter of each task by its content."""
+    def _adapter_contents(self) -> dict[str, str | None]:
+        """Return what tells the adapter of each task by its content."""
         read, read_base = lru_cache(None)(fingerprint), lru_cache(None)(base_of)  # many share one
         own = self.engine.fingerprint if self.adapters else None
         bases = {task_id: read_base(path) or own for task_id, path in self.adapters.items()}
@@ -337,9 +343,7 @@ class Renderer:
                 f"quantization), such as that of {others[0]}",
                 stacklevel=4,
             )
-        names = {f"adapter of {task_id}": read(path) for task_id, path in self.adapters.items()}
-        names = {"model": self.engine.fingerprint, **names}
-        return {name: content for name, content in names.items() if content is not None}
+        return {f"adapter of {task_id}": read(path) for task_id, path in self.adapters.items()}
 
     def _reply_tokens(self, n_cells: int) -> int:
         """Tokens that a grid of so many cells can take, in its longest form: 30 rows."""

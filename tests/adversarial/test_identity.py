@@ -37,6 +37,7 @@ GRIDS = [as_grid(g) for g in ([[1, 2]], [[2, 1]], [[1, 1]], [[2, 2]], [[1], [2]]
 PAIRS = [Pair(a, b) for a, b in zip(GRIDS, GRIDS[1:])]
 TASK = Task("task", tuple(PAIRS[:3]), (PAIRS[3],))
 TASKS = {"task": TASK}
+BOTH = {**TASKS, "more": replace(TASK, task_id="more")}
 
 
 class Scoring(ScriptedEngine):
@@ -171,6 +172,79 @@ def test_an_adapter_of_another_content_is_another_model(tmp_path):
     (adapter / "adapter_model.safetensors").write_bytes(b"2")
     with pytest.raises(ValueError, match="content of the adapter of task"):
         ask(TASKS, store, 32, adapters={"task": adapter})
+
+
+def unknown_adapters(folder):
+    """Make an adapter for each task whose weights are in a form that is not known."""
+    for task_id in BOTH:
+        (folder / task_id).mkdir(parents=True)
+        (folder / task_id / "adapter_config.json").write_text('{"r": 8}')
+        (folder / task_id / "adapter.npz").write_text("1")
+    return {task_id: folder / task_id for task_id in BOTH}
+
+
+@pytest.mark.parametrize(
+    ("adapters", "others"),
+    [
+        ("{here}/v1/{task}", "{here}/v2/{task}"),
+        ("{here}/all/task", "{here}/all/more"),
+        ("lora-v1", "lora-v2"),  # at a server of one's own
+        ("lora-v1-{task}", "lora-v2-{task}"),
+        ("lora-v1", "{here}/v1/{task}"),
+    ],
+)
+def test_adapters_whose_content_is_not_known_are_known_by_name(tmp_path, adapters, others):
+    for name in ("v1", "v2", "all"):
+        unknown_adapters(tmp_path / name)
+    store = tmp_path / "p.jsonl"
+
+    def named(name, tasks=BOTH):
+        return {"adapters": {i: name.format(here=tmp_path, task=i) for i in tasks}}
+
+    ask(TASKS, store, **named(adapters, TASKS))
+    warned = r"this run does not tell its adapters by content, only by name"
+    with pytest.warns(UserWarning, match=warned):  # and further tasks may come
+        assert ask(BOTH, store, **named(adapters)).n_new == 8
+    content = store.read_bytes()
+    with pytest.raises(ValueError, match="made with other settings: .*adapter.* now "):
+        ask(BOTH, store, 16, **named(others))
+    assert store.read_bytes() == content
+    with pytest.warns(UserWarning, match=warned):
+        assert ask(TASKS, store, 16, **named(adapters, TASKS)).n_new == 8
+    assert read_predictions(store)["model"].unique().tolist() == [str(store)]
+
+
+@pytest.mark.parametrize("adapters", [["adapters"], [""]])
+def test_an_old_store_of_adapters_goes_on_with_a_warning(tmp_path, adapters):
+    """Those of names at a server had the name ""; older ones had no fingerprints at all."""
+    folders = (
+        unknown_adapters(tmp_path / "adapters") if adapters[0] else dict.fromkeys(BOTH, "lora")
+    )
+    for kept in ({"fingerprints": {"model": "one"}}, {}):
+        store = tmp_path / f"{len(kept)}.jsonl"
+        ask(BOTH, store, adapters=folders)
+        run = read_run(store)
+        assert run["settings"]["adapters"] == adapters
+        run = {k: v for k, v in run.items() if k not in ("names", "fingerprints")}
+        run_path(store).write_text(json.dumps({**run, **kept}))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert ask(BOTH, store, 16, adapters=folders).n_new == 16
+        assert sum("by content" in str(w.message) for w in caught) == 2 - len(kept)
+
+
+def test_adapters_that_are_known_by_content_may_be_called_otherwise(tmp_path, recwarn):
+    """Also where the model that they are lent to is not known."""
+    for content in ("one", None):
+        store, folder = tmp_path / f"{content}.jsonl", tmp_path / str(content) / "1"
+        for task_id in BOTH:
+            foreign_adapter(folder / task_id, "")
+        known = {"adapters": {task_id: folder / task_id for task_id in TASKS}}
+        ask(TASKS, store, engine=engine_of(TASKS, fingerprint=content), **known)
+        moved = shutil.move(folder, tmp_path / str(content) / "2")
+        known = {"adapters": {task_id: moved / task_id for task_id in BOTH}}
+        ask(BOTH, store, engine=engine_of(BOTH, fingerprint=content), **known)
+    assert not [w for w in recwarn if "its adapters" in str(w.message)]
 
 
 def test_scores_of_another_model_are_not_gone_on_with(tmp_path):
