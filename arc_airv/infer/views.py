@@ -145,13 +145,25 @@ def own_format(
 ) -> PromptFormat | None:
     """Return the format that what answers was trained in, if it tells: adapters, else the model.
 
-    A ValueError if adapters tell of different ones: one run asks all tasks in one format.
+    An adapter that tells none was trained in the model's own. A ValueError if they differ: one run
+    asks all tasks in one format.
     """
-    folders = set(map(str, (adapters or {}).values()))
-    formats = [f for folder in sorted(folders) if (f := PromptFormat.load(folder)) is not None]
-    if any(f != formats[0] for f in formats):
-        raise ValueError("the adapters were trained in different prompt formats: ask them apart")
-    return formats[0] if formats else engine.prompt_format
+    folders = sorted(set(map(str, (adapters or {}).values())))
+    formats = [PromptFormat.load(folder) or engine.prompt_format for folder in folders]
+    told = [found for found in formats if found is not None]
+    if any(found != told[0] for found in told):
+        raise ValueError(
+            "the adapters were trained in different prompt formats (one without a "
+            "prompt_format.json in the model's own): ask them apart"
+        )
+    if 0 < len(told) < len(formats):
+        warnings.warn(
+            f"of {len(formats)} adapters, {len(formats) - len(told)} do not tell in which prompt "
+            f"format they were trained, nor does the model, such as {folders[formats.index(None)]}:"
+            " they are asked in that of the others",
+            stacklevel=4,
+        )
+    return told[0] if told else engine.prompt_format
 
 
 class Renderer:

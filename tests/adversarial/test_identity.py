@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pandas as pd
 import pytest
-from scripted import ScriptedEngine
+from scripted import BARE, ScriptedEngine
 
 from arc_airv.engines import TransformersEngine, VllmEngine
 from arc_airv.engines.adapters import MADE_BY, base_of
@@ -25,8 +25,10 @@ from arc_airv.engines.fingerprint import (
 )
 from arc_airv.grids import as_grid
 from arc_airv.infer import generate_predictions, rescore
-from arc_airv.infer.views import MOST_RENDERED
+from arc_airv.infer.views import MOST_RENDERED, own_format
 from arc_airv.metrics import read_results, score_outputs
+from arc_airv.prompts.encoders import make_encoder
+from arc_airv.prompts.format import PlainTemplate, PromptFormat
 from arc_airv.records import read_predictions, read_scores, read_stores
 from arc_airv.storage import read_run, run_path
 from arc_airv.tasks import Pair, Task, hash_demonstrations
@@ -245,6 +247,42 @@ def test_adapters_that_are_known_by_content_may_be_called_otherwise(tmp_path, re
         known = {"adapters": {task_id: moved / task_id for task_id in BOTH}}
         ask(BOTH, store, engine=engine_of(BOTH, fingerprint=content), **known)
     assert not [w for w in recwarn if "its adapters" in str(w.message)]
+
+
+JSON = PromptFormat(make_encoder(["json"]), PlainTemplate())
+
+
+@pytest.mark.parametrize(
+    ("model", "adapters", "asked"),
+    [
+        (JSON, (BARE, BARE), BARE),
+        (JSON, (None, None), JSON),
+        (None, (None, None), None),
+        (BARE, (BARE, None), BARE),  # without one, it was trained in the model's own
+        (JSON, (BARE, None), "are different"),
+        (JSON, (BARE, JSON), "are different"),
+        (None, (BARE, None), BARE),
+    ],
+)
+def test_an_adapter_is_not_asked_in_the_format_of_another(
+    tmp_path, model, adapters, asked, recwarn
+):
+    engine, folders = Engine(), {}
+    engine.prompt_format = model
+    for task_id, format in zip(BOTH, adapters):
+        folders[task_id] = foreign_adapter(tmp_path / task_id, "")
+        if format is not None:
+            format.save(folders[task_id])
+    if asked == "are different":
+        with pytest.raises(ValueError, match="different prompt formats"):
+            own_format(engine, folders)
+        return
+    assert own_format(engine, folders) == asked
+    warned = [str(w.message) for w in recwarn]
+    if None in adapters and asked is not model:
+        assert len(warned) == 1 and "of 2 adapters, 1 do not tell" in warned[0]
+    else:
+        assert not warned
 
 
 def test_scores_of_another_model_are_not_gone_on_with(tmp_path):
