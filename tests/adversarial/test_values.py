@@ -95,6 +95,32 @@ def test_an_engine_of_ones_own_cannot_make_a_store_unreadable(tmp_path, reply):
     assert read_predictions(store).empty
 
 
+@pytest.mark.parametrize(
+    "reason", ["length", "max_tokens", "content_filter", "abort", "tool_calls"]
+)
+def test_what_an_engine_says_of_an_end_that_is_none_is_a_cut(tmp_path, reason):
+    class Chat:
+        chat_template = "given"
+
+        def apply_chat_template(self, messages, **_):
+            return "".join(message["content"] for message in messages)
+
+    class Cut(ScriptedEngine):
+        tokenizer = Chat()
+
+        def generate(self, prompts, sampling):
+            text = "First idea:\n[[1,1],[2,2]]\nThat fails on example 2. A better one is"
+            return [[Completion(text, 30, -1.0, reason)] for _ in prompts]
+
+    chat = PromptFormat(make_encoder(["json"]), ChatTemplate(prefill=""))
+    engine, store = Cut(TASKS), tmp_path / "p.jsonl"
+    options = {"prompt_format": chat, "n_predictions": 1, "seed": 0, "progress": False}
+    generate_predictions(TASKS, engine, store=store, **options)
+    row = read_predictions(store).iloc[0]
+    assert row["status"] == "truncated" and pd.isna(row["grid"])
+    assert row["finish_reason"] == reason  # in the engine's own word
+
+
 # Options -----------------------------------------------------------------------------------------
 
 
