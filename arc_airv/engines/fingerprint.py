@@ -30,6 +30,9 @@ TEXTS = (
     "merges.txt",
     "*.model",
     "*.tiktoken",
+    "tekken.json",
+    "params.json",
+    "*.py",
 )
 # Options of engines that make another model of a folder's files.
 OTHER_MODEL = (
@@ -51,12 +54,13 @@ OTHER_MODEL = (
 # Of a configuration, what saving, loading and training change in the same model.
 NO_MODEL = ("_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype",
             "torch_dtype", "use_cache")  # fmt: skip
+IN_USE = ("padding", "truncation", "pad_token")  # the same of a tokenizer in memory
 
 
 def fingerprint(model: str | Path) -> str | None:
     """Return 16 hexadecimal digits that tell the content of a model or adapter folder.
 
-    They cover its configuration and tokenizer, and of the weight files the names, the sizes and
+    They cover its configuration, tokenizer and code, and of the weight files the names, sizes and
     parts that are spread over them evenly. A name that is no folder is looked up among the models
     that Hugging Face's libraries have downloaded. None where there is no such model here.
     """
@@ -97,7 +101,15 @@ def model_fingerprint(model: str | Path, options: Mapping[str, Any] | None = Non
 def _content(option: Any) -> str:
     """Return what tells the value of an option; of a folder or a tokenizer, its content."""
     if hasattr(option, "get_vocab"):
-        return repr(sorted(option.get_vocab().items()))
+        core = getattr(option, "backend_tokenizer", None)
+        rules = json.loads(core.to_str()) if hasattr(core, "to_str") else {}
+        rules = {**rules, **getattr(option, "special_tokens_map", {})}
+        told = [
+            sorted(option.get_vocab().items()),
+            {name: rule for name, rule in rules.items() if name not in IN_USE},
+            getattr(option, "chat_template", None),
+        ]
+        return json.dumps(told, sort_keys=True, default=repr)
     if not isinstance(option, (str, Path)) or not Path(option).is_dir():
         return json.dumps(option, sort_keys=True, default=repr)
     digest = hashlib.sha256()
@@ -128,14 +140,17 @@ def _with_base(model: str | Path) -> str | None:
 def network_fingerprint(network: Any, tokenizer: Any) -> str:
     """Return the same of a network in memory and its tokenizer.
 
-    They cover its configuration, and the names, shapes and parts of its tensors.
+    They cover its configuration, the tokens that end a reply (of what it says of generation, an
+    engine takes no more), and the names, shapes and parts of its tensors.
     """
-    state = network.state_dict()
+    state, ends = network.state_dict(), network.generation_config.eos_token_id
     config = json.loads(
         network.config.to_json_string(),
         object_hook=lambda fields: {k: v for k, v in fields.items() if k not in NO_MODEL},
     )
-    digest = hashlib.sha256(json.dumps([config, _content(tokenizer)], sort_keys=True).encode())
+    ends = [] if ends is None else sorted(ends) if isinstance(ends, list) else [ends]
+    told = [config, ends, _content(tokenizer)]
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     n_each = max(1, N_PARTS * PART // 4 // max(1, len(state)))
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)} ".encode())

@@ -35,6 +35,7 @@ from arc_airv.tasks import Pair, Task, hash_demonstrations
 from arc_airv.vote import best_samples, combine_predictions, index_pools, rank_candidates
 from arc_airv.vote.candidates import candidate_features
 
+TINY = Path(__file__).parents[1] / "tiny"
 GRIDS = [as_grid(g) for g in ([[1, 2]], [[2, 1]], [[1, 1]], [[2, 2]], [[1], [2]], [[2], [1]])]
 PAIRS = [Pair(a, b) for a, b in zip(GRIDS, GRIDS[1:])]
 TASK = Task("task", tuple(PAIRS[:3]), (PAIRS[3],))
@@ -92,6 +93,17 @@ def test_a_model_that_was_changed_in_place_is_another(tmp_path, name):
     content[-1] ^= 1
     (folder / name).write_bytes(content)
     assert fingerprint(folder) != before
+
+
+@pytest.mark.parametrize("name", ["tekken.json", "params.json", "modeling_x.py"])
+def test_what_else_makes_a_model_of_its_weights_is_part_of_it(tmp_path, name):
+    """Mistral's own form of a configuration and a tokenizer, and a network's own code."""
+    folder = model_folder(tmp_path / "1")
+    found = {fingerprint(folder)}
+    for content in "ab":
+        (folder / name).write_text(content)
+        found.add(fingerprint(folder))
+    assert len(found) == 3
 
 
 def test_training_that_moves_one_weight_in_a_thousand_is_seen(tmp_path):
@@ -616,6 +628,40 @@ def test_a_network_in_memory_is_known_by_its_configuration_and_tokenizer_too(tmp
     assert saved.config.name_or_path and network_fingerprint(saved, words) == plain
 
 
+def test_a_network_in_memory_is_known_by_the_tokens_that_end_its_replies():
+    words, found = Vocabulary("a", "b"), []
+    for ends in (None, 3, [3], [5, 3], [3, 5]):
+        model = network()
+        model.generation_config.eos_token_id = ends
+        model.generation_config.update(top_k=7, transformers_version="1")  # which no engine takes
+        found.append(network_fingerprint(model, words))
+    assert found[1] == found[2] and found[3] == found[4] and len(set(found)) == 3
+
+
+def test_a_tokenizer_in_memory_is_known_by_its_rules_too(tmp_path):
+    transformers, normalizers = map(pytest.importorskip, ("transformers", "tokenizers.normalizers"))
+
+    def content(change=lambda tokenizer: None, folder=TINY):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        change(tokenizer)
+        return model_fingerprint(TINY, {"tokenizer": tokenizer})
+
+    def normalize(tokenizer):
+        tokenizer.backend_tokenizer.normalizer = normalizers.Replace("1a", "2a")
+
+    def use(tokenizer):
+        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer(["<in>", "<in>1"], padding=True, truncation=True, max_length=8)
+        tokenizer.save_pretrained(tmp_path / "saved")
+
+    plain = content()
+    others = {content(normalize)}
+    others |= {content(lambda t: setattr(t, "chat_template", "given"))}
+    others |= {content(lambda t: setattr(t, "eos_token", "0a"))}
+    assert len(others) == 3 and plain not in others
+    assert content(use) == plain == content(folder=tmp_path / "saved")
+
+
 class Deaf:
     """Gives the same tokens for every text."""
 
@@ -720,7 +766,7 @@ def test_a_model_that_is_updated_while_it_is_loaded_is_known_as_what_answers(
 ):
     """As a name on the Hub is of which the cache holds an older commit."""
     transformers = pytest.importorskip("transformers")
-    folder = shutil.copytree(Path(__file__).parents[1] / "tiny", tmp_path / "tiny")
+    folder = shutil.copytree(TINY, tmp_path / "tiny")
     before, load = fingerprint(folder), transformers.AutoModelForCausalLM.from_pretrained
 
     def update(*args, **options):
