@@ -30,7 +30,7 @@ from arc_airv.prompts.format import (
 from arc_airv.prompts.replies import begins_thought
 from arc_airv.prompts.tokens import find_fault
 from arc_airv.records import PROMPT_TOO_LONG, UNPARSED, Prediction
-from arc_airv.tasks import Task
+from arc_airv.tasks import Task, check_flag
 
 MOST_RENDERED = 32  # of the views of an output in a store, to see that they are of these tasks
 REPLY_SLACK = 8  # tokens of a reply beside its grid: marks, end of text
@@ -194,6 +194,7 @@ class Renderer:
         drop_demonstrations: bool,
         adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
+        check_flag("drop_demonstrations", drop_demonstrations)
         self.engine = engine
         own = own_format(engine, adapters)
         self.format = choose_format(prompt_format, own, engine.tokenizer, engine.model)
@@ -204,7 +205,7 @@ class Renderer:
         self._warned = False
         self.own_stop = sampling.stop
         self.sampling = replace(sampling, stop=(*sampling.stop, *self.format.stop))
-        self.drop_demonstrations = drop_demonstrations
+        self.drop_demonstrations = bool(drop_demonstrations)
         self.adapters = {task_id: str(path) for task_id, path in (adapters or {}).items()}
         self.context = engine.max_model_len or math.inf
         self.reply_tokens = lru_cache(self._reply_tokens)

@@ -124,7 +124,7 @@ def test_what_an_engine_says_of_an_end_that_is_none_is_a_cut(tmp_path, reason):
 # Options -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [1.5, "1", math.nan, None])
+@pytest.mark.parametrize("value", [1.5, "1", math.nan, None, True, np.True_])
 def test_counts_and_seeds_are_integers_everywhere(tmp_path, value):
     engine, predictions = ScriptedEngine(TASKS), to_frame([ROW])
     ranked = rank_candidates(predictions)
@@ -148,6 +148,49 @@ def test_counts_and_seeds_are_integers_everywhere(tmp_path, value):
         if value is not None:
             with pytest.raises(ValueError, match=name):
                 Sampling(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["off", "no", "", "False", None, 2, -1, 0.5])
+@pytest.mark.parametrize("name", ["geometric", "colors", "train_order", "drop_demonstrations"])
+def test_an_option_that_is_on_or_off_is_true_or_false(tmp_path, name, value):
+    engine, store = ScriptedEngine(TASKS), tmp_path / "p.jsonl"
+    calls = {
+        "generate": lambda **flag: generate_predictions(
+            TASKS, engine, n_predictions=1, seed=0, store=store, **flag
+        ),
+        "rescore": lambda **flag: rescore(to_frame([ROW]), TASKS, engine, **flag),
+        "search": lambda **flag: search_predictions(
+            TASKS, engine, n_views=1, min_probability=0.1, seed=0, store=store, **flag
+        ),
+    }
+    for call in calls.values():
+        with pytest.raises(ValueError, match=f"{name} must be True or False, got {value!r}"):
+            call(progress=False, **{name: value})
+    assert not store.exists()
+
+
+@pytest.mark.parametrize("value", [True, False, "0.5", None, np.True_, [0.5]])
+@pytest.mark.parametrize("name", ["temperature", "top_p"])
+def test_a_temperature_is_a_number(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a number"):
+        Sampling(**{name: value})
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    store, asked = tmp_path / "p.jsonl", {"n_predictions": 2, "seed": 0, "progress": False}
+    sampling = {"n": 2, "temperature": 0.5, "top_p": 1.0, "max_tokens": 30, "seed": 1}
+    generate_predictions(TASKS, ScriptedEngine(TASKS), store=store, sampling=Sampling(**sampling),
+                         geometric=True, drop_demonstrations=False, **asked)  # fmt: skip
+    summary = generate_predictions(
+        TASKS,
+        ScriptedEngine(TASKS),
+        store=store,
+        sampling=Sampling(**{name: np.array([value])[0] for name, value in sampling.items()}),
+        geometric=np.True_,
+        drop_demonstrations=np.False_,
+        **{**asked, "n_predictions": np.int64(4), "seed": np.int8(0)},
+    )
+    assert summary.n_new == 2
 
 
 @pytest.mark.parametrize("deadline", [math.nan, math.inf, -math.inf, "soon"])
