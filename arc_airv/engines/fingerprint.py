@@ -143,7 +143,8 @@ def network_fingerprint(network: Any, tokenizer: Any) -> str:
     They cover its configuration, the tokens that end a reply (of what it says of generation, an
     engine takes no more), and the names, shapes and parts of its tensors.
     """
-    state, ends = network.state_dict(), network.generation_config.eos_token_id
+    state = network.state_dict()
+    ends = getattr(network.generation_config, "eos_token_id", None)  # it may be None itself
     config = json.loads(
         network.config.to_json_string(),
         object_hook=lambda fields: {k: v for k, v in fields.items() if k not in NO_MODEL},
