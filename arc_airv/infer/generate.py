@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from arc_airv.infer.ask import Prepared, RunSummary, fill_store
 from arc_airv.infer.views import Job, Question, Renderer, plan_jobs
 from arc_airv.prompts.format import PromptFormat
 from arc_airv.records import OK, Prediction, RecordStore
-from arc_airv.tasks import Task, check_count
+from arc_airv.tasks import Task
 
 BATCHING = ("prompt", "task", "all")
 ROUND = 8  # views of every output that come before the next ones of any: one of each symmetry
@@ -97,8 +98,8 @@ def generate_predictions(
     engine, sampling, plan = as_engine(engine), sampling or Sampling(), Plan(seed, **kinds)
     if batching not in BATCHING:
         raise ValueError(f"batching must be one of {BATCHING}, got {batching!r}")
-    check_count("n_predictions", n_predictions)
-    if n_predictions % sampling.n:
+    is_number = isinstance(n_predictions, Integral) and not isinstance(n_predictions, bool)
+    if not is_number or n_predictions < 1 or n_predictions % sampling.n:
         raise ValueError(
             f"n_predictions must be a positive multiple of sampling.n = {sampling.n}, "
             f"got {n_predictions!r}"
